@@ -1,0 +1,59 @@
+# `make repro` and `make test` install what is missing, all of it inside this folder, and run. `make help` lists the rest.
+# The README has the same commands for machines without make.
+
+UV := $(shell command -v uv || echo .uv/bin/uv)
+RUN := $(UV) run --no-sync
+export UV_PYTHON_DOWNLOADS := never
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install repro summary test slow lint types contracts check format lock
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: .venv/.installed ## uv if it is missing, and the environment from requirements.lock
+
+repro: install ## run what is out of date in the pipeline, then print a summary
+	$(RUN) dvc repro
+	@$(RUN) python -m naruto_add.summary
+
+summary: install ## the figures of the last run, and where to look
+	@$(RUN) python -m naruto_add.summary
+
+test: install ## the fast tests
+	$(RUN) pytest
+
+slow: install ## the tests that take minutes: killed stages, experiments, the tiny pipeline
+	$(RUN) pytest -m "slow and not gpu"
+
+lint: install ## style and formatting
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: install ## static types of src and stages
+	$(RUN) mypy
+
+contracts: install ## which module may import which
+	$(RUN) lint-imports
+
+check: lint types contracts test ## everything a commit must pass
+
+format: install ## rewrite the code in the project's style
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+lock: .uv-ready ## write requirements.lock anew from pyproject.toml
+	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header --group dev --group base --output-file requirements.lock --quiet
+
+.PHONY: .uv-ready
+.uv-ready:
+	@command -v $(UV) >/dev/null || { echo "uv is missing; installing it into .uv"; \
+		python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv; }
+
+.venv/.installed: requirements.lock pyproject.toml | .uv-ready
+	$(UV) venv --quiet --allow-existing .venv
+	$(UV) pip sync --quiet --python .venv --require-hashes requirements.lock
+	$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
+	@touch $@

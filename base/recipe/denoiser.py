@@ -1,0 +1,201 @@
+"""Train the base model's text encoder and U-Net together: `python -m recipe.denoiser` in base/.
+
+Both are saved in fp16 with SD 1.5's noise schedule and PNDM scheduler, next to the autoencoder and tokenizer that the
+earlier stages left in the same folder, which becomes a complete StableDiffusionPipeline.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import EMAModel, compute_snr
+from recipe.artifacts import CHECKPOINTS, MODEL, load_people, section
+from recipe.resume import load_checkpoint, save_checkpoint
+from torch import Tensor
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+SAVE_EVERY_STEPS = 250
+NOISE_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # SD 1.5's
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What is trained on: scaled latent means and deviations (N, C, h, w), and token ids (N, 77)."""
+
+    means: Tensor
+    deviations: Tensor
+    token_ids: Tensor
+    empty_ids: Tensor
+
+
+def train_denoiser(
+    model_dir: Path,
+    *,
+    seed: int,
+    block_out_channels: list[int],
+    attention_heads: int,
+    text_width: int,
+    text_layers: int,
+    text_heads: int,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup_steps: int,
+    caption_dropout: float,
+    snr_gamma: float,
+    short_context_share: float,
+    context_length: int,
+    ema_decay: float,
+) -> None:
+    """Complete `model_dir` with text_encoder, unet, scheduler and model_index.json."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKL.from_pretrained(model_dir / "vae")
+    tokenizer = CLIPTokenizer.from_pretrained(model_dir / "tokenizer")
+    text_encoder = _build_text_encoder(tokenizer, text_width, text_layers, text_heads)
+    unet = _build_unet(vae, block_out_channels, attention_heads, text_width)
+    examples = _encode(vae, tokenizer)
+    model = torch.nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+    ema = EMAModel(model.parameters(), decay=ema_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=num_steps, pct_start=warmup_steps / num_steps
+    )
+    state = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
+    checkpoint = CHECKPOINTS / "denoiser.pt"
+    first_step = load_checkpoint(checkpoint, state)
+    noise_scheduler = DDPMScheduler(**NOISE_SCHEDULE)
+    progress = tqdm(range(first_step, num_steps), initial=first_step, total=num_steps, desc="denoiser", mininterval=10)
+    running = 0.0
+    for step in progress:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        # The short and the full contexts alternate at random, so that padding beyond the short one means the same.
+        short = torch.rand((), generator=generator).item() < short_context_share
+        loss = _loss(
+            model,
+            examples,
+            noise_scheduler,
+            batch_size=batch_size,
+            caption_dropout=caption_dropout,
+            snr_gamma=snr_gamma,
+            context_length=context_length if short else tokenizer.model_max_length,
+            generator=generator,
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        ema.step(model.parameters())
+        running = loss.item() if step == first_step else 0.98 * running + 0.02 * loss.item()
+        progress.set_postfix(loss=f"{running:.4f}", refresh=False)
+        if (step + 1) % SAVE_EVERY_STEPS == 0:
+            save_checkpoint(checkpoint, state, step + 1)
+    ema.copy_to(model.parameters())
+    _save(model_dir, vae, tokenizer, text_encoder, unet)
+
+
+def _build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _build_unet(vae: AutoencoderKL, channels: list[int], heads: int, text_width: int) -> UNet2DConditionModel:
+    inner = len(channels) - 1
+    return UNet2DConditionModel(
+        sample_size=vae.config.sample_size // 2 ** (len(vae.config.block_out_channels) - 1),
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * inner + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * inner,
+        block_out_channels=tuple(channels),
+        layers_per_block=2,
+        attention_head_dim=heads,  # diffusers' name for the number of heads, kept from SD 1.5
+        cross_attention_dim=text_width,
+        norm_num_groups=16,
+    )
+
+
+@torch.no_grad()
+def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Examples:
+    images, captions = load_people(held_out=False)
+    means, deviations = [], []
+    for start in tqdm(range(0, len(images), 128), desc="latents", mininterval=10):
+        pixels = torch.from_numpy(images[start : start + 128].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        posterior = vae.encode(pixels).latent_dist
+        means.append(posterior.mean * vae.config.scaling_factor)
+        deviations.append(posterior.std * vae.config.scaling_factor)
+    return Examples(torch.cat(means), torch.cat(deviations), _tokenize(tokenizer, captions), _tokenize(tokenizer, [""]))
+
+
+def _tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def _loss(
+    model: torch.nn.ModuleDict,
+    examples: Examples,
+    noise_scheduler: DDPMScheduler,
+    *,
+    batch_size: int,
+    caption_dropout: float,
+    snr_gamma: float,
+    context_length: int,
+    generator: torch.Generator,
+) -> Tensor:
+    picked = torch.randint(len(examples.means), (batch_size,), generator=generator)
+    shape = examples.means[picked].shape
+    latents = examples.means[picked] + examples.deviations[picked] * torch.randn(shape, generator=generator)
+    dropped = torch.rand(batch_size, generator=generator) < caption_dropout
+    token_ids = torch.where(dropped[:, None], examples.empty_ids, examples.token_ids[picked])[:, :context_length]
+    noise = torch.randn(shape, generator=generator)
+    timesteps = torch.randint(noise_scheduler.config.num_train_timesteps, (batch_size,), generator=generator)
+    noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
+    prompt_embeds = model["text_encoder"](token_ids).last_hidden_state
+    noise_pred = model["unet"](noisy_latents, timesteps, prompt_embeds).sample
+    snr = compute_snr(noise_scheduler, timesteps)
+    weight = snr.clamp(max=snr_gamma) / snr
+    return (weight * (noise_pred - noise).square().mean(dim=(1, 2, 3))).mean()
+
+
+def _save(
+    model_dir: Path,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+) -> None:
+    """In fp16, the precision that SD 1.5 is shared in."""
+    scheduler = PNDMScheduler(**NOISE_SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(model_dir)
+    index = model_dir / "model_index.json"
+    entries = {key: value for key, value in json.loads(index.read_text()).items() if key != "_name_or_path"}
+    index.write_text(json.dumps(entries, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    train_denoiser(MODEL, **section("denoiser"))

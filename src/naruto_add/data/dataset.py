@@ -1,0 +1,50 @@
+"""The data set that `ingest` leaves: examples by split, and their pixels."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One captioned picture; `attributes` holds every further column of its row."""
+
+    image_path: Path
+    caption: str
+    attributes: dict[str, str]
+
+
+def load_split(dataset_dir: Path, split: Split) -> list[Example]:
+    """The examples of one split, in the file's order. Raises ValueError where there are none."""
+    lines = (dataset_dir / "metadata.jsonl").read_text("utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
+    examples = [_example(dataset_dir, row) for row in rows if row["split"] == split]
+    if not examples:
+        raise ValueError(f"{dataset_dir}: holds no {split} pictures; give ingest more of them")
+    return examples
+
+
+def _example(dataset_dir: Path, row: dict[str, str]) -> Example:
+    attributes = {name: value for name, value in row.items() if name not in ("file_name", "text", "split")}
+    return Example(image_path=dataset_dir / row["file_name"], caption=row["text"], attributes=attributes)
+
+
+def load_pixels(examples: Sequence[Example], /) -> Float[Tensor, "batch 3 height width"]:
+    """The pictures in [-1, 1], in the order given."""
+    return torch.stack([_pixels(example.image_path) for example in examples])
+
+
+def _pixels(path: Path) -> Float[Tensor, "3 height width"]:
+    with Image.open(path) as image:
+        rgb = np.array(image.convert("RGB"))
+    return torch.from_numpy(rgb).permute(2, 0, 1).float() / 127.5 - 1

@@ -1,0 +1,97 @@
+"""`draw_shinobi`: one captioned bust of an anime-style shinobi, decided entirely by (seed, index)."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image, ImageDraw
+
+from naruto_add.data.shinobi.attributes import NONE, Attributes, sample_attributes
+from naruto_add.data.shinobi.caption import write_caption
+from naruto_add.data.shinobi.garments import draw_bust, dress_of
+from naruto_add.data.shinobi.hair import draw_back_hair, draw_front_hair
+from naruto_add.data.shinobi.head import draw_band, draw_band_tails, draw_brows, draw_face
+from naruto_add.data.shinobi.items import draw_hand_seal, draw_item
+from naruto_add.data.shinobi.palette import HAIR, INK, SKIN, WHITE, jittered
+from naruto_add.data.shinobi.pen import Pen
+from naruto_add.data.shinobi.scenery import paint_scenery
+
+_SUPERSAMPLING = 4
+_UNITS = 64.0
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A square RGB picture, a true caption, and every attribute of what it shows."""
+
+    image: Image.Image
+    caption: str
+    attributes: dict[str, str]
+
+
+def draw_shinobi(index: int, *, seed: int, size_px: int) -> Drawing:
+    """The drawing with this number in the endless series of this seed; `size_px` changes its resolution only."""
+    attribute_draws, caption_draws, picture_draws = np.random.default_rng((seed, index)).spawn(3)
+    attributes = sample_attributes(attribute_draws)
+    caption = write_caption(attributes, caption_draws)
+    return Drawing(render(attributes, picture_draws, size_px), caption, asdict(attributes))
+
+
+def render(attributes: Attributes, generator: Generator, size_px: int) -> Image.Image:
+    """Draws the attributes; the generator decides all that they leave open: pose, palette, strands, light, details."""
+    layout_draws, scenery_draws, hair_draws, figure_draws = generator.spawn(4)
+    side_px = size_px * _SUPERSAMPLING
+    canvas = Image.new("RGB", (side_px, side_px), WHITE)
+    pen = _page_pen(canvas, layout_draws)
+    paint_scenery(pen, attributes.background, scenery_draws)
+    _draw_figure(_figure_pen(pen, attributes, layout_draws), attributes, hair_draws, figure_draws)
+    return canvas.resize((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def _page_pen(canvas: Image.Image, generator: Generator) -> Pen:
+    """A pen for the bare page: 64 x 64 units, with the line weight, the ink and the light of this picture."""
+    unit_px = canvas.width / _UNITS
+    side = -1.0 if generator.random() < 0.5 else 1.0
+    return Pen(
+        canvas=canvas,
+        draw=ImageDraw.Draw(canvas),
+        frame=np.array([[unit_px, 0.0, 0.0], [0.0, unit_px, 0.0]]),
+        unit_px=unit_px,
+        line=generator.uniform(0.85, 1.35),
+        ink=INK[generator.integers(len(INK))],
+        light=(side * generator.uniform(0.7, 1.0), -generator.uniform(0.35, 0.9)),
+    )
+
+
+def _figure_pen(pen: Pen, attributes: Attributes, generator: Generator) -> Pen:
+    """A pen with its origin in the middle of the head; a figure that looks to the left is a mirrored one."""
+    scale = generator.uniform(0.9, 1.1)
+    x, y = 32 + generator.uniform(-2.5, 2.5), 30 + generator.uniform(-1.5, 1.5)
+    coin = generator.random() < 0.5
+    flip = attributes.pose == "left" or (attributes.pose != "right" and coin)
+    return pen.moved(x, y, scale=scale, flip=flip)
+
+
+def _draw_figure(pen: Pen, attributes: Attributes, hair_draws: Generator, figure_draws: Generator) -> None:
+    """Draws back to front: back hair, bust, face, front hair, forehead protector, hands."""
+    turned = attributes.pose in ("left", "right")
+    turn = figure_draws.uniform(0.85, 1.15) if turned else figure_draws.uniform(-0.12, 0.12)
+    tilt = figure_draws.uniform(-6, 6)
+    head = pen.moved(0, 12, degrees=tilt).moved(0, -12)
+    skin = jittered(SKIN[figure_draws.choice(4, p=(0.4, 0.3, 0.18, 0.12))], figure_draws)
+    hair = jittered(HAIR["white" if attributes.hair_color == NONE else attributes.hair_color], hair_draws)
+    dress = dress_of(attributes, skin, figure_draws)
+    banded = attributes.headwear != NONE
+    if banded:
+        draw_band_tails(head, attributes.headwear, figure_draws)
+    draw_back_hair(head, attributes.hair_style, hair, hair_draws)
+    draw_bust(pen, attributes, dress, figure_draws)
+    draw_face(head, attributes, skin=skin, hair=hair, turn=turn, generator=figure_draws)
+    draw_front_hair(head, attributes.hair_style, hair, skin, banded=banded, generator=hair_draws)
+    draw_brows(head, attributes, hair, turn)
+    if banded:
+        draw_band(head, attributes.headwear, turn=turn, generator=figure_draws)
+    if attributes.pose == "meditating":
+        draw_hand_seal(pen, dress)
+    elif attributes.item != NONE:
+        draw_item(pen, attributes.item, dress, figure_draws)

@@ -1,0 +1,169 @@
+"""The parts of a Stable Diffusion pipeline, frozen, and what is asked of them: text in, latents in and out."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from naruto_add.params import Base
+from naruto_add.runtime import Precision, StageError, default_device, frozen_dtype
+
+ENCODE_BATCH = 64
+DECODE_BATCH = 16
+
+diffusers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
+
+
+@dataclass
+class ModelBundle:
+    """The modules of one pipeline, in eval mode and without gradients; whoever trains one switches that on."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return self.unet.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one latent."""
+        size = self.unet.config.sample_size
+        return self.unet.config.in_channels, size, size
+
+    def to(self, device: torch.device) -> "ModelBundle":
+        """Move every module."""
+        for module in (self.text_encoder, self.vae, self.unet):
+            module.to(device)
+        return self
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The same modules as a diffusers pipeline without a safety checker."""
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+
+def load_bundle(base: Base, /) -> ModelBundle:
+    """The base model, from its folder or, at its pinned revision, from the hub; safetensors only.
+
+    Raises StageError where it cannot be had, or where its picture size does not fit `base.resolution_px`.
+    """
+    bundle = _load(base.model, precision=base.precision, revision=base.revision, variant=base.variant)
+    _fit_resolution(bundle, base.resolution_px)
+    return bundle
+
+
+def load_pipeline_folder(folder: Path, *, precision: Precision) -> ModelBundle:
+    """A pipeline that an earlier stage saved."""
+    return _load(str(folder), precision=precision, revision="", variant="")
+
+
+def load_unet(folder: Path, *, precision: Precision) -> UNet2DConditionModel:
+    """A frozen U-Net that an earlier stage saved, on the default device."""
+    unet = UNet2DConditionModel.from_pretrained(folder, dtype=frozen_dtype(precision), use_safetensors=True)
+    return unet.to(default_device()).requires_grad_(False).eval()
+
+
+def tokenize(bundle: ModelBundle, prompts: list[str]) -> Int[Tensor, "batch tokens"]:
+    """Token ids, padded and cut to the tokenizer's length."""
+    tokens = bundle.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+    return tokens.input_ids
+
+
+@torch.no_grad()
+def encode_prompts(bundle: ModelBundle, prompts: list[str]) -> Float[Tensor, "batch tokens width"]:
+    """The text encoder's last hidden state, fp32, on the bundle's device."""
+    parts = [
+        bundle.text_encoder(ids.to(bundle.device)).last_hidden_state.float()
+        for ids in tokenize(bundle, prompts).split(ENCODE_BATCH)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def encode_pixels(bundle: ModelBundle, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch c h w"]:
+    """Scaled posterior means, fp32, of pixels in [-1, 1]."""
+    parts = [
+        bundle.vae.encode(part.to(bundle.device, bundle.vae.dtype)).latent_dist.mean.float()
+        for part in pixels.split(DECODE_BATCH)
+    ]
+    return torch.cat(parts) * bundle.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode_latents(bundle: ModelBundle, latents: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 height width"]:
+    """Pixels in [-1, 1], fp32, of scaled latents."""
+    unscaled = latents / bundle.vae.config.scaling_factor
+    parts = [bundle.vae.decode(part.to(bundle.vae.dtype)).sample.float() for part in unscaled.split(DECODE_BATCH)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+def _load(model: str, *, precision: Precision, revision: str, variant: str) -> ModelBundle:
+    is_folder = Path(model).is_dir()
+    if is_folder:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    elif Path(model).parts[0] in {"base", "models", ".", "/"}:
+        raise StageError(f"base.model: {model!r} is not a folder; name one in diffusers format, or a hub repository")
+    elif not revision:
+        raise StageError(f"base.revision: '' is not a commit; pin the revision of the hub repository {model!r}")
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            model,
+            revision=revision or None,
+            variant=variant or None,
+            dtype=frozen_dtype(precision),
+            use_safetensors=True,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            local_files_only=is_folder,
+        )
+    except OSError as error:
+        raise StageError(f"base.model: {model!r} cannot be loaded: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return _frozen(pipeline).to(default_device())
+
+
+def _frozen(pipeline: StableDiffusionPipeline) -> ModelBundle:
+    for module in (pipeline.text_encoder, pipeline.vae, pipeline.unet):
+        module.requires_grad_(False).eval()
+    return ModelBundle(
+        tokenizer=pipeline.tokenizer,
+        text_encoder=pipeline.text_encoder,
+        vae=pipeline.vae,
+        unet=pipeline.unet,
+        scheduler=pipeline.scheduler,
+    )
+
+
+def _fit_resolution(bundle: ModelBundle, resolution_px: int) -> None:
+    factor = 2 ** (len(bundle.vae.config.block_out_channels) - 1)
+    levels = len(bundle.unet.config.block_out_channels) - 1
+    multiple = factor * 2**levels
+    if resolution_px % multiple:
+        raise StageError(
+            f"base.resolution_px: {resolution_px} is not a multiple of {multiple}, the autoencoder's factor {factor} "
+            f"times the U-Net's {2**levels}"
+        )
+    bundle.unet.register_to_config(sample_size=resolution_px // factor)

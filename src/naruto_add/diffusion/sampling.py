@@ -1,0 +1,136 @@
+"""The one sampler: every picture of the pipeline is drawn by `sample_latents`, with a diffusers scheduler."""
+
+import copy
+import inspect
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.params import Sampling
+from naruto_add.runtime import step_generator
+
+BATCH = 64
+_SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A scheduler, how many of its steps to take, and guidance; a `guidance_scale` of 1 calls the U-Net once a step."""
+
+    scheduler: Any
+    num_inference_steps: int
+    guidance_scale: float
+
+
+def teacher_sampler(bundle: ModelBundle, sampling: Sampling) -> Sampler:
+    """The pipeline's own scheduler (PNDM for SD 1.5) at `sampling.teacher_steps`, with guidance."""
+    return Sampler(bundle.scheduler, sampling.teacher_steps, sampling.guidance_scale)
+
+
+def fast_sampler(bundle: ModelBundle, num_steps: int, guidance_scale: float) -> Sampler:
+    """DPM-Solver++ (Lu et al. 2022): the teacher's picture in a fifth of the steps."""
+    scheduler = DPMSolverMultistepScheduler(**_schedule(bundle.scheduler), timestep_spacing="trailing")
+    return Sampler(scheduler, num_steps, guidance_scale)
+
+
+def student_sampler(bundle: ModelBundle, sampling: Sampling, num_steps: int) -> Sampler:
+    """The few-step sampler of the student, whose guidance is built in."""
+    return Sampler(make_student_scheduler(bundle.scheduler, sampling.student_scheduler, num_steps), num_steps, 1.0)
+
+
+def make_student_scheduler(teacher_scheduler: Any, kind: Literal["ddim", "lcm"], num_steps: int) -> Any:
+    """A scheduler whose `num_steps` timesteps are the trailing ones that the student was trained at, from pure noise."""
+    schedule = _schedule(teacher_scheduler)
+    match kind:
+        case "ddim":
+            return DDIMScheduler(**schedule, timestep_spacing="trailing", set_alpha_to_one=True, clip_sample=False)
+        case "lcm":
+            return LCMScheduler(**schedule, original_inference_steps=num_steps, set_alpha_to_one=True)
+
+
+def initial_noise(bundle: ModelBundle, num: int, *, seed: int) -> Float[Tensor, "num c h w"]:
+    """Standard normal noise on the bundle's device; picture i's depends on (seed, i) alone."""
+    parts = [torch.randn(bundle.latent_shape, generator=step_generator(seed, index)) for index in range(num)]
+    return torch.stack(parts).to(bundle.device)
+
+
+@torch.no_grad()
+def sample_latents(
+    unet: UNet2DConditionModel,
+    *,
+    noise: Float[Tensor, "batch c h w"],
+    prompt_embeds: Float[Tensor, "batch tokens width"],
+    negative_embeds: Float[Tensor, "1 tokens width"],
+    sampler: Sampler,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "batch c h w"]:
+    """x0 latents, fp32, drawn from this noise in batches; `generator` feeds schedulers that re-noise."""
+    parts = [
+        _sample_batch(unet, part, embeds, negative_embeds, sampler, generator)
+        for part, embeds in zip(noise.split(BATCH), prompt_embeds.split(BATCH), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _sample_batch(
+    unet: UNet2DConditionModel,
+    noise: Tensor,
+    prompt_embeds: Tensor,
+    negative_embeds: Tensor,
+    sampler: Sampler,
+    generator: torch.Generator | None,
+) -> Tensor:
+    scheduler = copy.deepcopy(sampler.scheduler)  # multistep schedulers remember
+    scheduler.set_timesteps(sampler.num_inference_steps, device=noise.device)
+    options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    latents = noise.float() * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        noise_pred = guided_noise_pred(
+            unet,
+            scheduler.scale_model_input(latents, timestep),
+            timestep.expand(len(latents)),
+            prompt_embeds=prompt_embeds,
+            negative_embeds=negative_embeds,
+            guidance_scale=sampler.guidance_scale,
+        )
+        latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, **options)[0]
+    return latents
+
+
+def guided_noise_pred(
+    unet: UNet2DConditionModel,
+    noisy_latents: Float[Tensor, "batch c h w"],
+    timesteps: Int[Tensor, " batch"],
+    *,
+    prompt_embeds: Float[Tensor, "batch tokens width"],
+    negative_embeds: Float[Tensor, "1 tokens width"],
+    guidance_scale: float | Float[Tensor, " batch"],
+) -> Float[Tensor, "batch c h w"]:
+    """Epsilon, fp32, with classifier-free guidance (Ho & Salimans 2022); both halves in one batch."""
+    if isinstance(guidance_scale, float) and guidance_scale == 1.0:
+        return noise_pred(unet, noisy_latents, timesteps, prompt_embeds)
+    embeds = torch.cat([negative_embeds.expand_as(prompt_embeds), prompt_embeds])
+    both = noise_pred(unet, noisy_latents.repeat(2, 1, 1, 1), timesteps.repeat(2), embeds)
+    unconditional, conditional = both.chunk(2)
+    scale = torch.as_tensor(guidance_scale, device=both.device).view(-1, 1, 1, 1)
+    return unconditional + scale * (conditional - unconditional)
+
+
+def noise_pred(
+    unet: UNet2DConditionModel,
+    noisy_latents: Float[Tensor, "batch c h w"],
+    timesteps: Int[Tensor, " batch"],
+    prompt_embeds: Float[Tensor, "batch tokens width"],
+) -> Float[Tensor, "batch c h w"]:
+    """Epsilon, fp32, of one call in the U-Net's own dtype."""
+    dtype = unet.dtype
+    return unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)[0].float()
+
+
+def _schedule(scheduler: Any) -> dict[str, Any]:
+    return {key: scheduler.config[key] for key in _SCHEDULE_KEYS}

@@ -1,0 +1,128 @@
+"""How different two pictures look, pair by pair: 0 for equal ones.
+
+With a trunk at hand it is LPIPS (Zhang et al. 2018) by the `lpips` package, at the pictures' own size, and is called
+`lpips`. `embedded` is the same formula without learned weights on EfficientNet-Lite1's maps, and bears that name.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from naruto_add.evaluation.features import (
+    NETWORK_BATCH,
+    Images,
+    as_tensor,
+    load_efficientnet_lite1,
+    resize,
+)
+from naruto_add.runtime import StageError
+
+EMBEDDED_PX = 128
+"""Side at which the embedded network compares: half its own, since its early maps hold most of what is seen."""
+
+Trunk = Literal["alex", "vgg", "squeeze"]
+
+
+@dataclass(frozen=True)
+class PerceptualNetwork:
+    """`distance` compares pixels in [0, 255] pair by pair; `metric_name` is what its mean may be called."""
+
+    name: str
+    metric_name: str
+    distance: Callable[[Float[Tensor, "batch 3 h w"], Float[Tensor, "batch 3 h w"]], Float[Tensor, " batch"]]
+
+
+def load_perceptual_network(choice: Literal["embedded"] | Trunk, device: torch.device) -> PerceptualNetwork:
+    """The network that `evaluate.perceptual` names. Raises StageError where its trunk cannot be had."""
+    if choice == "embedded":
+        return _embedded(device)
+    return lpips_network(choice, _trunk_weights(choice), device)
+
+
+@torch.no_grad()
+def perceptual_distances(images: Images, others: Images, *, network: PerceptualNetwork) -> NDArray[np.float64]:
+    """The distance of each picture to the other set's picture at its place."""
+    pairs = zip(as_tensor(images).split(NETWORK_BATCH), as_tensor(others).split(NETWORK_BATCH), strict=True)
+    parts = [network.distance(batch, other_batch) for batch, other_batch in pairs]
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def lpips_network(trunk: Trunk, trunk_weights: Mapping[str, Tensor], device: torch.device) -> PerceptualNetwork:
+    """LPIPS v0.1 with the package's own linear heads on torchvision's trunk (its `features.*` tensors)."""
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the package builds the trunk by torchvision's old arguments
+        network = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
+    _load_trunk(network.net, trunk_weights)
+    network = network.requires_grad_(False).eval().to(device)
+
+    def distance(pixels: Tensor, others: Tensor) -> Tensor:
+        distances: Tensor = network(pixels.to(device) / 127.5 - 1, others.to(device) / 127.5 - 1)
+        return distances.flatten()
+
+    return PerceptualNetwork(f"lpips_{trunk}", "lpips", distance)
+
+
+def _load_trunk(network: Any, trunk_weights: Mapping[str, Tensor]) -> None:
+    """The package cuts `features.*` into slices that keep the layers' numbers: slice2.3.weight is features.3.weight."""
+    names = {name: f"features.{name.split('.', 1)[1]}" for name in network.state_dict()}
+    network.load_state_dict({name: trunk_weights[source] for name, source in names.items()})
+
+
+def _trunk_weights(trunk: Trunk) -> Mapping[str, Tensor]:
+    from torchvision import models
+
+    weights = {
+        "alex": models.AlexNet_Weights.IMAGENET1K_V1,
+        "vgg": models.VGG16_Weights.IMAGENET1K_V1,
+        "squeeze": models.SqueezeNet1_1_Weights.IMAGENET1K_V1,
+    }[trunk]
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        return state
+    except OSError as error:
+        path = f"{torch.hub.get_dir()}/checkpoints/{weights.url.rsplit('/', 1)[1]}"
+        raise StageError(
+            f"evaluate.perceptual: {trunk!r} needs {path}, which is not there and cannot be fetched from "
+            f"{weights.url} ({error}); put it there, or choose 'embedded'"
+        ) from error
+
+
+def _embedded(device: torch.device) -> PerceptualNetwork:
+    network = load_efficientnet_lite1(device)
+
+    def distance(pixels: Tensor, others: Tensor) -> Tensor:
+        return multi_depth_distance(_maps(network, pixels.to(device)), _maps(network, others.to(device)))
+
+    return PerceptualNetwork("efficientnet_lite1", "pd_efficientnet_lite1", distance)
+
+
+def multi_depth_distance(maps: list[Tensor], others: list[Tensor]) -> Float[Tensor, " batch"]:
+    """Squared difference of unit vectors (in [0, 4]), averaged over places, then over depths: LPIPS without heads."""
+    depths = [
+        (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
+        for a, b in zip(maps, others, strict=True)
+    ]
+    return torch.stack(depths).mean(dim=0)
+
+
+def _maps(network: Any, pixels: Tensor) -> list[Tensor]:
+    """The last map of each resolution, five in all."""
+    resized = resize(pixels, EMBEDDED_PX) / 127.5 - 1
+    hidden = network._swish(network._bn0(network._conv_stem(resized)))
+    maps: list[Tensor] = []
+    for block in network._blocks:
+        output = block(hidden)
+        if output.shape[-1] != hidden.shape[-1]:
+            maps.append(hidden)
+        hidden = output
+    return [*maps, hidden]

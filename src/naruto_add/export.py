@@ -1,0 +1,207 @@
+"""The trained student as a folder that plain diffusers loads and samples in its trained steps.
+
+Two of diffusers' defaults would spoil a few-step student, so the folder overrides them:
+- the scheduler's timesteps are the trained ones for as many steps (LCMScheduler's and PNDM's defaults are not);
+- guidance is off whatever `guidance_scale` says (the pipeline's default is 7.5). diffusers has no switch for that but
+  one: a U-Net with a `time_cond_proj_dim` takes the scale as an input and is called once a step. So the exported U-Net
+  has that input, with weights of zero, and its predictions are the student's bit for bit.
+"""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+
+from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prompts, load_pipeline_folder, load_unet
+from naruto_add.diffusion.noise import add_noise, alphas_cumprod
+from naruto_add.diffusion.sampling import initial_noise, noise_pred, sample_latents, student_sampler
+from naruto_add.model_card import CardFacts, model_card
+from naruto_add.params import Export, Sampling
+from naruto_add.runtime import DTYPES, StageError, default_device, new_folder, step_generator, write_json
+
+TIME_COND_PROJ_DIM = 4
+"""The least even width for which diffusers' embedding of the guidance scale is defined."""
+NOISE_PRED_TOLERANCE = {"fp32": 1e-4, "fp16": 3e-2}
+IMAGE_TOLERANCE = {"fp32": 2e-3, "fp16": 1e-1}
+"""Largest difference of one value: of epsilon (unit variance), of a picture (in [0, 1])."""
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest absolute differences between the student and its export."""
+
+    noise_pred: float
+    images: float
+
+
+def export_student(
+    params: Export,
+    *,
+    teacher_dir: Path,
+    distilled_dir: Path,
+    sampling: Sampling,
+    timesteps: Sequence[int],
+    metrics: Mapping[str, float],
+    base_model: str,
+    dataset_name: str,
+    prompts: Sequence[str],
+    prompt_template: str,
+    seed: int,
+    out_dir: Path,
+    metrics_path: Path,
+) -> None:
+    """Write the pipeline folder with its model card, reload it with diffusers alone and hold it to the student.
+
+    Raises StageError, and leaves no folder, where timesteps, predictions or pictures differ beyond the tolerance.
+    """
+    student = load_pipeline_folder(teacher_dir, precision="fp32")
+    student.unet = load_unet(distilled_dir, precision="fp32")
+    templated = [prompt_template.format(caption=prompt) for prompt in prompts]
+    facts = CardFacts(base_model, dataset_name, list(timesteps), prompts[0], prompt_template, params.precision, metrics)
+    with new_folder(out_dir) as folder:
+        save_pipeline(student, sampling, num_steps=len(timesteps), precision=params.precision, folder=folder)
+        (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+        parity = check_export(student, folder, sampling=sampling, timesteps=timesteps, prompts=templated, seed=seed)
+        _refuse_difference(parity, params.precision)
+        write_json(metrics_path, _figures(parity, folder, student.unet))
+
+
+def save_pipeline(student: ModelBundle, sampling: Sampling, *, num_steps: int, precision: str, folder: Path) -> None:
+    """Save tokenizer, text encoder, autoencoder, U-Net and scheduler as contiguous safetensors in `precision`."""
+    scheduler = student_sampler(student, sampling, num_steps).scheduler
+    # steps_offset has no part in trailing timesteps; pipelines warn of any value but 1
+    student_scheduler = type(scheduler).from_config(scheduler.config, steps_offset=1)
+    unguided = ModelBundle(
+        student.tokenizer, student.text_encoder, student.vae, _unguided(student.unet), student_scheduler
+    )
+    pipeline = unguided.pipeline()
+    for name in ("text_encoder", "vae", "unet"):
+        _save_weights(getattr(pipeline, name), folder / name, DTYPES[precision])
+    pipeline.tokenizer.save_pretrained(folder / "tokenizer")
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    pipeline.save_config(folder)
+    _forget_paths(folder)
+
+
+def check_export(
+    student: ModelBundle,
+    folder: Path,
+    *,
+    sampling: Sampling,
+    timesteps: Sequence[int],
+    prompts: Sequence[str],
+    seed: int,
+) -> Parity:
+    """Reload `folder` with diffusers alone and compare what it predicts and draws, called as a user would call it."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(default_device())
+    _refuse_other_timesteps(pipeline, timesteps)
+    noise = initial_noise(student, len(prompts), seed=seed)
+    return Parity(
+        noise_pred=_noise_pred_difference(student, pipeline, noise, timesteps, list(prompts)),
+        images=_image_difference(student, pipeline, noise, sampling, list(prompts), seed),
+    )
+
+
+def _unguided(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same function with an input for the guidance scale that nothing comes through."""
+    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+    with torch.device("meta"):
+        unguided = UNet2DConditionModel(**config | {"time_cond_proj_dim": TIME_COND_PROJ_DIM})
+    shape = unguided.time_embedding.cond_proj.weight.shape
+    ignored = {"time_embedding.cond_proj.weight": torch.zeros(shape, dtype=unet.dtype, device=unet.device)}
+    unguided.load_state_dict(unet.state_dict() | ignored, assign=True)
+    return unguided.eval()
+
+
+def _save_weights(module: Any, folder: Path, dtype: torch.dtype) -> None:
+    saved = copy.deepcopy(module)
+    for tensor in (*saved.parameters(), *saved.buffers()):
+        tensor.data = tensor.data.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+    saved.save_pretrained(folder, safe_serialization=True)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Drop the local folders that diffusers and transformers note in configurations: they mean nothing elsewhere."""
+    for path in (*folder.glob("*.json"), *folder.glob("*/*config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in config.items() if key not in {"_name_or_path", "name_or_path"}}
+        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _refuse_other_timesteps(pipeline: Any, timesteps: Sequence[int]) -> None:
+    pipeline.scheduler.set_timesteps(len(timesteps))
+    exported = [int(timestep) for timestep in pipeline.scheduler.timesteps]
+    if exported != list(timesteps):
+        raise StageError(
+            f"export: its scheduler visits {exported}, but the student was trained at {list(timesteps)} (add.timesteps)"
+        )
+
+
+@torch.no_grad()
+def _noise_pred_difference(
+    student: ModelBundle, pipeline: Any, noise: Tensor, timesteps: Sequence[int], prompts: list[str]
+) -> float:
+    """Largest over all trained timesteps of inputs of the right noise level."""
+    ours, theirs = encode_prompts(student, prompts), _encode_by(pipeline, prompts)
+    condition = torch.zeros(len(prompts), TIME_COND_PROJ_DIM, device=noise.device)
+    differences = []
+    for timestep in timesteps:
+        steps = torch.full((len(prompts),), timestep, device=noise.device)
+        noisy = add_noise(noise.roll(1, 0), noise, steps, alphas_cumprod=alphas_cumprod(student.scheduler))
+        exported = pipeline.unet(noisy, steps, theirs, timestep_cond=condition + 1, return_dict=False)[0]
+        differences.append((noise_pred(student.unet, noisy, steps, ours) - exported.float()).abs().max().item())
+    return max(differences)
+
+
+def _encode_by(pipeline: Any, prompts: list[str]) -> Tensor:
+    embeds: Tensor = pipeline.encode_prompt(prompts, pipeline.unet.device, 1, False)[0]
+    return embeds
+
+
+def _image_difference(
+    student: ModelBundle, pipeline: Any, noise: Tensor, sampling: Sampling, prompts: list[str], seed: int
+) -> float:
+    num_steps = len(pipeline.scheduler.timesteps)
+    latents = sample_latents(
+        student.unet,
+        noise=noise,
+        prompt_embeds=encode_prompts(student, prompts),
+        negative_embeds=encode_prompts(student, [""]),
+        sampler=student_sampler(student, sampling, num_steps),
+        generator=step_generator(seed, 0),
+    )
+    ours = (decode_latents(student, latents) + 1) / 2
+    options = {"latents": noise, "generator": step_generator(seed, 0), "output_type": "pt"}
+    theirs = pipeline(prompts, num_inference_steps=num_steps, **options).images
+    return (ours - theirs.float()).abs().max().item()
+
+
+def _refuse_difference(parity: Parity, precision: str) -> None:
+    for name, found, allowed in (
+        ("predictions", parity.noise_pred, NOISE_PRED_TOLERANCE[precision]),
+        ("pictures", parity.images, IMAGE_TOLERANCE[precision]),
+    ):
+        if not found <= allowed:
+            raise StageError(
+                f"export: reloaded by diffusers, the student's {name} differ by {found:.2g}, more than {allowed:.2g}; "
+                f"with export.precision {precision}, try fp32, and see that diffusers is the locked version"
+            )
+
+
+def _figures(parity: Parity, folder: Path, unet: UNet2DConditionModel) -> dict[str, float | int | str]:
+    size = sum(item.stat().st_size for item in folder.rglob("*") if item.is_file())
+    return {
+        "noise_pred_max_abs_diff": parity.noise_pred,
+        "images_max_abs_diff": parity.images,
+        "size_mib": size / MIB,
+        "unet_num_parameters": unet.num_parameters(),
+    }

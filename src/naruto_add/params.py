@@ -1,0 +1,265 @@
+"""Every parameter's type, range and meaning; the values live in params.yaml.
+
+A mistake is a `ParamsError` that names the dotted key, the value and what is allowed, before any work is done.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+NUM_TRAIN_TIMESTEPS = 1000
+"""Length of SD 1.x's noise schedule, which every model here shares."""
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class ParamsError(ValueError):
+    """A parameter that cannot be used; the message is for the user."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Base(_Section):
+    """The pretrained pipeline: `model` is a folder (then `revision` is empty) or a hub repository (then it is pinned)."""
+
+    model: Text
+    revision: str
+    variant: str
+    precision: Literal["fp32", "bf16", "fp16"]
+    resolution_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
+
+
+class Sampling(_Section):
+    """How pictures are drawn wherever teacher and student are compared."""
+
+    teacher_steps: Annotated[int, Field(ge=1, le=NUM_TRAIN_TIMESTEPS)]
+    guidance_scale: Annotated[float, Field(ge=1, le=30)]
+    student_scheduler: Literal["ddim", "lcm"]
+
+
+class Ingest(_Section):
+    """Where pictures come from, what is refused and how they are split."""
+
+    source: Literal["shinobi", "folder", "parquet", "hub"]
+    path: Text
+    hub_dataset: str
+    revision: str
+    image_column: Text
+    caption_column: Text
+    num_images: Count
+    seed: Seed
+    min_side_px: Positive
+    max_megapixels: Annotated[float, Field(gt=0, le=1000)]
+    max_rejected: Fraction
+    crop: Literal["center", "top"]
+    duplicate_distance: Annotated[int, Field(ge=0, le=32)]
+    validation_fraction: Annotated[float, Field(gt=0, lt=0.5)]
+    test_fraction: Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class Teacher(_Section):
+    """LoRA finetuning of the base model."""
+
+    seed: Seed
+    prompt_template: Text
+    lora_targets: Literal["attention", "attention_convolutions"]
+    lora_text_encoder: bool
+    lora_rank: Annotated[int, Field(ge=1, le=1024)]
+    lora_alpha: Annotated[float, Field(gt=0)]
+    num_steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    warmup_steps: Count
+    caption_dropout: Fraction
+    snr_gamma: Annotated[float, Field(gt=0)]
+    ema_decay: Decay
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    flip: bool
+    validation_every_steps: Positive
+    validation_prompts: Annotated[list[Text], Field(min_length=1)]
+
+
+class Student(_Section):
+    """Block removal (BK-SDM, Kim et al. 2023), the pool of teacher samples, and the knowledge distillation warm-up."""
+
+    seed: Seed
+    architecture: Literal["bk_base", "bk_small", "bk_tiny", "none"]
+    pool_size: Positive
+    pool_steps: Annotated[int, Field(ge=1, le=NUM_TRAIN_TIMESTEPS)]
+    num_steps: Count
+    batch_size: Positive
+    learning_rate: Rate
+    warmup_steps: Count
+    task_weight: Weight
+    output_weight: Weight
+    feature_weight: Weight
+    ema_decay: Decay
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    validation_every_steps: Positive
+
+
+class Add(_Section):
+    """Adversarial diffusion distillation (Sauer et al. 2023), in latent space (LADD, Sauer et al. 2024)."""
+
+    seed: Seed
+    timesteps: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    num_steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    discriminator_learning_rate: Rate
+    warmup_steps: Count
+    distill_weight: Weight
+    pair_weight: Weight
+    renoised_weight: Weight
+    renoised_fraction: Fraction
+    adv_weight: Weight
+    adv_start_steps: Count
+    adv_ramp_steps: Count
+    discriminator_blocks: Annotated[list[Text], Field(min_length=1)]
+    discriminator_width: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
+    discriminator_timesteps: Annotated[
+        list[Annotated[int, Field(ge=0, lt=NUM_TRAIN_TIMESTEPS)]], Field(min_length=1)
+    ]
+    r1_weight: Weight
+    real_source: Literal["teacher", "dataset", "both"]
+    rollout_fraction: Fraction
+    ema_decay: Decay
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    validation_every_steps: Positive
+
+
+class Evaluate(_Section):
+    """What is measured, with which networks, and on how many held-out captions."""
+
+    seed: Seed
+    subject: Literal["base", "teacher", "student", "distilled"]
+    num_images: Count
+    batch_size: Positive
+    features: Literal["embedded", "inception"]
+    perceptual: Literal["embedded", "alex", "vgg", "squeeze"]
+    latency_repeats: Positive
+
+
+class Samples(_Section):
+    """The grids' prompts."""
+
+    seed: Seed
+    prompts: Annotated[list[Text], Field(min_length=1, max_length=32)]
+
+
+class Export(_Section):
+    """The self-contained student pipeline."""
+
+    precision: Literal["fp32", "fp16"]
+
+
+class Params(_Section):
+    """The whole of params.yaml: one section per stage, and two that they share."""
+
+    base: Base
+    sampling: Sampling
+    ingest: Ingest
+    teacher: Teacher
+    student: Student
+    add: Add
+    evaluate: Evaluate
+    samples: Samples
+    export: Export
+
+
+def load_params(path: Path) -> Params:
+    """Read and check the whole file.
+
+    Raises ParamsError for a file that is not YAML, for unknown, missing, mistyped and out-of-range values, and for
+    values that contradict each other.
+    """
+    try:
+        values = YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; copy a profile there, as in `cp profiles/mini.yaml {path}`") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not YAML: {error}") from None
+    return parse_params(values)
+
+
+def parse_params(values: Any) -> Params:
+    """Check values that are already read. Raises ParamsError."""
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_describe(item) for item in error.errors())) from None
+    problems = _contradictions(params)
+    if problems:
+        raise ParamsError("\n".join(problems))
+    return params
+
+
+def _describe(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"]) or "params"
+    match item["type"]:
+        case "missing":
+            return f"{key}: missing; profiles/mini.yaml shows its meaning"
+        case "extra_forbidden":
+            return f"{key}: {item['input']!r} is not a parameter; see profiles/mini.yaml for those that are"
+        case _:
+            return f"{key}: {item['input']!r} is refused: {item['msg']}"
+
+
+def _contradictions(params: Params) -> list[str]:
+    return [*_timestep_problems(params.add), *_ingest_problems(params), *_template_problems(params.teacher)]
+
+
+def _timestep_problems(add: Add) -> list[str]:
+    problems = [
+        f"add.timesteps: {timestep} is not below num_train_timesteps ({NUM_TRAIN_TIMESTEPS})"
+        for timestep in add.timesteps
+        if timestep >= NUM_TRAIN_TIMESTEPS
+    ]
+    expected = trailing_timesteps(len(add.timesteps))
+    if not problems and add.timesteps != expected:
+        problems.append(
+            f"add.timesteps: {add.timesteps} is not what a scheduler with {len(expected)} trailing steps visits; "
+            f"use {expected}"
+        )
+    return problems
+
+
+def trailing_timesteps(num_steps: int) -> list[int]:
+    """The timesteps of diffusers' `timestep_spacing="trailing"`, noisiest first, for at most 1000 steps."""
+    spacing = NUM_TRAIN_TIMESTEPS / num_steps
+    return [round(NUM_TRAIN_TIMESTEPS - step * spacing) - 1 for step in range(num_steps)]
+
+
+def _ingest_problems(params: Params) -> list[str]:
+    ingest = params.ingest
+    problems = []
+    if ingest.source == "shinobi" and ingest.num_images < 20:
+        problems.append(f"ingest.num_images: {ingest.num_images} is too few to draw; use at least 20")
+    if ingest.source == "hub" and not ingest.hub_dataset:
+        problems.append("ingest.hub_dataset: '' names nothing; ingest.source hub needs a data set, such as owner/name")
+    if ingest.source == "hub" and not ingest.revision:
+        problems.append("ingest.revision: '' is not a commit; pin the hub data set's revision")
+    if ingest.validation_fraction + ingest.test_fraction >= 0.8:
+        problems.append(
+            f"ingest.test_fraction: {ingest.test_fraction} and ingest.validation_fraction "
+            f"{ingest.validation_fraction} leave less than 0.2 of the pictures to train on"
+        )
+    return problems
+
+
+def _template_problems(teacher: Teacher) -> list[str]:
+    if teacher.prompt_template.count("{caption}") != 1:
+        return [f"teacher.prompt_template: {teacher.prompt_template!r} must hold {{caption}} once"]
+    return []

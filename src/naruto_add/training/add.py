@@ -1,0 +1,68 @@
+"""Adversarial diffusion distillation (ADD, Sauer et al. 2023) in latent space (LADD, Sauer et al. 2024).
+
+The student, called at four timesteps, is pulled towards the guided teacher's own sample from the same noise, and
+towards what a discriminator on the teacher's features takes for real. This is the entry; `add_run` holds the step.
+"""
+
+from pathlib import Path
+
+from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet
+from naruto_add.params import Add, Base, Sampling
+from naruto_add.runtime import Precision, new_folder, write_json
+from naruto_add.training.add_inputs import load_data
+from naruto_add.training.add_run import AddRun
+from naruto_add.training.loop import run_steps
+from naruto_add.training.pool import load_pool
+
+
+def distill(
+    dataset_dir: Path,
+    teacher_dir: Path,
+    *,
+    student_dir: Path,
+    pool_path: Path,
+    params: Add,
+    sampling: Sampling,
+    base: Base,
+    prompt_template: str,
+    out_dir: Path,
+    checkpoint_dir: Path,
+    curves_path: Path,
+    metrics_path: Path,
+) -> None:
+    """Write the distilled U-Net: of all averaged weights validated, those with the best held-out score.
+
+    `checkpoint_dir` must belong to this configuration alone: it holds caches and what a killed run resumes from.
+    """
+    precision = training_precision(base.precision)
+    bundle = load_pipeline_folder(teacher_dir, precision=precision)
+    student = load_unet(student_dir, precision="fp32").requires_grad_(True)
+    data = load_data(
+        bundle,
+        load_pool(pool_path),
+        params=params,
+        prompt_template=prompt_template,
+        dataset_dir=dataset_dir,
+        cache_dir=checkpoint_dir,
+    )
+    run = AddRun(bundle, student, data=data, params=params, sampling=sampling, precision=precision)
+    run_steps(
+        run.train_step,
+        name="add",
+        num_steps=params.num_steps,
+        state=run.state(),
+        validate=run.validate,
+        validation_every_steps=params.validation_every_steps,
+        checkpoint_dir=checkpoint_dir,
+        curves_path=curves_path,
+    )
+    run.best.copy_to(student)
+    student.register_to_config(_name_or_path="")
+    with new_folder(out_dir) as folder:
+        student.save_pretrained(folder)
+    write_json(metrics_path, run.metrics())
+
+
+def training_precision(precision: Precision) -> Precision:
+    """bf16 where half precision is asked for: fp16 needs a gradient scaler, which two losses must not share."""
+    return "fp32" if precision == "fp32" else "bf16"

@@ -1,0 +1,167 @@
+"""What `add` trains on: the pool of teacher samples, real latents, and batches of both with all their randomness."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from naruto_add.data.dataset import Example, load_split
+from naruto_add.data.latents import cached_embeddings, cached_latents, unique_prompts
+from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
+from naruto_add.models.discriminator import pooled_embeds
+from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add
+from naruto_add.runtime import batch_indices, step_generator
+from naruto_add.training.pool import Pool, split_pool
+
+RENOISED_RANGE = (round(0.02 * NUM_TRAIN_TIMESTEPS), round(0.98 * NUM_TRAIN_TIMESTEPS))
+"""t' of the teacher's step: outside, its prediction says nothing (all signal) or is amplified too far (all noise)."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Teacher samples: the noise each was drawn from, the guided teacher's x0, and its prompt's row."""
+
+    noise: Float[Tensor, "pairs c h w"]
+    x0: Float[Tensor, "pairs c h w"]
+    rows: Int[Tensor, " pairs"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Latents of training pictures, and their prompts' rows; none where only the teacher counts as real."""
+
+    latents: Float[Tensor, "pictures c h w"]
+    rows: Int[Tensor, " pictures"]
+
+
+@dataclass(frozen=True)
+class AddData:
+    """Everything, on the CPU; rows count `prompt_embeds` and `pooled`, and row 0 is the empty prompt."""
+
+    train: Pairs
+    held_out: Pairs
+    pictures: Pictures
+    prompt_embeds: Float[Tensor, "prompts tokens width"]
+    pooled: Float[Tensor, "prompts width"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees: nothing in the step is random but the student itself.
+
+    `step_index` counts `add.timesteps`. `fresh_noise` is for samplers that re-noise, one per step. Real and fake are
+    judged at the same `judged_timesteps` with the same `judged_noise`. The first `renoised_timesteps` items get a
+    guided teacher step.
+    """
+
+    noise: Float[Tensor, "batch c h w"]
+    x0: Float[Tensor, "batch c h w"]
+    prompt_embeds: Float[Tensor, "batch tokens width"]
+    pooled: Float[Tensor, "batch width"]
+    step_index: Int[Tensor, " batch"]
+    is_rollout: Bool[Tensor, " batch"]
+    fresh_noise: Float[Tensor, "steps batch c h w"]
+    real_latents: Float[Tensor, "batch c h w"]
+    real_prompt_embeds: Float[Tensor, "batch tokens width"]
+    real_pooled: Float[Tensor, "batch width"]
+    judged_timesteps: Int[Tensor, " batch"]
+    judged_noise: Float[Tensor, "batch c h w"]
+    renoised_timesteps: Int[Tensor, " renoised"]
+    renoised_noise: Float[Tensor, "renoised c h w"]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on another device."""
+        return Batch(**{name: item.to(device) for name, item in vars(self).items()})
+
+
+def load_data(
+    bundle: ModelBundle, pool: Pool, *, params: Add, prompt_template: str, dataset_dir: Path, cache_dir: Path
+) -> AddData:
+    """The pool, split, and what `add.real_source` needs beside it; encodings are kept in `cache_dir`."""
+    examples = [] if params.real_source == "teacher" else load_split(dataset_dir, "train")
+    captions = [prompt_template.format(caption=example.caption) for example in examples]
+    prompts = unique_prompts([*pool.prompts, *captions])
+    prompt_embeds = cached_embeddings(
+        prompts,
+        text_encoder=bundle.text_encoder,
+        encode=lambda part: encode_prompts(bundle, part),
+        cache_path=cache_dir / "prompts.safetensors",
+    )
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    pool_rows = torch.tensor([row_of[prompt] for prompt in pool.prompts])
+    train, held_out = (_pairs(part, pool_rows) for part in split_pool(pool))
+    eos_token_id = bundle.tokenizer.eos_token_id
+    return AddData(
+        train=train,
+        held_out=held_out,
+        pictures=Pictures(
+            _encode_pictures(bundle, examples, cache_dir) if examples else pool.x0[:0],
+            torch.tensor([row_of[caption] for caption in captions], dtype=torch.long),
+        ),
+        prompt_embeds=prompt_embeds,
+        pooled=pooled_embeds(prompt_embeds, tokenize(bundle, prompts), eos_token_id=eos_token_id),
+    )
+
+
+def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
+    """The batch of this step, a function of its arguments."""
+    items = torch.tensor(batch_indices(len(data.train), params.batch_size, seed=params.seed, step=step))
+    generator = step_generator(params.seed, step)
+    latent_shape = data.train.noise.shape[1:]
+    num_steps, size = len(params.timesteps), len(items)
+    rows = data.train.rows[items]
+    real_latents, real_rows = _draw_real(data, items, params, generator)
+    num_renoised = round(params.renoised_fraction * size) if params.renoised_weight else 0
+    judged = torch.randint(len(params.discriminator_timesteps), (size,), generator=generator)
+    return Batch(
+        noise=data.train.noise[items],
+        x0=data.train.x0[items],
+        prompt_embeds=data.prompt_embeds[rows],
+        pooled=data.pooled[rows],
+        step_index=torch.randint(num_steps, (size,), generator=generator),
+        is_rollout=torch.arange(size) < round(params.rollout_fraction * size),
+        fresh_noise=torch.randn(num_steps, size, *latent_shape, generator=generator),
+        real_latents=real_latents,
+        real_prompt_embeds=data.prompt_embeds[real_rows],
+        real_pooled=data.pooled[real_rows],
+        judged_timesteps=torch.tensor(params.discriminator_timesteps)[judged],
+        judged_noise=torch.randn(size, *latent_shape, generator=generator),
+        renoised_timesteps=torch.randint(*RENOISED_RANGE, (num_renoised,), generator=generator),
+        renoised_noise=torch.randn(num_renoised, *latent_shape, generator=generator),
+    )
+
+
+def _pairs(pool: Pool, pool_rows: Int[Tensor, " prompts"]) -> Pairs:
+    return Pairs(pool.noise, pool.x0, pool_rows[pool.caption_index])
+
+
+def _encode_pictures(bundle: ModelBundle, examples: Sequence[Example], cache_dir: Path) -> Tensor:
+    return cached_latents(
+        examples,
+        flip=False,
+        vae=bundle.vae,
+        encode=lambda pixels: encode_pixels(bundle, pixels),
+        cache_path=cache_dir / "latents.safetensors",
+    ).latents
+
+
+def _draw_real(
+    data: AddData, items: Tensor, params: Add, generator: torch.Generator
+) -> tuple[Float[Tensor, "batch c h w"], Int[Tensor, " batch"]]:
+    """The teacher's samples of the fakes' own prompts, training pictures with theirs, or half of each."""
+    from_teacher, teacher_rows = data.train.x0[items], data.train.rows[items]
+    if params.real_source == "teacher":
+        return from_teacher, teacher_rows
+    picked = torch.randint(len(data.pictures.rows), (len(items),), generator=generator)
+    from_dataset, dataset_rows = data.pictures.latents[picked], data.pictures.rows[picked]
+    if params.real_source == "dataset":
+        return from_dataset, dataset_rows
+    is_picture = torch.rand(len(items), generator=generator) < 0.5
+    latents = torch.where(is_picture.view(-1, 1, 1, 1), from_dataset, from_teacher)
+    return latents, torch.where(is_picture, dataset_rows, teacher_rows)

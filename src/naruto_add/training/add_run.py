@@ -1,0 +1,326 @@
+"""One step of adversarial diffusion distillation, and all the state it has.
+
+Of the teacher, a step costs one forward pass of features on the reals, one forward and backward pass on the fakes (the
+discriminator's update reuses them), and a guided call on a part of the batch.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noisy_at_trained, x0_from_noise_pred
+from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents, student_sampler
+from naruto_add.losses.adversarial import discriminator_hinge, generator_hinge, r1_penalty
+from naruto_add.losses.distillation import smooth_l1_distillation
+from naruto_add.losses.distribution import sliced_distance
+from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off
+from naruto_add.params import Add, Sampling
+from naruto_add.runtime import Precision, make_accelerator, step_generator
+from naruto_add.training.add_inputs import AddData, Batch, draw_batch
+from naruto_add.training.loop import Best, Ema, FiniteGuard, Scalars, Stateful, TrainableState, warmup_schedule
+
+VALIDATION_STREAM = 1
+STUDENT_ADVICE = "lower add.learning_rate or add.adv_weight"
+DISCRIMINATOR_ADVICE = "lower add.discriminator_learning_rate"
+
+
+class AddRun:
+    """Student, frozen teacher, discriminator and their optimizers: one step, one validation, and all their state."""
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        student: UNet2DConditionModel,
+        *,
+        data: AddData,
+        params: Add,
+        sampling: Sampling,
+        precision: Precision,
+    ) -> None:
+        self.bundle, self.student, self.data, self.params, self.sampling = bundle, student, data, params, sampling
+        self.accelerator = make_accelerator(precision)
+        self.alphas_cumprod = alphas_cumprod(bundle.scheduler).to(bundle.device)
+        self.negative_embeds = data.prompt_embeds[:1].to(bundle.device)
+        self.features = UnetFeatures(bundle.unet, params.discriminator_blocks)
+        self.discriminator = self._build_discriminator()
+        self.learner = _Learner(
+            student, learning_rate=params.learning_rate, betas=(0.9, 0.999), params=params, advice=STUDENT_ADVICE
+        )
+        self.judge = _Learner(
+            self.discriminator,
+            learning_rate=params.discriminator_learning_rate,
+            betas=(0.0, 0.999),
+            params=params,
+            advice=DISCRIMINATOR_ADVICE,
+        )
+        self.ema = Ema(student, params.ema_decay)
+        self.best = Best()
+        self.scores = _Scores()
+
+    def state(self) -> dict[str, Stateful]:
+        """All that a resumed run needs; the rest is a function of parameters, inputs and the step's number."""
+        learners = {"student": self.learner, "discriminator": self.judge}
+        items = {f"{name}_{part}": item for name, learner in learners.items() for part, item in learner.state().items()}
+        return {**items, "ema": self.ema, "best": self.best, "scores": self.scores}
+
+    def train_step(self, step: int) -> Scalars:
+        """One update of the student and one of the discriminator, both on the same fakes."""
+        batch = draw_batch(self.data, self.params, step=step).to(self.bundle.device)
+        adv_weight = adv_weight_at(step, self.params)
+        timesteps = self._timesteps(batch)
+        x0_student = self.predict_x0(self.student_inputs(batch), timesteps, batch.prompt_embeds)
+        with torch.set_grad_enabled(adv_weight > 0):
+            fake_features = self.judged_features(x0_student, batch.prompt_embeds, batch)
+        pair_loss, renoised_loss = self.distillation_losses(x0_student, batch)
+        adv_loss = self.adversarial_loss(fake_features, batch.pooled)
+        distill_loss = self.params.pair_weight * pair_loss + self.params.renoised_weight * renoised_loss
+        loss = self.params.distill_weight * distill_loss + adv_weight * adv_loss
+        student_norm = self.learner.update(loss)
+        if student_norm:
+            self.ema.update()
+        scalars = self._train_discriminator([item.detach() for item in fake_features], batch)
+        return {
+            "distill_loss": distill_loss.item(),
+            "adv_loss": adv_loss.item(),
+            **scalars,
+            "pair_loss": pair_loss.item(),
+            "renoised_loss": renoised_loss.item(),
+            "adv_weight": adv_weight,
+            "student_grad_norm": student_norm,
+            "skipped": float(self.num_skipped),
+        }
+
+    def student_inputs(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
+        """x_t: teacher samples noised again, and the student's own way from pure noise; pure noise at t = 999.
+
+        For `ddim` both keep the pair's own noise, which is also what the deterministic sampler carries along, so that
+        the stored x0 stays the teacher's answer; for `lcm` both are noised afresh, as that sampler does.
+        """
+        timesteps = self._timesteps(batch)
+        fresh = batch.fresh_noise[0] if self.sampling.student_scheduler == "lcm" else batch.noise
+        noise = torch.where((batch.step_index == 0).view(-1, 1, 1, 1), batch.noise, fresh)
+        noisy = noisy_at_trained(batch.x0, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+        return torch.where(batch.is_rollout.view(-1, 1, 1, 1), self.rollout(batch), noisy)
+
+    @torch.no_grad()
+    def rollout(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
+        """The student's own x_t at every item's timestep, drawn from its stored noise (backward simulation).
+
+        Items that are not to be rolled out keep their noise. Step by step what the student's scheduler does.
+        """
+        latents = batch.noise.clone()
+        for index, (now, later) in enumerate(zip(self.params.timesteps, self.params.timesteps[1:], strict=False)):
+            (active,) = torch.where(batch.is_rollout & (batch.step_index > index))
+            if not len(active):
+                break
+            now_steps, later_steps = active.new_full((len(active),), now), active.new_full((len(active),), later)
+            noise = self._predict_noise(latents[active], now_steps, batch.prompt_embeds[active])
+            x0 = x0_from_noise_pred(latents[active], noise, now_steps, alphas_cumprod=self.alphas_cumprod)
+            if self.sampling.student_scheduler == "lcm":
+                noise = batch.fresh_noise[index + 1, active]
+            latents[active] = add_noise(x0, noise, later_steps, alphas_cumprod=self.alphas_cumprod)
+        return latents
+
+    def predict_x0(
+        self,
+        noisy_latents: Float[Tensor, "batch c h w"],
+        timesteps: Int[Tensor, " batch"],
+        prompt_embeds: Float[Tensor, "batch tokens width"],
+    ) -> Float[Tensor, "batch c h w"]:
+        """The student's x0, fp32, with a gradient."""
+        noise = self._predict_noise(noisy_latents, timesteps, prompt_embeds)
+        return x0_from_noise_pred(noisy_latents, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+
+    def distillation_losses(
+        self, x0_student: Float[Tensor, "batch c h w"], batch: Batch
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Distance to the guided teacher's stored sample, and to one guided teacher step from the noised x0_student.
+
+        The latter is the paper's (Sauer et al. 2023, eq. 4) with its c(t) = alpha_t, in latents instead of pixels.
+        """
+        pair_loss = smooth_l1_distillation(x0_student, batch.x0, torch.ones_like(x0_student[:, 0, 0, 0]))
+        num_renoised = len(batch.renoised_timesteps)
+        if not num_renoised:
+            return pair_loss, torch.zeros_like(pair_loss)
+        x0_teacher = self.teacher_x0(x0_student[:num_renoised], batch)
+        weight = self.alphas_cumprod[batch.renoised_timesteps].sqrt()
+        return pair_loss, smooth_l1_distillation(x0_student[:num_renoised], x0_teacher, weight)
+
+    @torch.no_grad()
+    def teacher_x0(self, x0_student: Float[Tensor, "renoised c h w"], batch: Batch) -> Float[Tensor, "renoised c h w"]:
+        """The guided teacher's x0, one step from the student's, noised to the batch's `renoised_timesteps`."""
+        timesteps = batch.renoised_timesteps
+        noisy = add_noise(x0_student, batch.renoised_noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+        noise = guided_noise_pred(
+            self.bundle.unet,
+            noisy,
+            timesteps,
+            prompt_embeds=batch.prompt_embeds[: len(noisy)],
+            negative_embeds=self.negative_embeds,
+            guidance_scale=self.sampling.guidance_scale,
+        )
+        return x0_from_noise_pred(noisy, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+
+    def judged_features(
+        self, x0: Float[Tensor, "batch c h w"], prompt_embeds: Float[Tensor, "batch tokens width"], batch: Batch
+    ) -> list[Tensor]:
+        """What the frozen teacher sees in x0, noised with the batch's judged noise and timesteps."""
+        noisy = add_noise(x0, batch.judged_noise, batch.judged_timesteps, alphas_cumprod=self.alphas_cumprod)
+        return self.features(noisy, batch.judged_timesteps, prompt_embeds)
+
+    def adversarial_loss(self, fake_features: list[Tensor], pooled: Float[Tensor, "batch w"]) -> Float[Tensor, ""]:
+        """How far the discriminator is from being fooled; no gradient reaches the discriminator."""
+        with gradients_off(self.discriminator):
+            logits = self.discriminator(fake_features, pooled)
+        return torch.stack([generator_hinge(item) for item in logits]).mean()
+
+    def discriminator_losses(
+        self, fake_features: list[Tensor], batch: Batch
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], list[Tensor], list[Tensor]]:
+        """Hinge loss and gradient penalty, means over heads, and the real and fake logits; the fakes are detached."""
+        with torch.no_grad():
+            real_features = self.judged_features(batch.real_latents, batch.real_prompt_embeds, batch)
+        for item in real_features:
+            item.requires_grad_(True)
+        real = self.discriminator(real_features, batch.real_pooled)
+        fake = self.discriminator([item.detach() for item in fake_features], batch.pooled)
+        hinge = torch.stack([discriminator_hinge(*logits) for logits in zip(real, fake, strict=True)]).mean()
+        if not self.params.r1_weight:
+            return hinge, torch.zeros_like(hinge), real, fake
+        penalty = torch.stack([r1_penalty(*item) for item in zip(real, real_features, strict=True)]).mean()
+        return hinge, penalty, real, fake
+
+    def validate(self, num_done: int) -> Scalars:
+        """Sample the averaged student from held-out noise as users will, score it, and keep the best."""
+        with self.ema.applied():
+            samples = self.sample_held_out()
+        reference = self.data.held_out.x0.to(samples.device)
+        scalars = {
+            "score": sliced_distance(samples, reference).item(),
+            "sample_mse": (samples - reference).square().mean().item(),
+        }
+        is_best = self.best.offer(scalars["score"], num_done, self.ema.average())
+        self.scores.note(scalars, is_best=is_best)
+        return scalars
+
+    def sample_held_out(self) -> Float[Tensor, "held_out c h w"]:
+        """The student's samples from the held-out pairs' noise, at its own number of steps."""
+        held_out = self.data.held_out
+        return sample_latents(
+            self.student,
+            noise=held_out.noise.to(self.bundle.device),
+            prompt_embeds=self.data.prompt_embeds[held_out.rows].to(self.bundle.device),
+            negative_embeds=self.negative_embeds,
+            sampler=student_sampler(self.bundle, self.sampling, len(self.params.timesteps)),
+            generator=step_generator(self.params.seed, 0, VALIDATION_STREAM),
+        )
+
+    @property
+    def num_skipped(self) -> int:
+        """Updates of either side that were skipped because a gradient was not finite."""
+        return self.learner.guard.num_skipped + self.judge.guard.num_skipped
+
+    def metrics(self) -> dict[str, float | int]:
+        """The scores of the student at the start and at its best, and what was skipped."""
+        return {
+            "best_step": self.best.step,
+            "discriminator_params": sum(item.numel() for item in self.discriminator.parameters()),
+            "skipped": self.num_skipped,
+            **self.scores.values,
+        }
+
+    def _build_discriminator(self) -> LatentDiscriminator:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.params.seed)
+            discriminator = LatentDiscriminator(
+                self.features.num_channels,
+                width=self.params.discriminator_width,
+                pooled_width=self.data.pooled.shape[1],
+            )
+        return discriminator.to(self.bundle.device)
+
+    def _timesteps(self, batch: Batch) -> Int[Tensor, " batch"]:
+        return torch.tensor(self.params.timesteps, device=batch.step_index.device)[batch.step_index]
+
+    def _predict_noise(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            return noise_pred(self.student, noisy_latents, timesteps, prompt_embeds)
+
+    def _train_discriminator(self, fake_features: list[Tensor], batch: Batch) -> Scalars:
+        hinge, penalty, real, fake = self.discriminator_losses(fake_features, batch)
+        norm = self.judge.update(hinge + self.params.r1_weight * penalty)
+        return {
+            "disc_loss": hinge.item(),
+            "real_logit": torch.stack([item.mean() for item in real]).mean().item(),
+            "fake_logit": torch.stack([item.mean() for item in fake]).mean().item(),
+            "r1_penalty": penalty.item(),
+            "discriminator_grad_norm": norm,
+        }
+
+
+def adv_weight_at(step: int, params: Add) -> float:
+    """Zero for `adv_start_steps`, then a linear ramp of `adv_ramp_steps` to `adv_weight`."""
+    since_start = step + 1 - params.adv_start_steps
+    ramp = min(1.0, since_start / max(1, params.adv_ramp_steps)) if since_start > 0 else 0.0
+    return params.adv_weight * ramp
+
+
+class _Learner:
+    """A module with its optimizer: AdamW, a linear warm-up, clipped gradients, none that are not finite."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        params: Add,
+        advice: str,
+    ) -> None:
+        self.module = module
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=betas, weight_decay=0.0)
+        self.schedule = warmup_schedule(self.optimizer, params.warmup_steps)
+        self.guard = FiniteGuard(advice)
+        self._max_grad_norm = params.max_grad_norm
+
+    def update(self, loss: Float[Tensor, ""]) -> float:
+        """Take one step; the gradients' norm before clipping, 0 where they were not finite and nothing was done."""
+        torch.autograd.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._max_grad_norm)
+        is_allowed = self.guard.allows(norm)
+        if is_allowed:
+            self.optimizer.step()
+            self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm.item() if is_allowed else 0.0
+
+    def state(self) -> dict[str, Stateful]:
+        return {
+            "weights": TrainableState(self.module),
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "guard": self.guard,
+        }
+
+
+class _Scores:
+    """Validation scores at the start and at the best step."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def note(self, scalars: Scalars, *, is_best: bool) -> None:
+        if not self.values:
+            self.values.update({f"start_{name}": value for name, value in scalars.items()})
+        if is_best:
+            self.values.update({f"best_{name}": value for name, value in scalars.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.values)
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        self.values = dict(state_dict)

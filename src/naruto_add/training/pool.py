@@ -1,0 +1,141 @@
+"""The synthetic pool: the teacher's own samples, each with the noise it came from, to distil from.
+
+A thousand real pictures are too few to distil on, and a student can imitate what its teacher draws better than what it
+cannot draw (LADD, Sauer et al. 2024, section 3.2).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from naruto_add.data.dataset import load_split
+from naruto_add.data.latents import hash_model
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
+from naruto_add.diffusion.sampling import fast_sampler, initial_noise, sample_latents
+from naruto_add.runtime import StageError, batch_indices, content_hash, new_file, progress
+
+CHUNK = 32
+"""Samples that are drawn in one batch and kept when the run is interrupted."""
+NUM_HELD_OUT = 32
+"""Samples that the student is scored on and never trained on; of a small pool, a quarter."""
+NOISE_STREAM = 2**32
+"""Added to the seed, which is below it, so that no evaluation starts from a noise of the pool."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Teacher samples on the CPU, fp32: x0[i] was drawn from noise[i] for prompts[caption_index[i]], with guidance."""
+
+    noise: Float[Tensor, "samples c h w"]
+    x0: Float[Tensor, "samples c h w"]
+    caption_index: Int[Tensor, " samples"]
+    prompts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+
+def pool_prompts(dataset_dir: Path, prompt_template: str) -> list[str]:
+    """Every caption of the training split once, in the template, but none that a held-out picture has as well.
+
+    Where held-out pictures have them all, as in a data set with a single caption, they are kept.
+    """
+    held_out = {item.caption for split in ("validation", "test") for item in load_split(dataset_dir, split)}
+    captions = list(dict.fromkeys(item.caption for item in load_split(dataset_dir, "train")))
+    kept = [caption for caption in captions if caption not in held_out] or captions
+    return [prompt_template.format(caption=caption) for caption in kept]
+
+
+def draw_pool(
+    bundle: ModelBundle,
+    *,
+    prompts: list[str],
+    size: int,
+    num_steps: int,
+    guidance_scale: float,
+    seed: int,
+    path: Path,
+    checkpoint_dir: Path,
+) -> Pool:
+    """Write `path`: `size` samples of the bundle's U-Net, spread evenly over the prompts.
+
+    Each depends on (seed, its index) and the models. Chunks already in `checkpoint_dir` that were drawn from the same
+    models, prompts and options are not drawn again. Raises StageError where a sample is not finite.
+    """
+    caption_index = batch_indices(len(prompts), size, seed=seed, step=0)
+    noise = initial_noise(bundle, size, seed=seed + NOISE_STREAM)
+    models = [hash_model(bundle.unet), hash_model(bundle.text_encoder)]
+    key = content_hash(models, prompts, size, num_steps, guidance_scale, seed)
+    sampler = fast_sampler(bundle, num_steps, guidance_scale)
+    negative_embeds = encode_prompts(bundle, [""])
+
+    def draw(start: int) -> Tensor:
+        part = slice(start, start + CHUNK)
+        return sample_latents(
+            bundle.unet,
+            noise=noise[part],
+            prompt_embeds=encode_prompts(bundle, [prompts[index] for index in caption_index[part]]),
+            negative_embeds=negative_embeds,
+            sampler=sampler,
+        ).cpu()
+
+    chunks = []
+    for start in progress(range(0, size, CHUNK), desc="pool"):
+        chunk_path = checkpoint_dir / "pool" / f"{key}-{start:07d}.safetensors"
+        if not chunk_path.exists():
+            _write(chunk_path, {"x0": _finite(draw(start), guidance_scale)}, {})
+        chunks.append(_read(chunk_path)[0]["x0"])
+    pool = Pool(noise.cpu(), torch.cat(chunks), torch.tensor(caption_index), prompts)
+    _write(path, {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}, {"prompts": prompts})
+    return pool
+
+
+def load_pool(path: Path, /) -> Pool:
+    """Read what `draw_pool` wrote. Raises StageError for a file that is missing or damaged."""
+    tensors, metadata = _read(path)
+    return Pool(tensors["noise"], tensors["x0"], tensors["caption_index"], json.loads(metadata["prompts"]))
+
+
+def split_pool(pool: Pool, /) -> tuple[Pool, Pool]:
+    """What may be trained on, and the last samples, which the student is only scored on."""
+    num_held_out = min(NUM_HELD_OUT, len(pool) // 4)
+    if not num_held_out:
+        raise StageError(f"student.pool_size: {len(pool)} leaves none to score the student on; use at least 4")
+    edge = len(pool) - num_held_out
+    return _part(pool, slice(0, edge)), _part(pool, slice(edge, None))
+
+
+def _part(pool: Pool, part: slice) -> Pool:
+    return Pool(pool.noise[part], pool.x0[part], pool.caption_index[part], pool.prompts)
+
+
+def _finite(x0: Tensor, guidance_scale: float) -> Tensor:
+    if torch.isfinite(x0).all():
+        return x0
+    raise StageError(
+        f"the teacher draws latents that are not finite at sampling.guidance_scale {guidance_scale}; lower it, "
+        "or use base.precision fp32"
+    )
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, list[str]]) -> None:
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with new_file(path) as partial:
+        save_file(contiguous, partial, metadata={key: json.dumps(value) for key, value in metadata.items()})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return {name: item.float() if item.is_floating_point() else item for name, item in tensors.items()}, dict(
+                file.metadata() or {}
+            )
+    except (SafetensorError, OSError) as error:
+        raise StageError(f"{path}: cannot be read ({error}); delete it and run again") from error

@@ -1,0 +1,9 @@
+"""The seven stages: wiring only. Run as `python -m stages.NAME` in the folder that holds dvc.yaml.
+
+DVC's temporary experiments run in a copy of the repository, and must use the copy's code, not the installed one.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))

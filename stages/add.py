@@ -1,0 +1,35 @@
+"""The student trained by adversarial diffusion distillation."""
+
+from naruto_add import paths
+from naruto_add.params import load_params
+from naruto_add.runtime import checkpoint_dir, exclusive, run_stage
+from naruto_add.training.add import distill
+
+
+def main() -> None:
+    """Distil the student."""
+    params = load_params(paths.PARAMS)
+    checkpoints = checkpoint_dir(
+        "add",
+        params=[params.base, params.sampling, params.teacher.prompt_template, params.add],
+        deps=[paths.DATASET, paths.TEACHER, paths.STUDENT, paths.POOL],
+    )
+    with exclusive(checkpoints):
+        distill(
+            paths.DATASET,
+            paths.TEACHER,
+            student_dir=paths.STUDENT,
+            pool_path=paths.POOL,
+            params=params.add,
+            sampling=params.sampling,
+            base=params.base,
+            prompt_template=params.teacher.prompt_template,
+            out_dir=paths.DISTILLED,
+            checkpoint_dir=checkpoints,
+            curves_path=paths.CURVES / "add.tsv",
+            metrics_path=paths.METRICS / "add.json",
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,29 @@
+"""The figures of base, teacher, student and distilled student on held-out captions."""
+
+from naruto_add import paths
+from naruto_add.evaluation.report import run_evaluate
+from naruto_add.params import load_params
+from naruto_add.runtime import evaluation_cache_dir, run_stage
+
+
+def main() -> None:
+    """Measure every subject."""
+    params = load_params(paths.PARAMS)
+    run_evaluate(
+        params.evaluate,
+        base=params.base,
+        sampling=params.sampling,
+        prompt_template=params.teacher.prompt_template,
+        num_student_steps=len(params.add.timesteps),
+        dataset_dir=paths.DATASET,
+        teacher_dir=paths.TEACHER,
+        student_dir=paths.STUDENT,
+        distilled_dir=paths.DISTILLED,
+        cache_dir=evaluation_cache_dir(),
+        metrics_path=paths.EVALUATE_METRICS,
+        subject_path=paths.SUBJECT_METRICS,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

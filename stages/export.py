@@ -1,0 +1,30 @@
+"""The distilled student as a folder that plain diffusers loads."""
+
+from naruto_add import paths
+from naruto_add.export import export_student
+from naruto_add.params import load_params
+from naruto_add.runtime import read_json, run_stage
+
+
+def main() -> None:
+    """Export the student."""
+    params = load_params(paths.PARAMS)
+    export_student(
+        params.export,
+        teacher_dir=paths.TEACHER,
+        distilled_dir=paths.DISTILLED,
+        sampling=params.sampling,
+        timesteps=params.add.timesteps,
+        metrics=read_json(paths.EVALUATE_METRICS),
+        base_model=params.base.model,
+        dataset_name=params.ingest.hub_dataset or params.ingest.source,
+        prompts=params.teacher.validation_prompts,
+        prompt_template=params.teacher.prompt_template,
+        seed=params.samples.seed,
+        out_dir=paths.EXPORT,
+        metrics_path=paths.METRICS / "export.json",
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

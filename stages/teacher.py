@@ -1,0 +1,31 @@
+"""The base model finetuned on the data set by LoRA, merged."""
+
+from naruto_add import paths
+from naruto_add.params import load_params
+from naruto_add.runtime import checkpoint_dir, exclusive, run_stage
+from naruto_add.training.teacher import train_teacher
+
+
+def main() -> None:
+    """Train the teacher."""
+    params = load_params(paths.PARAMS)
+    checkpoints = checkpoint_dir(
+        "teacher", params=[params.base, params.sampling, params.teacher], deps=[paths.DATASET, paths.BASE_MODEL]
+    )
+    with exclusive(checkpoints):
+        train_teacher(
+            paths.DATASET,
+            params.teacher,
+            base=params.base,
+            sampling=params.sampling,
+            out_dir=paths.TEACHER,
+            lora_dir=paths.TEACHER_LORA,
+            checkpoint_dir=checkpoints,
+            curves_path=paths.CURVES / "teacher.tsv",
+            metrics_path=paths.METRICS / "teacher.json",
+            validation_grid_path=paths.GRIDS / "teacher.png",
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main)

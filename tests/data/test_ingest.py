@@ -1,0 +1,295 @@
+"""The whole stage: what is kept, how it is split, what is said of the rest."""
+
+import json
+import random
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from naruto_add.data.dataset import load_split
+from naruto_add.data.ingest import assign_splits, run_ingest
+from naruto_add.data.shinobi.draw import draw_shinobi
+from naruto_add.params import Base, Ingest
+from naruto_add.runtime import StageError
+
+_BASE = Base(
+    model=str(Path(__file__).parents[2] / "base/model"), revision="", variant="", precision="fp32", resolution_px=32
+)
+_PARAMS = Ingest(
+    source="shinobi",
+    path="none",
+    hub_dataset="",
+    revision="",
+    image_column="image",
+    caption_column="text",
+    num_images=30,
+    seed=0,
+    min_side_px=16,
+    max_megapixels=1.0,
+    max_rejected=0.0,
+    crop="center",
+    duplicate_distance=4,
+    validation_fraction=0.1,
+    test_fraction=0.2,
+)
+_Written = dict[str, Any]
+
+
+def _run(out: Path, **changes: Any) -> _Written:
+    run_ingest(
+        _PARAMS.model_copy(update=changes),
+        _BASE,
+        dataset_dir=out / "dataset",
+        rejects_path=out / "rejects.jsonl",
+        metrics_path=out / "metrics.json",
+        sheet_path=out / "sheet.png",
+    )
+    return {
+        "rows": _lines(out / "dataset/metadata.jsonl"),
+        "rejects": _lines(out / "rejects.jsonl"),
+        "metrics": json.loads((out / "metrics.json").read_text()),
+    }
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _folder(folder: Path, num_pictures: int, seed: int = 1) -> list[dict[str, str]]:
+    folder.mkdir(parents=True)
+    rows = []
+    for index in range(num_pictures):
+        drawing = draw_shinobi(index, seed=seed, size_px=32)
+        drawing.image.save(folder / f"{index}.png")
+        rows.append({"file_name": f"{index}.png", "text": drawing.caption})
+    _write_table(folder, rows)
+    return rows
+
+
+def _write_table(folder: Path, rows: list[dict[str, str]]) -> None:
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def shinobi(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, _Written]:
+    out = tmp_path_factory.mktemp("shinobi")
+    return out, _run(out)
+
+
+def test_shinobi_are_saved_with_captions_and_attributes(shinobi: tuple[Path, _Written]) -> None:
+    out, written = shinobi
+    row = written["rows"][3]
+    drawing = draw_shinobi(3, seed=0, size_px=32)
+    assert row == {
+        "file_name": "images/00003.png",
+        "text": drawing.caption,
+        "split": row["split"],
+        "source": "shinobi 3",
+        **drawing.attributes,
+    }
+    with Image.open(out / "dataset/images/00003.png") as image:
+        assert (image.mode, image.tobytes()) == ("RGB", drawing.image.tobytes())
+
+
+def test_metrics_add_up(shinobi: tuple[Path, _Written]) -> None:
+    metrics = shinobi[1]["metrics"]
+    assert (metrics["entries"], metrics["kept"], metrics["rejected"], metrics["duplicates"]) == (30, 30, 0, 0)
+    assert metrics["train"] + metrics["validation"] + metrics["test"] == 30
+    assert min(metrics["train"], metrics["validation"], metrics["test"]) >= 1
+    assert 4 < metrics["tokens.mean"] <= metrics["tokens.max"] <= 77
+    assert metrics["captions.truncated"] == metrics["left_out"] == 0
+
+
+def test_the_contact_sheet_shows_the_pictures(shinobi: tuple[Path, _Written]) -> None:
+    with Image.open(shinobi[0] / "sheet.png") as sheet:
+        shown = np.asarray(sheet.crop((8, 8, 152, 152)).resize((32, 32), Image.Resampling.BOX)).astype(int)
+    first = np.asarray(draw_shinobi(0, seed=0, size_px=32).image).astype(int)
+    assert np.abs(shown - first).mean() < 8
+
+
+def test_a_second_run_writes_the_same_bytes(shinobi: tuple[Path, _Written], tmp_path: Path) -> None:
+    _run(tmp_path)
+    assert _files(tmp_path) == _files(shinobi[0])
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_same_bytes_as_one(
+    shinobi: tuple[Path, _Written], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("naruto_add.data.ingest._SMALLEST_SHARE", 15)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    _run(tmp_path)
+    assert _files(tmp_path) == _files(shinobi[0])
+
+
+def test_another_seed_draws_and_splits_otherwise(shinobi: tuple[Path, _Written], tmp_path: Path) -> None:
+    assert {row["text"] for row in _run(tmp_path, seed=1)["rows"]} != {row["text"] for row in shinobi[1]["rows"]}
+
+
+def test_the_result_is_itself_a_source(shinobi: tuple[Path, _Written], tmp_path: Path) -> None:
+    out, first = shinobi
+    again = _run(tmp_path, source="folder", path=str(out / "dataset"))
+    renamed = [{**row, "source": row["file_name"]} for row in first["rows"]]
+    assert again["rows"] == renamed
+    assert _files(tmp_path / "dataset/images") == _files(out / "dataset/images")
+
+
+@pytest.mark.slow
+def test_the_result_is_an_imagefolder_of_the_datasets_library(shinobi: tuple[Path, _Written], tmp_path: Path) -> None:
+    import datasets
+
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(shinobi[0] / "dataset"), cache_dir=str(tmp_path))
+    rows = loaded["train"]
+    assert sorted(rows["text"]) == sorted(row["text"] for row in shinobi[1]["rows"])
+    assert rows[0]["image"].size == (32, 32)
+
+
+def test_later_stages_can_read_every_split(shinobi: tuple[Path, _Written]) -> None:
+    splits = [load_split(shinobi[0] / "dataset", split) for split in ("train", "validation", "test")]
+    paths = [example.image_path for split in splits for example in split]
+    assert len(set(paths)) == len({path.read_bytes() for path in paths}) == 30
+    assert splits[0][0].attributes["hair_style"]
+
+
+def test_no_picture_is_in_two_splits_however_often_it_comes(tmp_path: Path) -> None:
+    rows = _folder(tmp_path / "set", 40)
+    copies = []
+    for index in range(40):
+        with Image.open(tmp_path / f"set/{index}.png") as image:
+            image.save(tmp_path / f"set/exact{index}.bmp")
+            image.resize((64, 64), Image.Resampling.LANCZOS).save(tmp_path / f"set/near{index}.jpg", quality=90)
+        copies += [{"file_name": f"{name}{index}", "text": f"copy {index}"} for name in ("exact", "near")]
+    rows += [
+        {**row, "file_name": row["file_name"] + (".bmp" if "exact" in row["file_name"] else ".jpg")} for row in copies
+    ]
+    _write_table(tmp_path / "set", rows)
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0)
+    assert [row["source"] for row in written["rows"]] == [f"{index}.png" for index in range(40)]
+    assert (written["metrics"]["duplicates.exact"], written["metrics"]["duplicates.near"]) == (40, 40)
+    assert written["rejects"][0] == {
+        "file": "exact0.bmp",
+        "reason": "duplicate",
+        "detail": "the same picture as 0.png",
+    }
+    assert len(list((tmp_path / "dataset/images").iterdir())) == 40
+
+
+def _splits(written: _Written) -> dict[str, str]:
+    return {row["source"]: row["split"] for row in written["rows"]}
+
+
+def test_new_pictures_and_another_order_change_no_split(tmp_path: Path) -> None:
+    rows = _folder(tmp_path / "set", 60)
+    _write_table(tmp_path / "set", rows[:40])
+    for row in rows[40:]:
+        (tmp_path / "set" / row["file_name"]).rename(tmp_path / row["file_name"])
+    before = _splits(_run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0))
+    for row in rows[40:]:
+        (tmp_path / row["file_name"]).rename(tmp_path / "set" / row["file_name"])
+    _write_table(tmp_path / "set", random.Random(0).sample(rows, 60))
+    after = _splits(_run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0))
+    assert len(after) == 60
+    assert {name: after[name] for name in before} == before
+
+
+def test_split_fractions_hold_and_no_split_is_empty() -> None:
+    splits = assign_splits([str(index) for index in range(5000)], _PARAMS)
+    assert splits.count("test") / 5000 == pytest.approx(0.2, abs=0.02)
+    assert splits.count("validation") / 5000 == pytest.approx(0.1, abs=0.015)
+    for num_pictures in range(3, 30):
+        few = assign_splits([f"few {index}" for index in range(num_pictures)], _PARAMS)
+        assert {*few} == {"train", "validation", "test"}
+    other = assign_splits([str(index) for index in range(5000)], _PARAMS.model_copy(update={"seed": 1}))
+    assert other != splits
+
+
+def _bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+_NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+_BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "text.png": (lambda: b"no picture", "broken"),
+    "cut.jpg": (lambda: _bytes(_NOISE, "JPEG")[:2000], "truncated"),
+    "tiny.png": (lambda: _bytes(Image.new("RGB", (15, 99)), "PNG"), "too_small"),
+    "moving.gif": (lambda: _bytes(_NOISE, "GIF", save_all=True, append_images=[_NOISE.rotate(90)]), "animated"),
+    "bomb.png": (lambda: _bytes(Image.new("1", (1200, 1200)), "PNG"), "oversized"),
+    "float.tiff": (lambda: _bytes(Image.new("F", (32, 32)), "TIFF"), "unsupported"),
+}
+
+
+def _spoiled(folder: Path) -> list[dict[str, str]]:
+    """Forty good pictures, one of each bad kind, and rows that lead nowhere."""
+    rows = _folder(folder, 40)
+    for name, (content, _) in _BAD.items():
+        (folder / name).write_bytes(content())
+        rows.append({"file_name": name, "text": "a man"})
+    rows += [{"file_name": "../out.png", "text": "a man"}, {"file_name": "none.png", "text": "a man"}]
+    rows.append({"file_name": "0.png", "text": " \u3000 "})
+    _write_table(folder, rows)
+    return rows
+
+
+def test_every_bad_entry_is_reported_and_stops_nothing(tmp_path: Path) -> None:
+    _spoiled(tmp_path / "set")
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0, max_rejected=0.2)
+    expected = {name: reason for name, (_, reason) in _BAD.items()}
+    expected |= {"../out.png": "path_escape", "none.png": "missing_file", "0.png": "no_caption"}
+    assert {row["file"]: row["reason"] for row in written["rejects"]} == expected
+    assert all(row["detail"] for row in written["rejects"])
+    metrics = written["metrics"]
+    assert (metrics["entries"], metrics["kept"], metrics["rejected"]) == (49, 40, 9)
+    assert all(metrics[f"rejected.{reason}"] == 1 for reason in expected.values())
+    assert metrics["rejected.bad_row"] == 0
+
+
+def test_too_many_bad_entries_fail_loudly_after_naming_them(tmp_path: Path) -> None:
+    _spoiled(tmp_path / "set")
+    message = r"ingest\.max_rejected: 9 of 49 entries \(0\.184\) were rejected, above 0\.1; most were .*rejects\.jsonl"
+    with pytest.raises(StageError, match=message):
+        _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0, max_rejected=0.1)
+    assert len(_lines(tmp_path / "rejects.jsonl")) == 9
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "rejects.jsonl"}
+
+
+def test_duplicates_do_not_count_as_rejected(tmp_path: Path) -> None:
+    rows = _folder(tmp_path / "set", 10)
+    _write_table(tmp_path / "set", rows * 3)
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0, max_rejected=0.0)
+    assert (written["metrics"]["duplicates"], written["metrics"]["rejected"]) == (20, 0)
+
+
+def test_too_few_pictures_are_an_error(tmp_path: Path) -> None:
+    _folder(tmp_path / "set", 2)
+    with pytest.raises(StageError, match=r"ingest\.path: .* leaves 2 pictures, too few"):
+        _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0)
+
+
+def test_columns_are_the_same_in_every_row_and_ours_win(tmp_path: Path) -> None:
+    rows = _folder(tmp_path / "set", 5)
+    rows[0] |= {"hair": "red", "split": "theirs", "source": "theirs", "image": "theirs"}
+    rows[1] |= {"text": "e\u0301 \ud83d", "eyes": "blue"}
+    _write_table(tmp_path / "set", rows)
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0)
+    assert {tuple(row) for row in written["rows"]} == {("file_name", "text", "split", "source", "hair", "eyes")}
+    assert (written["rows"][0]["hair"], written["rows"][0]["eyes"], written["rows"][1]["text"]) == ("red", "", "é")
+    assert "theirs" not in {*written["rows"][0].values()}
+
+
+def test_long_captions_are_counted(tmp_path: Path) -> None:
+    rows = _folder(tmp_path / "set", 5)
+    rows[2]["text"] = "a man " * 50
+    _write_table(tmp_path / "set", rows)
+    metrics = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0)["metrics"]
+    assert (metrics["captions.truncated"], metrics["tokens.max"]) == (1, 102)

@@ -1,0 +1,270 @@
+"""Each source gives its entries in a fixed order; what is wrong with one is said of that one alone."""
+
+import json
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from naruto_add.data.sources import Drawing, Entry, Reject, open_source
+from naruto_add.params import Ingest
+from naruto_add.runtime import StageError
+
+_PARAMS = Ingest(
+    source="folder",
+    path="none",
+    hub_dataset="",
+    revision="",
+    image_column="image",
+    caption_column="text",
+    num_images=0,
+    seed=0,
+    min_side_px=8,
+    max_megapixels=1.0,
+    max_rejected=0.5,
+    crop="center",
+    duplicate_distance=4,
+    validation_fraction=0.1,
+    test_fraction=0.2,
+)
+
+
+def _entries(source: str, path: Path, **changes: Any) -> list[Entry | Reject]:
+    opened = open_source(
+        _PARAMS.model_copy(update={"source": source, "path": str(path), "hub_dataset": str(path), **changes})
+    )
+    entries = list(opened.entries)
+    assert opened.num_entries == len(entries)
+    return entries
+
+
+def _reasons(entries: list[Entry | Reject]) -> dict[str, str]:
+    return {entry.name: entry.reason if isinstance(entry, Reject) else "taken" for entry in entries}
+
+
+def _picture(path: Path, color: str = "red") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), color).save(path)
+    return path
+
+
+def _png(color: str) -> bytes:
+    stream = BytesIO()
+    Image.new("RGB", (16, 16), color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _jsonl(folder: Path, *rows: Any) -> Path:
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_shinobi_are_drawn_by_number_and_seed() -> None:
+    entries = _entries("shinobi", Path(), num_images=3, seed=9)
+    assert [entry.picture for entry in entries if isinstance(entry, Entry)] == [
+        Drawing(index=i, seed=9) for i in range(3)
+    ]
+
+
+def test_a_folder_with_metadata_jsonl(tmp_path: Path) -> None:
+    _picture(tmp_path / "sub/a.png")
+    (entry,) = _entries("folder", _jsonl(tmp_path, {"file_name": "sub/a.png", "text": "a man", "hair": "red", "n": 3}))
+    assert entry == Entry(
+        name="sub/a.png",
+        picture=(tmp_path / "sub/a.png").resolve(),
+        caption="a man",
+        attributes={"hair": "red", "n": "3"},
+    )
+
+
+def test_a_folder_with_metadata_csv(tmp_path: Path) -> None:
+    for name in "ab":
+        _picture(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.csv").write_bytes(
+        '\ufefffile_name,caption,hair\r\na.png,"a man,\u2028tall",red\r\nb.png\r\n'.encode()
+    )
+    first, second = _entries("folder", tmp_path, caption_column="caption")
+    assert isinstance(first, Entry)
+    assert (first.caption, first.attributes) == ("a man,\u2028tall", {"hair": "red"})
+    assert isinstance(second, Entry)
+    assert second.caption is None
+
+
+def test_a_folder_with_texts_beside_its_pictures(tmp_path: Path) -> None:
+    for name in ("b.PNG", "sub/a.jpg", "lost.png", "bad.png", ".hidden.png", ".cache/c.png"):
+        _picture(tmp_path / name)
+    (tmp_path / "b.txt").write_text("a man")
+    (tmp_path / "sub/a.txt").write_text("\ufeffétude", "utf-8")
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "README.md").write_text("no picture")
+    entries = _entries("folder", tmp_path)
+    assert _reasons(entries) == {
+        "b.PNG": "taken",
+        "bad.png": "no_caption",
+        "lost.png": "no_caption",
+        "sub/a.jpg": "taken",
+    }
+    assert [entry.caption for entry in entries if isinstance(entry, Entry)] == ["a man", "étude"]
+
+
+def test_rows_that_lead_nowhere_or_elsewhere(tmp_path: Path) -> None:
+    outside, folder = _picture(tmp_path / "secret.png"), tmp_path / "set"
+    _picture(folder / "a.png")
+    (folder / "link.png").symlink_to(outside)
+    (folder / "inner.png").symlink_to(folder / "a.png")
+    (folder / "circle.png").symlink_to(folder / "circle.png")
+    (folder / "linked").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe.png")
+    names = {
+        "a.png": "taken",
+        "inner.png": "taken",
+        "./a.png": "taken",
+        "../secret.png": "path_escape",
+        str(outside): "path_escape",
+        "/etc/passwd": "path_escape",
+        "link.png": "path_escape",
+        "linked/secret.png": "path_escape",
+        "circle.png": "missing_file",
+        "pipe.png": "missing_file",
+        "none.png": "missing_file",
+        ".": "missing_file",
+        "nul\0.png": "missing_file",
+        "x" * 5000: "missing_file",
+    }
+    rows = [{"file_name": name, "text": "a man"} for name in names]
+    assert _reasons(_entries("folder", _jsonl(folder, *rows))) == names
+
+
+def test_links_out_of_a_folder_of_texts(tmp_path: Path) -> None:
+    outside, folder = _picture(tmp_path / "else/secret.png"), tmp_path / "set"
+    (tmp_path / "else/secret.txt").write_text("a secret")
+    for name in ("a", "b"):
+        _picture(folder / f"{name}.png")
+    (folder / "a.txt").write_text("a man")
+    (folder / "b.txt").symlink_to(tmp_path / "else/secret.txt")
+    (folder / "c.png").symlink_to(outside)
+    (folder / "linked").symlink_to(tmp_path / "else")
+    escapes = dict.fromkeys(("b.png", "c.png", "linked"), "path_escape")
+    assert _reasons(_entries("folder", folder)) == {"a.png": "taken", **escapes}
+
+
+def test_bad_rows_and_unlisted_pictures_are_reported(tmp_path: Path) -> None:
+    for name in ("a.png", "extra.png"):
+        _picture(tmp_path / name)
+    good = json.dumps({"file_name": "a.png", "text": "a man"})
+    lines = [good, "{broken", "[1]", "", '{"text": "nameless"}', '{"file_name": 3, "text": "numbered"}', "[" * 100_000]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    reasons = [(entry.name, entry.reason) for entry in _entries("folder", tmp_path) if isinstance(entry, Reject)]
+    assert reasons == [
+        ("metadata.jsonl:2", "bad_row"),
+        ("metadata.jsonl:3", "bad_row"),
+        ("metadata.jsonl", "bad_row"),
+        ("metadata.jsonl", "bad_row"),
+        ("metadata.jsonl:7", "bad_row"),
+        ("extra.png", "no_caption"),
+    ]
+
+
+@pytest.mark.parametrize(("content", "message"), [("", "holds no"), ("{}", "file_name"), ("[]", "file_name")])
+def test_useless_tables_are_errors(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(content)
+    with pytest.raises(StageError, match=rf"ingest\.path: .*({message}|has no column)"):
+        _entries("folder", tmp_path)
+
+
+def test_a_missing_caption_column_names_the_parameter_and_the_choices(tmp_path: Path) -> None:
+    _picture(tmp_path / "a.png")
+    _jsonl(tmp_path, {"file_name": "a.png", "prompt": "a man"})
+    with pytest.raises(StageError, match=r"ingest\.caption_column: .* no column 'text'; it has file_name, prompt"):
+        _entries("folder", tmp_path)
+
+
+def test_folders_that_cannot_be_used_name_the_parameter(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"ingest\.path: '.*none' is not a folder"):
+        _entries("folder", tmp_path / "none")
+    _picture(tmp_path / "a.png")
+    with pytest.raises(StageError, match=r"ingest\.path: .* has no captioned pictures; it needs metadata\.jsonl"):
+        _entries("folder", tmp_path)
+    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\n\xff.png,a\n")
+    with pytest.raises(StageError, match=r"ingest\.path: .* is not UTF-8"):
+        _entries("folder", tmp_path)
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"unended')
+    with pytest.raises(StageError, match=r"ingest\.path: .* is not CSV"):
+        _entries("folder", tmp_path)
+    _jsonl(tmp_path)
+    with pytest.raises(StageError, match=r"ingest\.path: .* holds both metadata\.jsonl and metadata\.csv"):
+        _entries("folder", tmp_path)
+
+
+def test_parquet_rows_hold_bytes_or_paths(tmp_path: Path) -> None:
+    _picture(tmp_path / "set/b.png")
+    _picture(tmp_path / "secret.png")
+    images: list[Any] = [{"bytes": _png("red"), "path": "a.png"}, {"bytes": None, "path": "b.png"}]
+    images += [{"bytes": None, "path": "../secret.png"}, {"bytes": None, "path": None}, None]
+    columns = {"image": images, "text": list("abcde"), "hair": list("vwxyz"), "other": [b"1"] * 5}
+    pq.write_table(pa.table(columns), tmp_path / "set/train.parquet")
+    entries = _entries("parquet", tmp_path / "set")
+    first = entries[0]
+    assert first == Entry(name="train.parquet:0", picture=_png("red"), caption="a", attributes={"hair": "v"})
+    assert list(_reasons(entries).values()) == ["taken", "taken", "path_escape", "missing_file", "missing_file"]
+
+
+def test_parquet_files_are_read_in_order_and_plain_bytes_are_pictures(tmp_path: Path) -> None:
+    for number in (1, 0):
+        table = pa.table({"picture": [_png("red")] * 100, "text": [f"{number} {i}" for i in range(100)]})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    entries = _entries("parquet", tmp_path, image_column="picture")
+    assert [entry.caption for entry in entries if isinstance(entry, Entry)] == [
+        f"{number} {i}" for number in (0, 1) for i in range(100)
+    ]
+    assert len(_entries("parquet", tmp_path / "0.parquet", image_column="picture")) == 100
+
+
+def test_parquet_that_cannot_be_used_names_the_parameter(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"ingest\.path: .* is no file or folder"):
+        _entries("parquet", tmp_path / "none")
+    with pytest.raises(StageError, match=r"ingest\.path: .* holds no \.parquet file"):
+        _entries("parquet", tmp_path)
+    pq.write_table(pa.table({"image": [b""], "prompt": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(StageError, match=r"ingest\.caption_column: .* no column 'text'; it has image, prompt"):
+        _entries("parquet", tmp_path)
+    with pytest.raises(StageError, match=r"ingest\.image_column: .* no column 'picture'"):
+        _entries("parquet", tmp_path, image_column="picture")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 broken PAR1")
+    with pytest.raises(StageError, match=r"ingest\.path: .* is not a parquet file"):
+        _entries("parquet", tmp_path)
+
+
+def test_num_images_takes_the_first_and_says_how_many_it_left(tmp_path: Path) -> None:
+    for name in "abcde":
+        _picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name)
+    params = _PARAMS.model_copy(update={"path": str(tmp_path), "num_images": 2})
+    source = open_source(params)
+    assert (source.num_entries, source.num_left_out) == (2, 3)
+    assert [entry.name for entry in source.entries] == ["a.png", "b.png"]
+
+
+@pytest.mark.slow
+def test_hub_data_sets_come_through_the_datasets_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library reads a folder as it reads a repository; the hub itself is out of a test's reach."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    images = [{"bytes": _png(color), "path": None} for color in ("red", "blue")]
+    (tmp_path / "repo/data").mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = datasets.Dataset.from_dict({"image": images, "text": ["a", "b"], "hair": ["x", "y"]})
+        rows.cast_column("image", datasets.Image()).to_parquet(tmp_path / f"repo/data/{split}-0.parquet")
+    entries = _entries("hub", tmp_path / "repo", revision="0" * 40)
+    assert entries[0] == Entry(name="train:0", picture=_png("red"), caption="a", attributes={"hair": "x"})
+    assert [entry.name for entry in entries] == ["train:0", "train:1", "test:0", "test:1"]
+    with pytest.raises(StageError, match=r"ingest\.caption_column: .* no column 'prompt'"):
+        _entries("hub", tmp_path / "repo", revision="0" * 40, caption_column="prompt")
+    with pytest.raises(StageError, match=r"ingest\.hub_dataset: .*ingest\.revision '0+' cannot be loaded"):
+        _entries("hub", tmp_path / "none", revision="0" * 40)

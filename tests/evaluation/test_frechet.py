@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from cleanfid import fid
+from numpy.typing import NDArray
+
+from naruto_add.evaluation.frechet import frechet_distance, kernel_distance, kernel_interval
+
+Features = NDArray[np.float64]
+
+
+def _gaussian(num: int, size: int, *, seed: int) -> Features:
+    return np.random.default_rng(seed).standard_normal((num, size))
+
+
+def _exact_gaussian(mean: Features, scale: Features, *, seed: int) -> Features:
+    """A sample whose own mean and covariance are exactly `mean` and diag(scale ** 2)."""
+    sample = _gaussian(64, len(mean), seed=seed)
+    sample -= sample.mean(axis=0)
+    sample @= np.linalg.inv(np.linalg.cholesky(np.cov(sample, rowvar=False))).T
+    return mean + scale * sample
+
+
+@pytest.mark.parametrize("num", [10, 200])
+def test_set_against_itself_is_zero(num: int) -> None:
+    features = _gaussian(num, 32, seed=0)
+
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-10)
+
+
+def test_shifted_gaussian_gives_the_squared_shift() -> None:
+    features = _gaussian(40, 64, seed=0)
+    shift = np.linspace(-1, 2, 64)
+
+    assert frechet_distance(features + shift, features) == pytest.approx(shift @ shift, rel=1e-9)
+
+
+def test_diagonal_gaussians_give_the_closed_form() -> None:
+    mean, scale = np.array([1.0, -2.0, 0.5]), np.array([0.5, 1.0, 3.0])
+    features = _exact_gaussian(mean, scale, seed=0)
+    reference = _exact_gaussian(np.zeros(3), np.ones(3), seed=1)
+
+    expected = mean @ mean + ((scale - 1) ** 2).sum()
+
+    assert frechet_distance(features, reference) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_frechet_distance_equals_clean_fids() -> None:
+    features, reference = 1.3 * _gaussian(400, 16, seed=0) + 0.2, _gaussian(300, 16, seed=1)
+
+    assert frechet_distance(features, reference) == pytest.approx(fid.fid_from_feats(features, reference), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_frechet_distance_of_few_pictures_equals_clean_fids_to_its_precision() -> None:
+    features, reference = 1.3 * _gaussian(12, 48, seed=0), _gaussian(20, 48, seed=1)
+
+    assert frechet_distance(features, reference) == pytest.approx(fid.fid_from_feats(features, reference), abs=1e-4)
+
+
+def test_kernel_distance_equals_clean_fids() -> None:
+    features, reference = 1.3 * _gaussian(50, 16, seed=0), _gaussian(50, 16, seed=1)
+
+    expected = fid.kernel_distance(reference, features, num_subsets=3)  # whole sets, so its draws do not matter
+
+    assert kernel_distance(features, reference) == pytest.approx(expected, abs=1e-6)
+
+
+def test_kernel_distance_of_one_distribution_is_zero_on_average() -> None:
+    distances = [kernel_distance(_gaussian(30, 8, seed=2 * i), _gaussian(40, 8, seed=2 * i + 1)) for i in range(60)]
+
+    error = np.std(distances) / np.sqrt(len(distances))
+
+    assert abs(np.mean(distances)) < 4 * error
+    assert min(distances) < 0
+
+
+def test_interval_holds_the_distance_and_repeats() -> None:
+    features, reference = _gaussian(60, 16, seed=0) + 0.5, _gaussian(80, 16, seed=1)
+
+    low, high = kernel_interval(features, reference, seed=0)
+
+    assert low < kernel_distance(features, reference) < high
+    assert (low, high) == kernel_interval(features, reference, seed=0)
+
+
+def test_interval_covers_the_true_distance() -> None:
+    """Of 60 intervals for a distance that a large sample tells, at most 8 may miss it."""
+    shift = 0.7
+    truth = kernel_distance(_gaussian(2000, 8, seed=0) + shift, _gaussian(2000, 8, seed=1))
+    intervals = [
+        kernel_interval(_gaussian(50, 8, seed=10 + i) + shift, _gaussian(70, 8, seed=1000 + i), seed=i)
+        for i in range(60)
+    ]
+
+    assert sum(not low <= truth <= high for low, high in intervals) <= 8

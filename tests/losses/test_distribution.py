@@ -1,0 +1,40 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from naruto_add.losses.distribution import sliced_distance
+
+
+@pytest.fixture
+def latents() -> Tensor:
+    noise = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    return F.avg_pool2d(noise, 3, stride=1, padding=1) * 3
+
+
+def test_of_a_set_to_itself_is_zero_in_any_order(latents: Tensor) -> None:
+    assert sliced_distance(latents, latents).item() == 0
+    assert sliced_distance(latents.flip(0), latents).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_of_a_shift_grows_linearly(latents: Tensor) -> None:
+    """Sorted projections of a shifted set differ by the shift's own projection, whatever the set."""
+    once, twice = (sliced_distance(latents + shift, latents).item() for shift in (0.5, 1.0))
+    assert twice == pytest.approx(2 * once, rel=1e-5)
+
+
+def test_sees_blur_that_a_squared_error_rewards(latents: Tensor) -> None:
+    other = latents.flip(0)
+    blurred = F.avg_pool2d(latents, 3, stride=1, padding=1)
+    assert F.mse_loss(blurred, latents) < F.mse_loss(other, latents)
+    assert sliced_distance(blurred, latents) > 10 * sliced_distance(other, latents)
+
+
+def test_sees_one_repeated_picture(latents: Tensor) -> None:
+    repeated = latents[:1].expand_as(latents)
+    assert sliced_distance(repeated, latents) > 1.5 * sliced_distance(latents[:8], latents[8:])
+
+
+def test_does_not_depend_on_the_scale_of_both(latents: Tensor) -> None:
+    blurred = F.avg_pool2d(latents, 3, stride=1, padding=1)
+    torch.testing.assert_close(sliced_distance(blurred * 7, latents * 7), sliced_distance(blurred, latents))

@@ -1,0 +1,184 @@
+"""Block removal: BK-SDM's published sizes, the copy map, that plain diffusers loads the result, and the gate."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from naruto_add.models.student import (
+    Architecture,
+    check_can_sample,
+    matching_blocks,
+    num_parameters,
+    recorded_outputs,
+    shrink_unet,
+    student_config,
+)
+from naruto_add.runtime import StageError
+
+REMOVING: tuple[Architecture, ...] = ("bk_base", "bk_small", "bk_tiny")
+ARCHITECTURES: tuple[Architecture, ...] = (*REMOVING, "none")
+
+SD15_UNET = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
+
+
+def _unet(num_levels: int, seed: int = 0) -> UNet2DConditionModel:
+    inner = num_levels - 1
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D",) * inner + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * inner,
+        block_out_channels=(8,) + (16,) * inner,
+        layers_per_block=2,
+        attention_head_dim=2,
+        cross_attention_dim=12,
+        norm_num_groups=4,
+    )
+
+
+def _predict(unet: UNet2DConditionModel) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    noisy_latents = torch.randn(2, 4, 8, 8, generator=generator)
+    prompt_embeds = torch.randn(2, 7, 12, generator=generator)
+    return unet(noisy_latents, torch.tensor([10, 900]), prompt_embeds).sample
+
+
+@pytest.fixture(scope="module", params=[3, 4])
+def teacher_unet(request: pytest.FixtureRequest) -> UNet2DConditionModel:
+    return _unet(request.param).requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [("none", 859_520_964), ("bk_base", 579_384_964), ("bk_small", 482_346_884), ("bk_tiny", 323_384_964)],
+)
+def test_sizes_on_sd15_are_the_published_ones(architecture: Architecture, expected: int) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(student_config(SD15_UNET, architecture))
+    assert num_parameters(unet) == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_student_shares_no_storage_and_can_learn(
+    teacher_unet: UNet2DConditionModel, architecture: Architecture
+) -> None:
+    student = shrink_unet(teacher_unet, architecture)
+    theirs = {weight.untyped_storage().data_ptr() for weight in teacher_unet.state_dict().values()}
+    assert not theirs & {weight.untyped_storage().data_ptr() for weight in student.state_dict().values()}
+    assert all(weight.requires_grad and weight.dtype == torch.float32 for weight in student.parameters())
+    _predict(student).square().mean().backward()
+    assert all(weight.grad is not None for weight in student.parameters())
+    assert all(weight.grad is None for weight in teacher_unet.parameters())
+
+
+@pytest.mark.parametrize("architecture", REMOVING)
+def test_weights_come_from_where_bk_sdm_takes_them(
+    teacher_unet: UNet2DConditionModel, architecture: Architecture
+) -> None:
+    student, teacher = shrink_unet(teacher_unet, architecture).state_dict(), teacher_unet.state_dict()
+    up = 1 if architecture == "bk_tiny" else 0
+    expected = {
+        "conv_in.weight": "conv_in.weight",
+        "time_embedding.linear_1.weight": "time_embedding.linear_1.weight",
+        "down_blocks.1.resnets.0.conv1.weight": "down_blocks.1.resnets.0.conv1.weight",
+        "down_blocks.0.downsamplers.0.conv.weight": "down_blocks.0.downsamplers.0.conv.weight",
+        "up_blocks.1.resnets.0.conv1.weight": f"up_blocks.{up + 1}.resnets.0.conv1.weight",
+        "up_blocks.1.resnets.1.conv1.weight": f"up_blocks.{up + 1}.resnets.2.conv1.weight",
+        "up_blocks.1.attentions.0.proj_in.weight": f"up_blocks.{up + 1}.attentions.0.proj_in.weight",
+        "up_blocks.1.attentions.1.proj_in.weight": f"up_blocks.{up + 1}.attentions.2.proj_in.weight",
+        "up_blocks.0.upsamplers.0.conv.weight": f"up_blocks.{up}.upsamplers.0.conv.weight",
+        "conv_out.weight": "conv_out.weight",
+    }
+    for student_name, teacher_name in expected.items():
+        assert torch.equal(student[student_name], teacher[teacher_name]), student_name
+    assert not any(".resnets.2." in name or "down_blocks.0.resnets.1." in name for name in student)
+    assert any(name.startswith("mid_block") for name in student) == (architecture == "bk_base")
+
+
+def test_none_is_the_teacher_itself_but_not_the_same_object(teacher_unet: UNet2DConditionModel) -> None:
+    student = shrink_unet(teacher_unet, "none")
+    assert torch.equal(_predict(student.eval()), _predict(teacher_unet))
+    with torch.no_grad():
+        student.conv_in.weight.add_(1)
+    assert not torch.equal(_predict(student), _predict(teacher_unet))
+
+
+@pytest.mark.parametrize("architecture", REMOVING)
+def test_student_survives_saving_and_loading(
+    teacher_unet: UNet2DConditionModel, architecture: Architecture, tmp_path: Path
+) -> None:
+    student = shrink_unet(teacher_unet, architecture).eval()
+    student.save_pretrained(tmp_path)
+    loaded = UNet2DConditionModel.from_pretrained(tmp_path).eval()
+    assert all(torch.equal(weight, student.state_dict()[name]) for name, weight in loaded.state_dict().items())
+    torch.testing.assert_close(_predict(loaded), _predict(student))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_matching_blocks_have_one_shape_and_cover_every_up_block(
+    teacher_unet: UNet2DConditionModel, architecture: Architecture
+) -> None:
+    student = shrink_unet(teacher_unet, architecture)
+    pairs = matching_blocks(student, teacher_unet)
+    with recorded_outputs(student, [mine for mine, _ in pairs]) as ours:
+        _predict(student)
+    with recorded_outputs(teacher_unet, [its for _, its in pairs]) as theirs:
+        _predict(teacher_unet)
+    assert all(ours[mine].shape == theirs[its].shape for mine, its in pairs)
+    assert sum(mine.startswith("up_blocks") for mine, _ in pairs) == len(student.up_blocks)
+    assert len(pairs) == 2 * len(student.down_blocks) + (student.mid_block is not None)
+
+
+def test_recording_stops_with_the_block(teacher_unet: UNet2DConditionModel) -> None:
+    with recorded_outputs(teacher_unet, ["mid_block"]) as outputs:
+        pass
+    _predict(teacher_unet)
+    assert outputs == {}
+
+
+def test_per_level_lists_lose_their_deepest_entry() -> None:
+    config = student_config({**SD15_UNET, "attention_head_dim": (5, 10, 20, 40)}, "bk_tiny")
+    assert config["attention_head_dim"] == (5, 10, 20)
+    assert config["up_block_types"] == ("CrossAttnUpBlock2D",) * 3
+    assert config["block_out_channels"] == (320, 640, 1280)
+
+
+def test_a_teacher_with_nothing_to_remove_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"student\.architecture: bk_base"):
+        student_config({**SD15_UNET, "layers_per_block": 1}, "bk_base")
+    with pytest.raises(ValueError, match="block_out_channels"):
+        student_config({**SD15_UNET, "block_out_channels": (320, 640, 960, 1280)}, "bk_tiny")
+
+
+def test_gate_lets_a_better_than_constant_student_through() -> None:
+    x0_teacher = torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    constant = x0_teacher.mean(dim=0)
+    halfway = (x0_teacher + constant) / 2
+    assert check_can_sample(x0_teacher, x0_teacher, constant=constant) == 0
+    assert check_can_sample(halfway, x0_teacher, constant=constant) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("fault", ["constant", "unrelated", "noise", "not finite"])
+def test_gate_refuses_a_student_that_cannot_sample(fault: str) -> None:
+    x0_teacher = torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    constant = x0_teacher.mean(dim=0)
+    x0_student = {
+        "constant": constant.expand_as(x0_teacher),
+        "unrelated": x0_teacher.roll(1, dims=0),
+        "noise": 3 * torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(1)),
+        "not finite": x0_teacher * float("nan"),
+    }[fault]
+    with pytest.raises(StageError, match=r"the student cannot sample: .* raise student\.num_steps"):
+        check_can_sample(x0_student, x0_teacher, constant=constant)

@@ -1,0 +1,145 @@
+"""Every mistake in params.yaml is named by its dotted key before any work is done."""
+
+import copy
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from naruto_add.params import ParamsError, load_params, parse_params, trailing_timesteps
+
+ROOT = Path(__file__).parent.parent
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+
+
+@pytest.fixture
+def mini() -> Any:
+    return _read(ROOT / "profiles" / "mini.yaml")
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_profiles_are_valid(path: Path) -> None:
+    load_params(path)
+
+
+def test_profiles_have_the_same_keys(mini: Any) -> None:
+    for path in PROFILES:
+        assert _keys(_read(path)) == _keys(mini), path
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_every_key_has_a_comment(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if re.match(r"\s*[a-z][a-z_0-9]*:", line)]
+    assert [line for line in lines if "# " not in line] == []
+
+
+def test_params_as_committed_are_mini() -> None:
+    """What Git holds, whatever is being tried in the working tree."""
+    shown = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True)
+    committed = subprocess.run(["git", "show", "HEAD:profiles/mini.yaml"], cwd=ROOT, capture_output=True)
+    if shown.returncode:
+        pytest.skip("no Git repository with a params.yaml")
+    assert shown.stdout == committed.stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("add.adv_weight", -0.1, "add.adv_weight: -0.1"),
+        ("add.adv_weight", float("nan"), "add.adv_weight: nan"),
+        ("add.adv_weight", float("inf"), "add.adv_weight: inf"),
+        ("add.adv_weight", "0.1", "add.adv_weight: '0.1'"),
+        ("add.adv_weight", None, "add.adv_weight: None"),
+        ("add.adv_weight", True, "add.adv_weight: True"),
+        ("add.num_steps", 1.5, "add.num_steps: 1.5"),
+        ("add.num_steps", 0, "add.num_steps: 0"),
+        ("add.typo", 1, "add.typo: 1 is not a parameter"),
+        ("typo", {}, "typo: {} is not a parameter"),
+        ("add", [], "add: []"),
+        ("teacher.lora_rank", 0, "teacher.lora_rank: 0"),
+        ("teacher.learning_rate", 2.0, "teacher.learning_rate: 2.0"),
+        ("teacher.validation_prompts", [], "teacher.validation_prompts: []"),
+        ("teacher.prompt_template", "no caption", "teacher.prompt_template: 'no caption' must hold {caption}"),
+        ("student.architecture", "bk_huge", "student.architecture: 'bk_huge'"),
+        ("base.resolution_px", 65, "base.resolution_px: 65"),
+        ("ingest.source", "web", "ingest.source: 'web'"),
+        ("ingest.source", "hub", "ingest.hub_dataset: '' names nothing; ingest.source hub needs a data set"),
+        ("ingest.path", "", "ingest.path: ''"),
+        ("ingest.max_rejected", 1.5, "ingest.max_rejected: 1.5"),
+        ("ingest.test_fraction", 0.49, None),
+        ("add.timesteps", [1200, 749, 499, 249], "add.timesteps: 1200 is not below num_train_timesteps (1000)"),
+        ("add.timesteps", [999, 700, 400, 100], "use [999, 749, 499, 249]"),
+        ("add.timesteps", [999, 499], None),
+    ],
+)
+def test_values_are_checked(mini: Any, key: str, value: Any, message: str | None) -> None:
+    changed = _with(mini, key, value)
+    if message is None:
+        parse_params(changed)
+        return
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        parse_params(changed)
+
+
+def test_every_key_is_needed(mini: Any) -> None:
+    for key in _keys(mini):
+        section, _, name = key.partition(".")
+        changed = copy.deepcopy(mini)
+        del (changed[section] if name else changed)[name or section]
+        with pytest.raises(ParamsError, match=re.escape(f"{key}: missing")):
+            parse_params(changed)
+
+
+def test_all_mistakes_are_told_at_once(mini: Any) -> None:
+    changed = _with(_with(mini, "add.num_steps", 0), "teacher.lora_rank", "many")
+    with pytest.raises(ParamsError, match=r"(?s)teacher\.lora_rank.*add\.num_steps"):
+        parse_params(changed)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "add: {", "\x00"])
+def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(content)
+    with pytest.raises(ParamsError):
+        load_params(path)
+
+
+def test_missing_file_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"no such file; copy a profile"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_numbers_as_dvc_writes_them_stay_numbers(tmp_path: Path) -> None:
+    """`-S add.r1_weight=1e-6` is written as 1e-06, which YAML 1.1 reads as text."""
+    text = (ROOT / "profiles" / "mini.yaml").read_text()
+    path = tmp_path / "params.yaml"
+    path.write_text(re.sub(r"r1_weight: \S+", "r1_weight: 1e-06", text))
+    assert load_params(path).add.r1_weight == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "timesteps"), [(1, [999]), (2, [999, 499]), (4, [999, 749, 499, 249]), (3, [999, 666, 332])]
+)
+def test_trailing_timesteps(num_steps: int, timesteps: list[int]) -> None:
+    assert trailing_timesteps(num_steps) == timesteps
+
+
+def _read(path: Path) -> Any:
+    return YAML(typ="safe").load(path)
+
+
+def _keys(values: Any) -> list[str]:
+    return [key for name, section in values.items() for key in (name, *(f"{name}.{inner}" for inner in section))]
+
+
+def _with(values: Any, key: str, value: Any) -> Any:
+    changed = copy.deepcopy(values)
+    section, _, name = key.partition(".")
+    if name:
+        changed[section][name] = value
+    else:
+        changed[section] = value
+    return changed

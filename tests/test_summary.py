@@ -1,0 +1,44 @@
+"""The summary shows every subject's figures in columns and only places that exist."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from naruto_add import paths
+from naruto_add.model_card import metrics_table
+from naruto_add.summary import main, summary
+
+METRICS = {
+    "teacher.fd_lite1": 12.3456789,
+    "distilled.fd_lite1": 13.5,
+    "teacher.latency_ms": 1500.25,
+    "distilled.latency_ms": 31.5,
+    "distilled.num_parameters": 4_200_000,
+    "real.fd_lite1": 2.0,
+}
+
+
+def test_table_has_a_column_for_every_subject() -> None:
+    assert metrics_table(METRICS).splitlines() == [
+        "| metric | teacher | distilled |",
+        "|---|---:|---:|",
+        "| fd_lite1 | 12.35 | 13.5 |",
+        "| latency_ms | 1500 | 31.5 |",
+        "| num_parameters |  | 4,200,000 |",
+    ]
+
+
+def test_summary_names_places_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / paths.EVALUATE_METRICS).parent.mkdir(parents=True)
+    (tmp_path / paths.EVALUATE_METRICS).write_text(json.dumps(METRICS))
+    text = summary(tmp_path)
+    assert "latency_ms         1500       31.5" in text
+    assert "metrics/evaluate.json" in text
+    assert "models/export" not in text
+
+
+def test_before_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="run the pipeline first"):
+        main()

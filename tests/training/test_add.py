@@ -1,0 +1,561 @@
+"""Adversarial diffusion distillation on a random tiny pipeline.
+
+The predecessor's faults that this part could repeat are numbered as in the algorithm notes: `fault_1` ... `fault_9`.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from naruto_add.data.dataset import load_pixels, load_split
+from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, load_pipeline_folder, load_unet
+from naruto_add.diffusion.noise import alphas_cumprod, noise_pred_from_x0
+from naruto_add.diffusion.sampling import guided_noise_pred, sample_latents, student_sampler
+from naruto_add.params import Add, Params, Sampling, load_params
+from naruto_add.runtime import StageError
+from naruto_add.training import add_run, loop
+from naruto_add.training.add import distill, training_precision
+from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
+from naruto_add.training.add_run import AddRun, adv_weight_at
+from naruto_add.training.loop import run_steps
+from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
+
+TEMPLATE = "ninja style, {caption}"
+PROFILE: Params = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
+SMALL = {
+    "num_steps": 4,
+    "batch_size": 6,
+    "discriminator_width": 8,
+    "adv_start_steps": 0,
+    "adv_ramp_steps": 0,
+    "warmup_steps": 0,
+    "validation_every_steps": 2,
+}
+
+
+def add_params(**values: Any) -> Add:
+    return Add.model_validate({**PROFILE.add.model_dump(), **SMALL, **values})
+
+
+def sampling(**values: Any) -> Sampling:
+    return Sampling.model_validate({**PROFILE.sampling.model_dump(), **values})
+
+
+@pytest.fixture(scope="module")
+def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    draw_pool(
+        load_pipeline_folder(tiny_pipeline_dir, precision="fp32"),
+        prompts=pool_prompts(tiny_dataset_dir, TEMPLATE),
+        size=16,
+        num_steps=2,
+        guidance_scale=3.0,
+        seed=0,
+        path=folder / "pool.safetensors",
+        checkpoint_dir=folder,
+    )
+    return folder / "pool.safetensors"
+
+
+@pytest.fixture(scope="module")
+def student_dir(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student that is close to the teacher, but not the teacher."""
+    student = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for item in student.parameters():
+            item.mul_(1 + 0.05 * torch.randn(item.shape, generator=generator))
+    folder = tmp_path_factory.mktemp("student")
+    student.save_pretrained(folder)
+    return folder
+
+
+class Build:
+    """Makes runs that start alike."""
+
+    def __init__(
+        self, bundle: ModelBundle, *, student_dir: Path, pool_path: Path, dataset_dir: Path, tmp: Path
+    ) -> None:
+        self.bundle, self.student_dir, self.pool_path, self.dataset_dir = bundle, student_dir, pool_path, dataset_dir
+        self.tmp = tmp
+
+    def data(self, params: Add) -> AddData:
+        return load_data(
+            self.bundle,
+            load_pool(self.pool_path),
+            params=params,
+            prompt_template=TEMPLATE,
+            dataset_dir=self.dataset_dir,
+            cache_dir=self.tmp / params.real_source,
+        )
+
+    def run(self, params: Add, *, scheduler: str = "ddim", data: AddData | None = None) -> AddRun:
+        student = load_unet(self.student_dir, precision="fp32").requires_grad_(True)
+        return AddRun(
+            self.bundle,
+            student,
+            data=data or self.data(params),
+            params=params,
+            sampling=sampling(student_scheduler=scheduler),
+            precision="fp32",
+        )
+
+
+@pytest.fixture
+def build(
+    tiny_bundle: ModelBundle, student_dir: Path, pool_path: Path, tiny_dataset_dir: Path, tmp_path: Path
+) -> Build:
+    return Build(
+        tiny_bundle, student_dir=student_dir, pool_path=pool_path, dataset_dir=tiny_dataset_dir, tmp=tmp_path / "cache"
+    )
+
+
+def weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: item.detach().clone() for name, item in module.state_dict().items()}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Bit for bit, in nested state dicts."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+def no_gradient(module: torch.nn.Module) -> bool:
+    return all(item.grad is None for item in module.parameters())
+
+
+def x0_of(run: AddRun, batch: Batch) -> Tensor:
+    timesteps = torch.tensor(run.params.timesteps)[batch.step_index]
+    return run.predict_x0(run.student_inputs(batch), timesteps, batch.prompt_embeds)
+
+
+# The student and the teacher
+
+
+def test_fault_1_the_student_is_another_object_and_the_teacher_stays_bit_identical(build: Build) -> None:
+    run = build.run(add_params())
+    shared = {item.data_ptr() for item in run.student.parameters()} & {
+        item.data_ptr() for item in build.bundle.unet.parameters()
+    }
+    teacher, student = weights(build.bundle.unet), weights(run.student)
+    for step in range(3):
+        run.train_step(step)
+    assert not shared
+    assert same(weights(build.bundle.unet), teacher)
+    assert all(not torch.equal(item, student[name]) for name, item in run.student.named_parameters())
+
+
+def test_fault_2_the_adversarial_loss_reaches_the_student_and_nothing_else(build: Build) -> None:
+    run = build.run(add_params())
+    batch = draw_batch(run.data, run.params, step=0)
+    features = run.judged_features(x0_of(run, batch), batch.prompt_embeds, batch)
+    run.adversarial_loss(features, batch.pooled).backward()
+    assert all(item.grad is not None and item.grad.any() for item in run.student.conv_out.parameters())
+    assert sum(item.grad is not None and bool(item.grad.any()) for item in run.student.parameters()) > 100
+    assert no_gradient(build.bundle.unet)
+    assert no_gradient(run.discriminator)
+
+
+def test_fault_2_every_fake_gets_its_own_gradient(build: Build) -> None:
+    run = build.run(add_params())
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = batch.x0.clone().requires_grad_()
+    run.adversarial_loss(run.judged_features(x0, batch.prompt_embeds, batch), batch.pooled).backward()
+    assert x0.grad is not None and x0.grad.flatten(1).any(dim=1).all()
+
+
+def test_fault_3_the_teacher_is_called_with_guidance(build: Build) -> None:
+    run = build.run(add_params(renoised_fraction=0.5))
+    sizes: list[int] = []
+    build.bundle.unet.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0_teacher = run.teacher_x0(batch.x0[:3], batch)
+    assert sizes == [2 * 3]  # conditional and unconditional in one batch
+    bar = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].view(-1, 1, 1, 1)
+    noisy = bar.sqrt() * batch.x0[:3] + (1 - bar).sqrt() * batch.renoised_noise
+    unguided, guided = (
+        guided_noise_pred(
+            build.bundle.unet,
+            noisy,
+            batch.renoised_timesteps,
+            prompt_embeds=batch.prompt_embeds[:3],
+            negative_embeds=run.data.prompt_embeds[:1],
+            guidance_scale=scale,
+        )
+        for scale in (1.0, run.sampling.guidance_scale)
+    )
+    torch.testing.assert_close(x0_teacher, (noisy - (1 - bar).sqrt() * guided) / bar.sqrt())
+    assert not torch.allclose(unguided, guided)
+
+
+def test_fault_3_the_target_is_the_teachers_sample_from_the_same_noise(build: Build) -> None:
+    run = build.run(add_params(renoised_weight=0.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    pool = load_pool(build.pool_path)
+    for noise, x0 in zip(batch.noise, batch.x0, strict=True):
+        (index,) = torch.where((pool.noise == noise).flatten(1).all(dim=1))
+        torch.testing.assert_close(pool.x0[index[0]], x0)
+    assert run.distillation_losses(batch.x0, batch)[0].item() == 0
+    assert run.distillation_losses(batch.x0 + 0.5, batch)[0].item() == pytest.approx(0.125)
+
+
+def test_the_renoised_loss_weighs_by_alpha_and_moves_only_the_student(build: Build) -> None:
+    run = build.run(add_params(renoised_fraction=1.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = batch.x0.clone().requires_grad_()
+    loss = run.distillation_losses(x0, batch)[1]
+    loss.backward()
+    alpha = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].sqrt()
+    distance = torch.nn.functional.smooth_l1_loss(batch.x0, run.teacher_x0(batch.x0, batch), reduction="none")
+    torch.testing.assert_close(loss.detach(), (alpha * distance.flatten(1).mean(dim=1)).mean())
+    assert x0.grad is not None and x0.grad.any()
+    assert no_gradient(build.bundle.unet)
+
+
+# Noise and timesteps
+
+
+def test_fault_4_x0_is_the_one_that_alpha_bar_implies(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student that predicts the pair's own noise has its x0 at every trained timestep but pure noise."""
+    run = build.run(add_params(timesteps=[749, 499, 249], rollout_fraction=0.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    monkeypatch.setattr(add_run, "noise_pred", lambda *_: batch.noise)
+    torch.testing.assert_close(x0_of(run, batch), batch.x0, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "lcm"])
+def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, scheduler: str) -> None:
+    """All the way through the last trained timestep, the student's x0 is the sampler's picture."""
+    run = build.run(add_params(rollout_fraction=1.0), scheduler=scheduler)
+    batch = draw_batch(run.data, run.params, step=0)
+    generator = torch.Generator().manual_seed(3)
+    fresh = torch.stack(
+        [torch.zeros_like(batch.noise), *(torch.randn(batch.noise.shape, generator=generator) for _ in range(3))]
+    )
+    batch = replace(batch, step_index=torch.full_like(batch.step_index, 3), fresh_noise=fresh)
+    expected = sample_latents(
+        run.student,
+        noise=batch.noise,
+        prompt_embeds=batch.prompt_embeds,
+        negative_embeds=run.data.prompt_embeds[:1],
+        sampler=student_sampler(build.bundle, run.sampling, 4),
+        generator=torch.Generator().manual_seed(3),
+    )
+    torch.testing.assert_close(x0_of(run, batch).detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rollouts_carry_no_gradient(build: Build) -> None:
+    run = build.run(add_params(rollout_fraction=1.0))
+    assert not run.student_inputs(draw_batch(run.data, run.params, step=0)).requires_grad
+
+
+def test_fault_7_inputs_are_noised_with_the_schedulers_alphas(build: Build) -> None:
+    run = build.run(add_params(rollout_fraction=0.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    batch = replace(batch, step_index=torch.arange(6) % 4)
+    noisy = run.student_inputs(batch)
+    timesteps = torch.tensor(run.params.timesteps)[batch.step_index]
+    expected = build.bundle.scheduler.add_noise(batch.x0, batch.noise, timesteps)
+    is_first = batch.step_index == 0
+    torch.testing.assert_close(noisy[~is_first], expected[~is_first])
+    assert torch.equal(noisy[is_first], batch.noise[is_first])  # what sampling starts from
+
+
+def test_items_at_the_first_timestep_start_from_the_stored_noise_in_a_rollout_too(build: Build) -> None:
+    run = build.run(add_params(rollout_fraction=1.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    batch = replace(batch, step_index=torch.zeros_like(batch.step_index))
+    assert torch.equal(run.student_inputs(batch), batch.noise)
+
+
+def test_half_of_the_inputs_are_rollouts(build: Build) -> None:
+    params = add_params(rollout_fraction=0.5)
+    assert draw_batch(build.data(params), params, step=0).is_rollout.tolist() == [True] * 3 + [False] * 3
+
+
+# The discriminator's side
+
+
+def test_real_and_fake_are_judged_at_the_same_timesteps_with_the_same_noise(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build.run(add_params(real_source="dataset"))
+    seen: list[tuple[Tensor, Tensor]] = []
+    fakes: list[Tensor] = []
+    features, predict_x0 = run.features, run.predict_x0
+
+    def note_features(noisy: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> list[Tensor]:
+        seen.append((noisy.detach(), timesteps))
+        return features(noisy, timesteps, prompt_embeds)
+
+    def note_fakes(*inputs: Tensor) -> Tensor:
+        fakes.append(predict_x0(*inputs))
+        return fakes[-1]
+
+    monkeypatch.setattr(run, "features", note_features)
+    monkeypatch.setattr(run, "predict_x0", note_fakes)
+    run.train_step(0)
+    real = draw_batch(run.data, run.params, step=0).real_latents
+    (noisy_fake, fake_timesteps), (noisy_real, real_timesteps) = seen
+    assert torch.equal(fake_timesteps, real_timesteps)
+    bar = alphas_cumprod(build.bundle.scheduler)
+    fake_noise = noise_pred_from_x0(noisy_fake, fakes[0].detach(), fake_timesteps, alphas_cumprod=bar)
+    real_noise = noise_pred_from_x0(noisy_real, real, real_timesteps, alphas_cumprod=bar)
+    torch.testing.assert_close(fake_noise, real_noise, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(noisy_fake, noisy_real)
+
+
+def test_the_discriminators_losses_reach_its_heads_only(build: Build) -> None:
+    run = build.run(add_params(r1_weight=1.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    features = run.judged_features(x0_of(run, batch), batch.prompt_embeds, batch)
+    hinge, penalty, _, _ = run.discriminator_losses(features, batch)
+    (hinge + penalty).backward()
+    assert penalty.item() > 0
+    for name, item in run.discriminator.named_parameters():
+        assert item.grad is not None, name
+        assert item.grad.any() or item.ndim == 1, name  # biases of almost linear heads: real and fake cancel
+    assert no_gradient(run.student)
+    assert no_gradient(build.bundle.unet)
+
+
+def test_fault_5_only_small_heads_are_trained_and_the_backbone_stays_in_eval_mode(build: Build) -> None:
+    run = build.run(add_params())
+    run.train_step(0)
+    trained = {id(item) for group in run.judge.optimizer.param_groups for item in group["params"]}
+    assert trained == {id(item) for item in run.discriminator.parameters()}
+    assert trained.isdisjoint(id(item) for item in build.bundle.unet.parameters())
+    assert not build.bundle.unet.training
+    assert not any(isinstance(item, torch.nn.BatchNorm2d) for item in run.discriminator.modules())
+
+
+def test_real_latents_of_the_teacher_are_its_samples_for_the_same_prompts(build: Build) -> None:
+    params = add_params(real_source="teacher")
+    batch = draw_batch(build.data(params), params, step=0)
+    assert torch.equal(batch.real_latents, batch.x0)
+    assert torch.equal(batch.real_prompt_embeds, batch.prompt_embeds)
+    assert torch.equal(batch.real_pooled, batch.pooled)
+
+
+def test_real_latents_of_the_dataset_are_its_training_pictures_with_their_captions(build: Build) -> None:
+    params = add_params(real_source="dataset", batch_size=32)
+    data = build.data(params)
+    examples = load_split(build.dataset_dir, "train")
+    pictures = encode_pixels(build.bundle, load_pixels(examples))
+    batch = draw_batch(data, params, step=0)
+    for latents, embeds in zip(batch.real_latents, batch.real_prompt_embeds, strict=True):
+        (index,) = torch.where((pictures - latents).abs().flatten(1).amax(dim=1) < 1e-4)
+        prompts = [TEMPLATE.format(caption=examples[int(item)].caption) for item in index]
+        expected = build.bundle.text_encoder(
+            build.bundle.tokenizer(prompts[:1], padding="max_length", return_tensors="pt").input_ids
+        ).last_hidden_state[0]
+        torch.testing.assert_close(embeds, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_both_mixes_the_two(build: Build) -> None:
+    params = add_params(real_source="both", batch_size=32)
+    batch = draw_batch(build.data(params), params, step=0)
+    is_teacher = (batch.real_latents == batch.x0).flatten(1).all(dim=1)
+    assert 4 < is_teacher.sum() < 28
+    assert torch.equal(batch.real_pooled[is_teacher], batch.pooled[is_teacher])
+
+
+# The step
+
+
+def test_one_batch_is_overfitted(build: Build) -> None:
+    params = add_params(adv_weight=0.0, rollout_fraction=0.0, renoised_weight=0.0, learning_rate=4e-3)
+    run = build.run(params)
+    losses = [run.train_step(0)["pair_loss"] for _ in range(15)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_one_batch_is_told_apart(build: Build) -> None:
+    params = add_params(
+        learning_rate=1e-9,
+        discriminator_learning_rate=2e-2,
+        adv_weight=0.0,
+        rollout_fraction=0.0,
+        renoised_weight=0.0,
+        real_source="dataset",
+        discriminator_timesteps=[10],
+    )
+    run = build.run(params)
+    rows = [run.train_step(0) for _ in range(15)]
+    assert rows[-1]["disc_loss"] < 0.5 * rows[0]["disc_loss"]
+    assert rows[-1]["real_logit"] > rows[-1]["fake_logit"] + 1
+
+
+def test_the_adversarial_loss_alone_lowers_itself(build: Build) -> None:
+    """Against a discriminator that stands still, a student that follows the gradient fools it better."""
+    params = add_params(distill_weight=0.0, discriminator_learning_rate=1e-9, learning_rate=2e-3, adv_weight=1.0)
+    run = build.run(params.model_copy(update={"renoised_weight": 0.0, "rollout_fraction": 0.0}))
+    losses = [run.train_step(0)["adv_loss"] for _ in range(8)]
+    assert losses[-1] < losses[0]
+
+
+def test_the_adversarial_weight_waits_then_rises_to_its_full_value() -> None:
+    params = add_params(adv_weight=0.4, adv_start_steps=10, adv_ramp_steps=4)
+    weights = [adv_weight_at(step, params) for step in (0, 9, 10, 11, 13, 100)]
+    assert weights == pytest.approx([0, 0, 0.1, 0.2, 0.4, 0.4])
+    assert adv_weight_at(10, add_params(adv_weight=0.4, adv_start_steps=10, adv_ramp_steps=0)) == 0.4
+
+
+def test_before_the_adversarial_loss_starts_the_student_feels_none_and_the_heads_learn(build: Build) -> None:
+    params = add_params(adv_start_steps=5)
+    run, other = build.run(params), build.run(params.model_copy(update={"adv_weight": 3.0}))
+    heads = weights(run.discriminator)
+    assert run.train_step(0).keys() == other.train_step(0).keys()
+    assert same(weights(run.student), weights(other.student))
+    assert not same(weights(run.discriminator), heads)
+
+
+def test_the_step_draws_nothing_from_the_global_generator(build: Build) -> None:
+    run, other = build.run(add_params()), build.run(add_params())
+    torch.manual_seed(1)
+    first = run.train_step(0)
+    torch.manual_seed(2)
+    assert other.train_step(0) == first
+    assert torch.initial_seed() == 2
+
+
+def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_A_ROW", 2)
+    params = add_params(renoised_weight=0.0)
+    data = build.data(params)
+    broken = replace(data, train=replace(data.train, x0=torch.full_like(data.train.x0, torch.nan)))
+    run = build.run(params, data=broken)
+    student, heads, average = weights(run.student), weights(run.discriminator), run.ema.average()
+    scalars = run.train_step(0)
+    assert same(weights(run.student), student)
+    assert same(weights(run.discriminator), heads)
+    assert same(run.ema.average(), average)
+    assert scalars["skipped"] == 2
+    with pytest.raises(StageError, match=r"add\.learning_rate"):
+        run.train_step(1)
+
+
+def test_fault_6_training_is_never_in_fp16_and_latents_are_the_autoencoders(build: Build) -> None:
+    assert [training_precision(item) for item in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "bf16"]
+    run = build.run(add_params())
+    batch = draw_batch(run.data, run.params, step=0)
+    assert batch.x0.shape[1:] == build.bundle.latent_shape
+    assert {item.dtype for item in run.student.parameters()} == {torch.float32}
+    assert x0_of(run, batch).dtype == torch.float32
+
+
+# Validation, the choice of the result, resuming
+
+
+def test_fault_9_the_score_is_on_samples_never_trained_on_at_the_students_own_step_count(build: Build) -> None:
+    params = add_params()
+    run = build.run(params)
+    held_out = run.data.held_out
+    assert len(held_out) == 4
+    for step in range(20):
+        for noise in draw_batch(run.data, params, step=step).noise:
+            assert not (held_out.noise == noise).flatten(1).all(dim=1).any()
+    calls: list[int] = []
+    run.student.register_forward_pre_hook(lambda *_: calls.append(1))
+    run.validate(0)
+    assert len(calls) == len(params.timesteps)
+
+
+def test_a_perfect_student_scores_zero(build: Build) -> None:
+    run = build.run(add_params())
+    held_out = replace(run.data.held_out, x0=run.sample_held_out())
+    run.data = replace(run.data, held_out=held_out)
+    assert run.validate(0) == {"score": 0.0, "sample_mse": 0.0}
+
+
+def run_all(run: AddRun, folder: Path, *, stop_at: int | None = None) -> None:
+    def train_step(step: int) -> dict[str, float]:
+        if step == stop_at:
+            raise ConnectionAbortedError
+        return run.train_step(step)
+
+    run_steps(
+        train_step,
+        name="add",
+        num_steps=run.params.num_steps,
+        state=run.state(),
+        validate=run.validate,
+        validation_every_steps=run.params.validation_every_steps,
+        checkpoint_dir=folder,
+        curves_path=folder / "curves.tsv",
+    )
+
+
+def test_fault_8_a_killed_run_resumes_bit_for_bit(build: Build, tmp_path: Path) -> None:
+    """Student, its average, heads, both optimizers, both schedules, counters, the best weights and the curves."""
+    params = add_params(warmup_steps=4, adv_start_steps=1, adv_ramp_steps=4, real_source="both")
+    whole, killed, resumed = (build.run(params) for _ in range(3))
+    run_all(whole, tmp_path / "whole")
+    with pytest.raises(ConnectionAbortedError):
+        run_all(killed, tmp_path / "killed", stop_at=3)
+    run_all(resumed, tmp_path / "killed")
+    for name, item in whole.state().items():
+        assert same(item.state_dict(), resumed.state()[name].state_dict()), name
+    for name in ("curves.tsv", "curves_validation.tsv"):
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "killed" / name).read_text()
+    assert whole.metrics() == resumed.metrics()
+
+
+def distill_into(build: Build, folder: Path, teacher_dir: Path, params: Add) -> Path:
+    distill(
+        build.dataset_dir,
+        teacher_dir,
+        student_dir=build.student_dir,
+        pool_path=build.pool_path,
+        params=params,
+        sampling=sampling(),
+        base=PROFILE.base,
+        prompt_template=TEMPLATE,
+        out_dir=folder / "distilled",
+        checkpoint_dir=folder / "checkpoints",
+        curves_path=folder / "curves.tsv",
+        metrics_path=folder / "add.json",
+    )
+    return folder / "distilled"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(item.relative_to(folder)): item.read_bytes() for item in folder.rglob("*") if item.is_file()}
+
+
+def test_distill_writes_a_unet_curves_and_figures_and_changes_nothing_else(
+    build: Build, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    before = files(tiny_pipeline_dir), files(build.student_dir)
+    first, second = (distill_into(build, tmp_path / name, tiny_pipeline_dir, add_params(num_steps=2)) for name in "ab")
+    assert (files(tiny_pipeline_dir), files(build.student_dir)) == before
+    assert files(first) == files(second)
+    assert UNet2DConditionModel.from_pretrained(first).config.block_out_channels == [16, 32, 32]
+    header = (tmp_path / "a/curves.tsv").read_text().splitlines()[0].split("\t")
+    wanted = {"distill_loss", "adv_loss", "disc_loss", "real_logit", "fake_logit", "student_grad_norm"}
+    assert header[0] == "step" and wanted <= set(header)
+    metrics = json.loads((tmp_path / "a/add.json").read_text())
+    assert metrics["best_score"] <= metrics["start_score"]
+    assert metrics["skipped"] == 0
+
+
+def test_the_best_validated_average_is_written_not_the_last_iterate(
+    build: Build, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.6])
+    monkeypatch.setattr(add_run, "sliced_distance", lambda *_: torch.tensor(next(scores)))
+    out_dir = distill_into(build, tmp_path, tiny_pipeline_dir, add_params(num_steps=2))
+    written = load_unet(out_dir, precision="fp32")
+    assert same(weights(written), weights(load_unet(build.student_dir, precision="fp32")))
+    assert json.loads((tmp_path / "add.json").read_text())["best_step"] == 0

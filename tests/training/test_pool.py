@@ -1,0 +1,162 @@
+"""The pool: training captions only, the same samples every time, nothing drawn twice."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
+from naruto_add.diffusion.sampling import fast_sampler, initial_noise, sample_latents
+from naruto_add.runtime import StageError
+from naruto_add.training import pool as pool_module
+from naruto_add.training.pool import Pool, draw_pool, load_pool, pool_prompts, split_pool
+
+PROMPTS = ["a man with a sword", "a girl at night", "a boy"]
+
+
+class KilledError(Exception):
+    """Stands for a process that dies between two chunks."""
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "CHUNK", 4)
+
+
+def _draw(
+    bundle: ModelBundle, folder: Path, *, checkpoints: str = "checkpoints", seed: int = 0, size: int = 10
+) -> Pool:
+    return draw_pool(
+        bundle,
+        prompts=PROMPTS,
+        size=size,
+        num_steps=2,
+        guidance_scale=3.0,
+        seed=seed,
+        path=folder / "pool.safetensors",
+        checkpoint_dir=folder / checkpoints,
+    )
+
+
+def _rows(dataset_dir: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (dataset_dir / "metadata.jsonl").read_text().splitlines()]
+
+
+def _write_captions(folder: Path, captions: dict[str, list[str]]) -> Path:
+    rows = [
+        {"file_name": f"images/{split}{index}.png", "text": caption, "split": split}
+        for split, texts in captions.items()
+        for index, caption in enumerate(texts)
+    ]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_samples_are_the_teachers_for_their_noise_and_prompt(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    pool = _draw(tiny_bundle, tmp_path)
+    again = sample_latents(
+        tiny_bundle.unet,
+        noise=pool.noise[4:8],
+        prompt_embeds=encode_prompts(tiny_bundle, [PROMPTS[index] for index in pool.caption_index[4:8]]),
+        negative_embeds=encode_prompts(tiny_bundle, [""]),
+        sampler=fast_sampler(tiny_bundle, 2, 3.0),
+    )
+    torch.testing.assert_close(pool.x0[4:8], again)
+    assert torch.bincount(pool.caption_index).tolist() in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
+
+
+def test_what_is_written_is_what_is_read(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    drawn, loaded = _draw(tiny_bundle, tmp_path), load_pool(tmp_path / "pool.safetensors")
+    assert loaded.prompts == drawn.prompts == PROMPTS
+    for name in ("noise", "x0", "caption_index"):
+        assert torch.equal(getattr(loaded, name), getattr(drawn, name))
+    assert loaded.x0.dtype == loaded.noise.dtype == torch.float32
+    assert not torch.equal(loaded.noise, initial_noise(tiny_bundle, 10, seed=0))  # evaluation's noises stay unseen
+
+
+def test_pool_is_the_same_file_every_time_and_another_with_another_seed(
+    tiny_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    files = []
+    for checkpoints, seed in (("one", 0), ("two", 0), ("three", 1)):
+        _draw(tiny_bundle, tmp_path, checkpoints=checkpoints, seed=seed)
+        files.append((tmp_path / "pool.safetensors").read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+def test_interrupted_pool_goes_on_and_draws_nothing_twice(
+    tiny_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _draw(tiny_bundle, tmp_path, checkpoints="uninterrupted")
+    batches: list[int] = []
+
+    def dying(*args: object, noise: torch.Tensor, **options: object) -> torch.Tensor:
+        batches.append(len(noise))
+        if len(batches) == 2:
+            raise KilledError
+        return sample_latents(*args, noise=noise, **options)
+
+    monkeypatch.setattr(pool_module, "sample_latents", dying)
+    with pytest.raises(KilledError):
+        _draw(tiny_bundle, tmp_path)
+    resumed = _draw(tiny_bundle, tmp_path)
+    assert batches == [4, 4, 4, 2]  # drawn; died; drawn; drawn
+    assert torch.equal(resumed.x0, whole.x0)
+    _draw(tiny_bundle, tmp_path)
+    assert len(batches) == 4
+
+
+def test_chunks_of_another_teacher_are_not_taken(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    before = _draw(tiny_bundle, tmp_path)
+    with torch.no_grad():
+        tiny_bundle.unet.conv_out.weight.add_(0.1)
+    after = _draw(tiny_bundle, tmp_path)
+    assert not torch.equal(before.x0, after.x0)
+    assert torch.equal(before.noise, after.noise)
+
+
+def test_latents_that_are_not_finite_stop_the_run(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    with torch.no_grad():
+        tiny_bundle.unet.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(StageError, match=r"sampling\.guidance_scale 3\.0; lower it"):
+        _draw(tiny_bundle, tmp_path)
+    assert not (tmp_path / "pool.safetensors").exists()
+
+
+def test_damaged_file_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "pool.safetensors").write_bytes(b"nothing")
+    with pytest.raises(StageError, match="delete it and run again"):
+        load_pool(tmp_path / "pool.safetensors")
+
+
+def test_prompts_are_training_captions_in_the_template(tiny_dataset_dir: Path) -> None:
+    prompts = pool_prompts(tiny_dataset_dir, "naruto, {caption}")
+    rows = _rows(tiny_dataset_dir)
+    train = {f"naruto, {row['text']}" for row in rows if row["split"] == "train"}
+    held_out = {f"naruto, {row['text']}" for row in rows if row["split"] != "train"}
+    assert set(prompts) == train - held_out
+    assert len(prompts) == len(set(prompts))
+
+
+def test_captions_of_held_out_pictures_are_left_out(tmp_path: Path) -> None:
+    captions = {"train": ["a", "b", "a", "c", "d"], "validation": ["c"], "test": ["b", "e"]}
+    assert pool_prompts(_write_captions(tmp_path, captions), "{caption}") == ["a", "d"]
+    single = {"train": ["a", "a"], "validation": ["a"], "test": ["a"]}
+    assert pool_prompts(_write_captions(tmp_path, single), "{caption}") == ["a"]
+
+
+def test_last_samples_are_held_out(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    pool = _draw(tiny_bundle, tmp_path)
+    training, held_out = split_pool(pool)
+    assert (len(training), len(held_out)) == (8, 2)
+    assert torch.equal(torch.cat([training.x0, held_out.x0]), pool.x0)
+    assert torch.equal(torch.cat([training.caption_index, held_out.caption_index]), pool.caption_index)
+    large = replace(pool, **{name: getattr(pool, name).repeat_interleave(20, 0) for name in ("noise", "x0")})
+    assert len(split_pool(large)[1]) == 32
+
+
+def test_pool_too_small_to_hold_any_out_is_refused(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"student\.pool_size: 3"):
+        split_pool(_draw(tiny_bundle, tmp_path, size=3))
