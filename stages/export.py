@@ -2,8 +2,9 @@
 
 from naruto_add import paths
 from naruto_add.export import export_student
+from naruto_add.files import read_json
 from naruto_add.params import load_params
-from naruto_add.runtime import read_json, run_stage
+from naruto_add.runtime import run_stage
 
 
 def main() -> None:

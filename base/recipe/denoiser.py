@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
-from recipe.artifacts import CHECKPOINTS, MODEL, load_people, section
-from recipe.resume import load_checkpoint, save_checkpoint
 from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from recipe.artifacts import CHECKPOINTS, MODEL, load_people, section
+from recipe.resume import load_checkpoint, save_checkpoint
 
 SAVE_EVERY_STEPS = 250
 NOISE_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # SD 1.5's

@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
+
 from recipe.artifacts import PICTURES, section
 from recipe.avatars import draw_avatar
 from recipe.doodles import draw_doodle
 from recipe.drawing import Drawing
 from recipe.villagers import draw_villager
-from tqdm import tqdm
 
 Draw = Callable[..., Drawing]
 
@@ -20,7 +21,7 @@ Draw = Callable[..., Drawing]
 def draw_pictures(
     out_dir: Path, *, seed: int, size_px: int, num_villagers: int, num_avatars: int, num_doodles: int, num_held_out: int
 ) -> None:
-    """Write people.npy, doodles.npy (uint8, NHWC) and captions.json; the last `num_held_out` people are never trained on."""
+    """Write people.npy, doodles.npy (uint8, NHWC) and captions.json; the last `num_held_out` people are held out."""
     people = [(draw_villager, index) for index in range(num_villagers)]
     people += [(draw_avatar, index) for index in range(num_avatars)]
     order = np.random.default_rng(seed).permutation(len(people))

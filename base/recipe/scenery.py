@@ -75,7 +75,7 @@ def sample_background(generator: np.random.Generator, *, plain_share: float) -> 
     if scene in _OUTDOORS:
         return Background(scene, "none", choose_weighted(generator, {"day": 5, "sunset": 1.2, "night": 2.5}))
     times = {"sky": "day", "sunset": "sunset", "night": "night"}
-    return Background(scene, "none", times[scene] if scene in times else "none")
+    return Background(scene, "none", times.get(scene, "none"))
 
 
 def setting_words(generator: np.random.Generator, background: Background) -> str:

@@ -8,9 +8,10 @@ import gzip
 from pathlib import Path
 
 import open_clip
-from recipe.artifacts import MODEL, section
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from recipe.artifacts import MODEL, section
 
 MAX_LENGTH = 77
 

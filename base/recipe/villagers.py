@@ -46,8 +46,8 @@ from recipe.villager_words import villager_caption
 SUBJECTS: tuple[str, ...] = ("man", "woman", "boy", "girl", "old man", "old woman")
 _FAMILY = 1
 _NO_HAT_HAIR = ("spiky", "mohawk", "bun", "bald", "short")
-_MALE_HAIR = {style: 1.0 for style in HAIR_STYLES} | {"spiky": 2, "short": 2, "bun": 0.5, "bob": 0.4, "braids": 0.3}
-_FEMALE_HAIR = {style: 1.0 for style in HAIR_STYLES} | {"long": 2, "bald": 0.15, "mohawk": 0.5}
+_MALE_HAIR = dict.fromkeys(HAIR_STYLES, 1.0) | {"spiky": 2, "short": 2, "bun": 0.5, "bob": 0.4, "braids": 0.3}
+_FEMALE_HAIR = dict.fromkeys(HAIR_STYLES, 1.0) | {"long": 2, "bald": 0.15, "mohawk": 0.5}
 _OLD_COLORS = ("white", "grey")
 
 

@@ -8,7 +8,6 @@ Two of diffusers' defaults would spoil a few-step student, so the folder overrid
 """
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,22 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prompts, load_pipeline_folder, load_unet
+from naruto_add.compute import DTYPES, default_device, step_generator
+from naruto_add.data.prompts import fill_template
+from naruto_add.diffusion.bundle import (
+    ModelBundle,
+    decode_latents,
+    encode_prompts,
+    forget_paths,
+    load_pipeline_folder,
+    load_unet,
+)
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
 from naruto_add.diffusion.sampling import initial_noise, noise_pred, sample_latents, student_sampler
+from naruto_add.files import new_folder, write_json
 from naruto_add.model_card import CardFacts, model_card
 from naruto_add.params import Export, Sampling
-from naruto_add.runtime import DTYPES, StageError, default_device, new_folder, step_generator, write_json
+from naruto_add.runtime import StageError
 
 TIME_COND_PROJ_DIM = 4
 """The least even width for which diffusers' embedding of the guidance scale is defined."""
@@ -63,7 +72,7 @@ def export_student(
     """
     student = load_pipeline_folder(teacher_dir, precision="fp32")
     student.unet = load_unet(distilled_dir, precision="fp32")
-    templated = [prompt_template.format(caption=prompt) for prompt in prompts]
+    templated = [fill_template(prompt_template, prompt) for prompt in prompts]
     facts = CardFacts(base_model, dataset_name, list(timesteps), prompts[0], prompt_template, params.precision, metrics)
     with new_folder(out_dir) as folder:
         save_pipeline(student, sampling, num_steps=len(timesteps), precision=params.precision, folder=folder)
@@ -87,7 +96,7 @@ def save_pipeline(student: ModelBundle, sampling: Sampling, *, num_steps: int, p
     pipeline.tokenizer.save_pretrained(folder / "tokenizer")
     pipeline.scheduler.save_pretrained(folder / "scheduler")
     pipeline.save_config(folder)
-    _forget_paths(folder)
+    forget_paths(folder)
 
 
 def check_export(
@@ -100,7 +109,7 @@ def check_export(
     seed: int,
 ) -> Parity:
     """Reload `folder` with diffusers alone and compare what it predicts and draws, called as a user would call it."""
-    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(default_device())
     _refuse_other_timesteps(pipeline, timesteps)
@@ -127,14 +136,6 @@ def _save_weights(module: Any, folder: Path, dtype: torch.dtype) -> None:
     for tensor in (*saved.parameters(), *saved.buffers()):
         tensor.data = tensor.data.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
     saved.save_pretrained(folder, safe_serialization=True)
-
-
-def _forget_paths(folder: Path) -> None:
-    """Drop the local folders that diffusers and transformers note in configurations: they mean nothing elsewhere."""
-    for path in (*folder.glob("*.json"), *folder.glob("*/*config.json")):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kept = {key: value for key, value in config.items() if key not in {"_name_or_path", "name_or_path"}}
-        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _refuse_other_timesteps(pipeline: Any, timesteps: Sequence[int]) -> None:

@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from naruto_add.compute import step_generator
+from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import (
     ModelBundle,
     decode_latents,
@@ -21,8 +23,8 @@ from naruto_add.diffusion.bundle import (
     load_unet,
 )
 from naruto_add.diffusion.sampling import Sampler, initial_noise, sample_latents, student_sampler, teacher_sampler
+from naruto_add.files import new_file, new_folder
 from naruto_add.params import Base, Samples, Sampling
-from naruto_add.runtime import new_file, new_folder, step_generator
 
 FONT = Path(__file__).with_name("grid_font.ttf")
 """Part of DejaVu Sans Condensed, with accents: Pillow's own font has none."""
@@ -70,7 +72,7 @@ def make_sample_grids(
 ) -> None:
     """Write `subjects.png` (base, teacher, student, distilled) and `seeds.png` (the distilled student, more seeds)."""
     subjects = _subjects(base, sampling, num_student_steps, teacher_dir, student_dir, distilled_dir)
-    prompts = [prompt_template.format(caption=prompt) for prompt in params.prompts]
+    prompts = [fill_template(prompt_template, prompt) for prompt in params.prompts]
     with new_folder(out_dir) as folder:
         _subjects_grid(subjects, params, prompts, folder / "subjects.png")
         _seeds_grid(subjects[-1], params, prompts, folder / "seeds.png")

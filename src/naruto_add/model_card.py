@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from naruto_add.data.prompts import fill_template
+
 SUBJECTS = ("base", "teacher", "student", "distilled")
 """Columns of the table, in this order."""
 
@@ -46,8 +48,9 @@ _LOADING = {
 pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder")""",
     "fp16": """import torch
 from diffusers import StableDiffusionPipeline
+from naruto_add.data.prompts import fill_template
 
-pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder", torch_dtype=torch.float16).to("cuda")""",
+pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder", dtype=torch.float16).to("cuda")""",
 }
 
 
@@ -97,7 +100,7 @@ def _introduction(facts: CardFacts) -> str:
 
 
 def _usage(facts: CardFacts) -> str:
-    prompt = facts.prompt_template.format(caption=facts.prompt)
+    prompt = fill_template(facts.prompt_template, facts.prompt)
     return f"""## Usage
 
 ```python

@@ -32,7 +32,7 @@ class _Section(BaseModel):
 
 
 class Base(_Section):
-    """The pretrained pipeline: `model` is a folder (then `revision` is empty) or a hub repository (then it is pinned)."""
+    """The pretrained pipeline: `model` is a folder, or a hub repository with a pinned `revision`."""
 
     model: Text
     revision: str
@@ -129,9 +129,7 @@ class Add(_Section):
     adv_ramp_steps: Count
     discriminator_blocks: Annotated[list[Text], Field(min_length=1)]
     discriminator_width: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
-    discriminator_timesteps: Annotated[
-        list[Annotated[int, Field(ge=0, lt=NUM_TRAIN_TIMESTEPS)]], Field(min_length=1)
-    ]
+    discriminator_timesteps: Annotated[list[Annotated[int, Field(ge=0, lt=NUM_TRAIN_TIMESTEPS)]], Field(min_length=1)]
     r1_weight: Weight
     real_source: Literal["teacher", "dataset", "both"]
     rollout_fraction: Fraction

@@ -43,9 +43,7 @@ def test_a_pictures_latents_do_not_depend_on_its_batch(tiny_bundle: ModelBundle)
     embeds, empty = encode_prompts(tiny_bundle, ["a man", "a girl"]), encode_prompts(tiny_bundle, [""])
     noise = initial_noise(tiny_bundle, 2, seed=0)
     sampler = Sampler(tiny_bundle.scheduler, 5, 3.0)
-    both = sample_latents(
-        tiny_bundle.unet, noise=noise, prompt_embeds=embeds, negative_embeds=empty, sampler=sampler
-    )
+    both = sample_latents(tiny_bundle.unet, noise=noise, prompt_embeds=embeds, negative_embeds=empty, sampler=sampler)
     second = sample_latents(
         tiny_bundle.unet, noise=noise[1:], prompt_embeds=embeds[1:], negative_embeds=empty, sampler=sampler
     )

@@ -13,7 +13,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.data.dataset import load_pixels, load_split
+from naruto_add.data.dataset import load_split
+from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, load_pipeline_folder, load_unet
 from naruto_add.diffusion.noise import alphas_cumprod, noise_pred_from_x0
 from naruto_add.diffusion.sampling import guided_noise_pred, sample_latents, student_sampler

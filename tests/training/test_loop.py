@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from naruto_add.runtime import StageError, batch_indices, step_generator
+from naruto_add.compute import batch_indices, step_generator
+from naruto_add.runtime import StageError
 from naruto_add.training.loop import Best, Curves, Ema, FiniteGuard, TrainableState, run_steps, warmup_schedule
 
 

@@ -1,16 +1,9 @@
-"""The data set that `ingest` leaves: examples by split, and their pixels."""
+"""The data set that `ingest` leaves: examples by split."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
-import torch
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
 
@@ -37,14 +30,3 @@ def load_split(dataset_dir: Path, split: Split) -> list[Example]:
 def _example(dataset_dir: Path, row: dict[str, str]) -> Example:
     attributes = {name: value for name, value in row.items() if name not in ("file_name", "text", "split")}
     return Example(image_path=dataset_dir / row["file_name"], caption=row["text"], attributes=attributes)
-
-
-def load_pixels(examples: Sequence[Example], /) -> Float[Tensor, "batch 3 height width"]:
-    """The pictures in [-1, 1], in the order given."""
-    return torch.stack([_pixels(example.image_path) for example in examples])
-
-
-def _pixels(path: Path) -> Float[Tensor, "3 height width"]:
-    with Image.open(path) as image:
-        rgb = np.array(image.convert("RGB"))
-    return torch.from_numpy(rgb).permute(2, 0, 1).float() / 127.5 - 1

@@ -23,7 +23,8 @@ from naruto_add.data.sheet import draw_sheet
 from naruto_add.data.shinobi.draw import draw_shinobi
 from naruto_add.data.sources import Drawing, Entry, Reject, Source, named_source, open_source
 from naruto_add.params import Base, Ingest
-from naruto_add.runtime import StageError, atomic_write_bytes, new_folder, progress, write_json
+from naruto_add.files import atomic_write_bytes, new_folder, write_json
+from naruto_add.runtime import StageError, progress
 
 _SMALLEST_SHARE = 128
 """Entries for which another process is worth its start."""

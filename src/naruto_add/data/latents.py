@@ -16,8 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from naruto_add.data.dataset import Example, load_pixels
-from naruto_add.runtime import StageError, new_file, progress
+from naruto_add.data.dataset import Example
+from naruto_add.data.pixels import load_pixels
+from naruto_add.files import new_file
+from naruto_add.runtime import StageError, progress
 
 CHUNK = 64
 TRANSFORM = "scaled posterior mean of the whole picture, float32"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from naruto_add.runtime import new_file
+from naruto_add.files import new_file
 
 _FONT = Path(__file__).parents[1] / "grid_font.ttf"
 _FONT_PX = 12

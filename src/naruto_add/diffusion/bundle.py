@@ -1,5 +1,6 @@
 """The parts of a Stable Diffusion pipeline, frozen, and what is asked of them: text in, latents in and out."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from naruto_add.compute import Precision, default_device, frozen_dtype
 from naruto_add.params import Base
-from naruto_add.runtime import Precision, StageError, default_device, frozen_dtype
+from naruto_add.runtime import StageError
 
 ENCODE_BATCH = 64
 DECODE_BATCH = 16
@@ -83,6 +85,28 @@ def load_unet(folder: Path, *, precision: Precision) -> UNet2DConditionModel:
     """A frozen U-Net that an earlier stage saved, on the default device."""
     unet = UNet2DConditionModel.from_pretrained(folder, dtype=frozen_dtype(precision), use_safetensors=True)
     return unet.to(default_device()).requires_grad_(False).eval()
+
+
+def save_bundle(bundle: ModelBundle, folder: Path) -> None:
+    """Write the pipeline in diffusers format; the bytes depend on the bundle alone, not on where it came from."""
+    bundle.tokenizer.backend_tokenizer.no_padding()  # a tokenizer saves how it was last called
+    bundle.tokenizer.backend_tokenizer.no_truncation()
+    bundle.pipeline().save_pretrained(folder)
+    forget_paths(folder)
+
+
+def save_unet(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Write the U-Net in diffusers format; the bytes depend on it alone."""
+    unet.save_pretrained(folder)
+    forget_paths(folder)
+
+
+def forget_paths(folder: Path) -> None:
+    """Drop the local folders that diffusers and transformers note in configurations: they mean nothing elsewhere."""
+    for path in (*folder.glob("*.json"), *folder.glob("*/*config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in config.items() if key not in {"_name_or_path", "name_or_path"}}
+        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def tokenize(bundle: ModelBundle, prompts: list[str]) -> Int[Tensor, "batch tokens"]:

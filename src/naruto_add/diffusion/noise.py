@@ -68,9 +68,7 @@ def noise_pred_from_x0(
     return (noisy_latents.float() - signal * x0.float()) / deviation
 
 
-def snr(
-    timesteps: Int[Tensor, " batch"], *, alphas_cumprod: Float[Tensor, " timesteps"]
-) -> Float[Tensor, " batch"]:
+def snr(timesteps: Int[Tensor, " batch"], *, alphas_cumprod: Float[Tensor, " timesteps"]) -> Float[Tensor, " batch"]:
     """Signal-to-noise ratio alpha_bar / (1 - alpha_bar)."""
     alpha_bar = alphas_cumprod.to(timesteps.device)[timesteps]
     return alpha_bar / (1 - alpha_bar)

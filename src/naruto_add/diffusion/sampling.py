@@ -10,9 +10,9 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from naruto_add.compute import step_generator
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.params import Sampling
-from naruto_add.runtime import step_generator
 
 BATCH = 64
 _SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type")
@@ -44,7 +44,7 @@ def student_sampler(bundle: ModelBundle, sampling: Sampling, num_steps: int) -> 
 
 
 def make_student_scheduler(teacher_scheduler: Any, kind: Literal["ddim", "lcm"], num_steps: int) -> Any:
-    """A scheduler whose `num_steps` timesteps are the trailing ones that the student was trained at, from pure noise."""
+    """A scheduler whose `num_steps` timesteps are the trailing ones that the student was trained at."""
     schedule = _schedule(teacher_scheduler)
     match kind:
         case "ddim":

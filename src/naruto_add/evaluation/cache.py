@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from naruto_add.runtime import content_hash, new_file
+from naruto_add.files import content_hash, new_file
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from naruto_add.compute import step_generator
 from naruto_add.diffusion.bundle import (
     ModelBundle,
     decode_latents,
@@ -22,8 +23,8 @@ from naruto_add.diffusion.sampling import Sampler, initial_noise, sample_latents
 from naruto_add.evaluation.cache import Arrays
 from naruto_add.evaluation.features import Images
 from naruto_add.evaluation.speed import seconds_of
+from naruto_add.files import content_hash
 from naruto_add.params import Base, Sampling
-from naruto_add.runtime import content_hash, step_generator
 
 RENOISE_STREAM = 1
 

@@ -12,15 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from naruto_add.data.dataset import Example, load_pixels, load_split
+from naruto_add.compute import default_device
+from naruto_add.data.dataset import Example, load_split
+from naruto_add.data.pixels import load_pixels
+from naruto_add.data.prompts import fill_template
 from naruto_add.evaluation.cache import Arrays, cached
 from naruto_add.evaluation.features import FeatureNetwork, Images, extract_features, load_feature_network
 from naruto_add.evaluation.frechet import frechet_distance, kernel_distance, kernel_interval
 from naruto_add.evaluation.generate import Subject, as_images, at_steps, draw_set, load_subjects
 from naruto_add.evaluation.perceptual import PerceptualNetwork, load_perceptual_network, perceptual_distances
 from naruto_add.evaluation.speed import latencies_ms
+from naruto_add.files import write_json
 from naruto_add.params import Base, Evaluate, Sampling
-from naruto_add.runtime import StageError, default_device, progress, write_json
+from naruto_add.runtime import StageError, progress
 
 SUBJECTS = ("base", "teacher", "student", "distilled")
 
@@ -64,7 +68,7 @@ def run_evaluate(
         student_dir=student_dir,
         distilled_dir=distilled_dir,
     )
-    prompts = [prompt_template.replace("{caption}", example.caption) for example in _first(held_out, params.num_images)]
+    prompts = [fill_template(prompt_template, example.caption) for example in _first(held_out, params.num_images)]
     sets = _draw_sets(subjects, prompts, params=params, num_student_steps=num_student_steps, cache_dir=cache_dir)
 
     real = _load_images(held_out)

@@ -6,9 +6,10 @@ towards what a discriminator on the teacher's features takes for real. This is t
 
 from pathlib import Path
 
-from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet
+from naruto_add.compute import Precision
+from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
+from naruto_add.files import new_folder, write_json
 from naruto_add.params import Add, Base, Sampling
-from naruto_add.runtime import Precision, new_folder, write_json
 from naruto_add.training.add_inputs import load_data
 from naruto_add.training.add_run import AddRun
 from naruto_add.training.loop import run_steps
@@ -46,6 +47,7 @@ def distill(
         cache_dir=checkpoint_dir,
     )
     run = AddRun(bundle, student, data=data, params=params, sampling=sampling, precision=precision)
+    run.refuse_hopeless()
     run_steps(
         run.train_step,
         name="add",
@@ -57,9 +59,8 @@ def distill(
         curves_path=curves_path,
     )
     run.best.copy_to(student)
-    student.register_to_config(_name_or_path="")
     with new_folder(out_dir) as folder:
-        student.save_pretrained(folder)
+        save_unet(student, folder)
     write_json(metrics_path, run.metrics())
 
 

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from naruto_add.compute import batch_indices, step_generator
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.latents import cached_embeddings, cached_latents, unique_prompts
+from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
 from naruto_add.models.discriminator import pooled_embeds
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add
-from naruto_add.runtime import batch_indices, step_generator
 from naruto_add.training.pool import Pool, split_pool
 
 RENOISED_RANGE = (round(0.02 * NUM_TRAIN_TIMESTEPS), round(0.98 * NUM_TRAIN_TIMESTEPS))
@@ -85,7 +86,7 @@ def load_data(
 ) -> AddData:
     """The pool, split, and what `add.real_source` needs beside it; encodings are kept in `cache_dir`."""
     examples = [] if params.real_source == "teacher" else load_split(dataset_dir, "train")
-    captions = [prompt_template.format(caption=example.caption) for example in examples]
+    captions = [fill_template(prompt_template, example.caption) for example in examples]
     prompts = unique_prompts([*pool.prompts, *captions])
     prompt_embeds = cached_embeddings(
         prompts,

@@ -11,6 +11,7 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from naruto_add.compute import Precision, make_accelerator, step_generator
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noisy_at_trained, x0_from_noise_pred
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents, student_sampler
@@ -18,8 +19,8 @@ from naruto_add.losses.adversarial import discriminator_hinge, generator_hinge, 
 from naruto_add.losses.distillation import smooth_l1_distillation
 from naruto_add.losses.distribution import sliced_distance
 from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off
+from naruto_add.models.student import check_can_sample
 from naruto_add.params import Add, Sampling
-from naruto_add.runtime import Precision, make_accelerator, step_generator
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch
 from naruto_add.training.loop import Best, Ema, FiniteGuard, Scalars, Stateful, TrainableState, warmup_schedule
 
@@ -206,6 +207,11 @@ class AddRun:
         is_best = self.best.offer(scalars["score"], num_done, self.ema.average())
         self.scores.note(scalars, is_best=is_best)
         return scalars
+
+    def refuse_hopeless(self) -> None:
+        """Raise StageError for a student that cannot sample at all: adversarial training would not mend it."""
+        held_out = self.data.held_out
+        check_can_sample(self.sample_held_out().cpu(), held_out.x0, constant=self.data.train.x0.mean(dim=0))
 
     def sample_held_out(self) -> Float[Tensor, "held_out c h w"]:
         """The student's samples from the held-out pairs' noise, at its own number of steps."""

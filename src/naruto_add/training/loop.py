@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from naruto_add.runtime import StageError, new_file, progress
+from naruto_add.files import new_file
+from naruto_add.runtime import StageError, progress
 
 CHECKPOINT_SECONDS = 60.0
 NUM_CURVE_ROWS = 300

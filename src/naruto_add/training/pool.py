@@ -14,11 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from naruto_add.compute import batch_indices
 from naruto_add.data.dataset import load_split
 from naruto_add.data.latents import hash_model
+from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.sampling import fast_sampler, initial_noise, sample_latents
-from naruto_add.runtime import StageError, batch_indices, content_hash, new_file, progress
+from naruto_add.files import content_hash, new_file
+from naruto_add.runtime import StageError, progress
 
 CHUNK = 32
 """Samples that are drawn in one batch and kept when the run is interrupted."""
@@ -49,7 +52,7 @@ def pool_prompts(dataset_dir: Path, prompt_template: str) -> list[str]:
     held_out = {item.caption for split in ("validation", "test") for item in load_split(dataset_dir, split)}
     captions = list(dict.fromkeys(item.caption for item in load_split(dataset_dir, "train")))
     kept = [caption for caption in captions if caption not in held_out] or captions
-    return [prompt_template.format(caption=caption) for caption in kept]
+    return [fill_template(prompt_template, caption) for caption in kept]
 
 
 def draw_pool(

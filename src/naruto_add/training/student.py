@@ -22,14 +22,15 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from naruto_add.compute import batch_indices, make_accelerator, step_generator
 from naruto_add.data.latents import cached_embeddings
-from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, save_unet
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_pred_from_x0, noisy_at_trained
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents, student_sampler
+from naruto_add.files import new_folder, write_json
 from naruto_add.losses.knowledge import feature_loss, relative_sample_error, step_weight, weighted_error
 from naruto_add.models.student import matching_blocks, num_parameters, recorded_outputs, shrink_unet
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Base, Sampling, Student
-from naruto_add.runtime import batch_indices, make_accelerator, new_folder, step_generator, write_json
 from naruto_add.training.loop import Best, Ema, FiniteGuard, Stateful, TrainableState, run_steps, warmup_schedule
 from naruto_add.training.pool import Pool, draw_pool, pool_prompts, split_pool
 
@@ -119,7 +120,7 @@ def build_student(
     best = _warm_up(student, training, score, params, accelerator, checkpoint_dir, curves_path)
     best.copy_to(student)
     with new_folder(out_dir) as folder:
-        student.save_pretrained(folder)
+        save_unet(student, folder)
     write_json(metrics_path, {**_sizes(bundle.unet, student), **_outcome(best, start, score(student), len(pool))})
 
 

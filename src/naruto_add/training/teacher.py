@@ -11,22 +11,25 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize, to_pil_image
 
+from naruto_add.compute import batch_indices, make_accelerator, step_generator
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.latents import CachedLatents, cached_embeddings, cached_latents, unique_prompts
+from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import (
     ModelBundle,
     decode_latents,
     encode_pixels,
     encode_prompts,
     load_bundle,
+    save_bundle,
     tokenize,
 )
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, snr
 from naruto_add.diffusion.sampling import fast_sampler, initial_noise, noise_pred, sample_latents
+from naruto_add.files import new_file, new_folder, write_json
 from naruto_add.losses.denoising import min_snr_loss
 from naruto_add.models.lora import add_lora, merge_lora, save_lora
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Base, Sampling, Teacher
-from naruto_add.runtime import batch_indices, make_accelerator, new_file, new_folder, step_generator, write_json
 from naruto_add.training.loop import (
     Best,
     Ema,
@@ -352,7 +355,7 @@ class _Value:
 
 
 def _prompts(params: Teacher, captions: list[str]) -> list[str]:
-    return [params.prompt_template.replace("{caption}", caption) for caption in captions]
+    return [fill_template(params.prompt_template, caption) for caption in captions]
 
 
 def _latents(bundle: ModelBundle, examples: list[Example], *, flip: bool, cache_path: Path) -> CachedLatents:
@@ -384,13 +387,4 @@ def _save(bundle: ModelBundle, denoiser: Denoiser, *, out_dir: Path, lora_dir: P
         save_lora(folder, unet=bundle.unet, text_encoder=text_encoder)
     merge_lora(denoiser)
     with new_folder(out_dir) as folder:
-        _without_traces(bundle).pipeline().save_pretrained(folder)
-
-
-def _without_traces(bundle: ModelBundle) -> ModelBundle:
-    """Forget where parts were loaded from and how the tokenizer was last used: both would be saved."""
-    for module in (bundle.vae, bundle.unet):
-        module.register_to_config(_name_or_path="")
-    bundle.tokenizer.backend_tokenizer.no_padding()
-    bundle.tokenizer.backend_tokenizer.no_truncation()
-    return bundle
+        save_bundle(bundle, folder)

@@ -4,9 +4,9 @@ import numpy as np
 from numpy.random import Generator
 
 from naruto_add.data.shinobi.palette import Color, blend, darker, lighter
-from naruto_add.data.shinobi.pen import Pen, Points, loop, mirrored, oval, path
+from naruto_add.data.shinobi.pen import Pen, Points, mirrored, oval, path
 
-_SIDE_LOCKS = {"spiky": 4.0, "long": 17.0, "short": 3.5, "ponytail": 7.0, "twin tails": 9.0, "buns": 8.0}
+_SIDE_LOCKS = {"spiky": 5.0, "long": 15.0, "short": 3.0, "ponytail": 6.0, "twin tails": 8.0, "buns": 7.0}
 
 
 def draw_back_hair(pen: Pen, style: str, color: Color, generator: Generator) -> None:
@@ -20,18 +20,13 @@ def draw_back_hair(pen: Pen, style: str, color: Color, generator: Generator) -> 
             _twin_tails(pen, color, generator)
         case "buns":
             _buns(pen, color, generator)
-        case "spiky":
-            pen.shape(_burst(generator, spread=(148, 392), count=7, reach=(19, 23), valley=13), darker(color), shade=0)
-        case "short":
-            nape = loop([(-13.5, -8), (0, -15), (13.5, -8), (13.5, 9), (9, 13), (-9, 13), (-13.5, 9)])
-            pen.shape(nape, darker(color), shade=0)
 
 
 def draw_front_hair(pen: Pen, style: str, color: Color, skin: Color, *, banded: bool, generator: Generator) -> None:
     """Draws the hair on the skull and over the forehead; under a forehead protector no strand falls over the brows."""
     match style:
         case "bald":
-            pen.brush(path([(-8, -8), (-5.5, -11.5), (-1, -13)]), lighter(lighter(skin)), width=2.2)
+            pen.brush(path([(-8, -8), (-5.5, -11.5), (-1, -13)]), blend(skin, lighter(skin), 0.7), width=2.8)
         case "mohawk":
             _mohawk(pen, color, skin, generator)
         case _:
@@ -39,53 +34,40 @@ def draw_front_hair(pen: Pen, style: str, color: Color, skin: Color, *, banded: 
 
 
 def _curtain(pen: Pen, color: Color, generator: Generator) -> None:
-    bottom, half = generator.uniform(26, 36), generator.uniform(16.5, 19.5)
-    wave = generator.uniform(-1.8, 1.8)
-    side = path([(11, -12), (14.8, -4), (half - 1 + wave, 8), (half - wave, 20), (half + 0.5, bottom)])
-    tips = np.linspace(half - 2, -half + 2, 9)
-    hem = np.stack([tips, bottom + np.where(np.arange(9) % 2 == 0, 4.5, 0.5) + generator.uniform(-1, 1, 9)], axis=1)
+    bottom, half = generator.uniform(24, 34), generator.uniform(17, 19.5)
+    side = path([(11, -12), (15, -4), (half - 1, 8), (half, 18), (half + 0.5, bottom)])
+    hem = [(half * 0.5, bottom + 4), (0, bottom + 1), (-half * 0.5, bottom + 4)]
     pen.shape(np.vstack([side, hem, mirrored(side)[::-1]]), color, shade=3)
-    for x in (-half + 3.5, half - 3.5):
-        pen.stroke(path([(x * 0.9, 6), (x, 16), (x * 1.03, bottom - 3)]), width=0.7)
 
 
 def _ponytail(pen: Pen, color: Color, generator: Generator) -> None:
     side = -1 if generator.random() < 0.5 else 1
-    reach, drop = generator.uniform(19, 23), generator.uniform(12, 24)
-    flow = generator.uniform(-1.5, 1.5)
-    crest = path([(2, -12), (7, -22), (15, -24), (reach + 3, -17), (reach + 6, -4 + flow), (reach + 2, drop)])
-    under = path([(reach - 3, drop - 6), (reach - 5, flow), (reach - 6, -9), (11, -13)])
-    tail = np.vstack([crest, under[:1] + np.array((0, 3)), under]) * (side, 1)
-    pen.shape(tail, color, shade=2.5)
-    pen.stroke(path([(side * 10, -19), (side * reach, -14), (side * (reach + 1), -2)]), width=0.7)
-    pen.shape(oval(side * 8, -16.5, 3.4, 3.4), _ribbon(color), shade=0)
+    reach, drop = generator.uniform(19, 22), generator.uniform(12, 22)
+    crest = path([(2, -12), (7, -20), (15, -22), (reach + 3, -16), (reach + 5, -3), (reach + 1, drop)])
+    under = path([(reach - 5, 0), (reach - 7, -7), (11, -11)])
+    pen.shape(np.vstack([crest, under]) * (side, 1), color, shade=3)
+    pen.fill(oval(side * 9, -15.5, 3.6, 3.6), _ribbon(color))
 
 
 def _twin_tails(pen: Pen, color: Color, generator: Generator) -> None:
-    reach, drop = generator.uniform(21, 24.5), generator.uniform(16, 28)
-    outer = path([(11, -12), (17, -17.5), (reach + 2.5, -12), (reach + 4.5, 2), (reach, drop)])
-    inner = path([(reach - 3.5, drop - 7), (reach - 6, 2), (14, -5)])
-    tail = np.vstack([outer, [(reach - 3.2, drop + 1.5)], inner])
+    reach, drop = generator.uniform(20, 22.5), generator.uniform(16, 26)
+    outer = path([(11, -12), (17, -17), (reach + 3, -12), (reach + 4.5, 2), (reach - 1, drop)])
+    inner = path([(reach - 6.5, 2), (13, -5)])
+    tail = np.vstack([outer, inner])
     for points, side in ((tail, 1), (mirrored(tail), -1)):
-        pen.shape(points, color, shade=2.5)
-        pen.stroke(path([(side * 17, -12), (side * (reach + 0.5), -4), (side * (reach - 1), drop - 8)]), width=0.7)
-        pen.shape(oval(side * 14.2, -10.5, 3.2, 3.6), _ribbon(color), shade=0)
+        pen.shape(points, color, shade=3)
+        pen.fill(oval(side * 14.6, -11, 3.4, 3.8), _ribbon(color))
 
 
 def _ribbon(hair: Color) -> Color:
     """Red, or blue in hair that is itself reddish or light."""
-    return (214, 50, 56) if hair[0] < 190 else (44, 84, 190)
+    return (214, 74, 78) if hair[0] < 190 else (74, 108, 196)
 
 
 def _buns(pen: Pen, color: Color, generator: Generator) -> None:
-    radius = generator.uniform(6.2, 7.6)
+    radius = generator.uniform(7, 8)
     for side in (-1, 1):
-        x, y = side * generator.uniform(11, 13), generator.uniform(-17.5, -15.5)
-        pen.shape(oval(x, y, radius, radius), color, shade=2)
-        swirl = [(x + side * 3.4, y - 2), (x, y - 3.2), (x - side * 3, y), (x, y + 2), (x + side * 1.4, y)]
-        pen.stroke(path(swirl), width=0.8)
-    for side in (-1, 1):
-        pen.shape(path([(side * 12, 2), (side * 15, 10), (side * 12.5, 19), (side * 10, 10)]), color, shade=0)
+        pen.shape(oval(side * 12.4, -14.5, radius, radius), color, shade=3)
 
 
 def _burst(
@@ -96,71 +78,56 @@ def _burst(
     step = edges[1] - edges[0]
     radii = np.where(np.arange(2 * count + 1) % 2 == 1, 0.0, valley + generator.uniform(-0.6, 0.6, 2 * count + 1))
     radii[1::2] = generator.uniform(*reach, count)
-    edges[1::2] += generator.uniform(-0.45, 0.45, count) * step
+    edges[1::2] += generator.uniform(-0.3, 0.3, count) * step
     return np.stack([radii * np.cos(edges), radii * np.sin(edges)], axis=1)
 
 
 def _mohawk(pen: Pen, color: Color, skin: Color, generator: Generator) -> None:
-    stubble = path([(-12.6, -1), (-12.6, -8), (-7, -13.2), (0, -14.5), (7, -13.2), (12.6, -8), (12.6, -1)])
-    temple = [(10, -6), (5, -8), (0, -9), (-5, -8), (-10, -6)]
-    pen.shape(np.vstack([stubble, temple]), blend(skin, color, 0.42), shade=1.5)
-    count = int(generator.integers(3, 6))
-    crest = _burst(generator, spread=(232, 308), count=count, reach=(26, 29.5), valley=21.5)
-    forelock = [(5.5, -10), (3.4, -5), (1.2, -8), (-1, -4), (-3.4, -8), (-6, -10)]
-    pen.shape(np.vstack([[(-8, -13)], crest, [(8, -13)], forelock]), color, shade=3)
-    for x in (-3.5, 0.0, 3.5):
-        pen.stroke(path([(x * 0.6, -11), (x * 1.2, -17), (x * 2, -21)]), width=0.7)
+    stubble = path([(-12.6, -2), (-12.6, -8), (-7, -13.2), (0, -14.5), (7, -13.2), (12.6, -8), (12.6, -2)])
+    pen.fill(np.vstack([stubble, [(9, -8), (0, -9), (-9, -8)]]), blend(skin, color, 0.35))
+    lean = generator.uniform(-2, 2)
+    sweep = [(-6.5, -10), (-7.5 + lean, -19), (-6.5 + lean, -26), (-2.5 + lean, -23), (lean, -28), (3 + lean, -23)]
+    tip = [(7 + lean, -25.5), (7.5 + lean, -18), (6.5, -10), (4, -7), (0, -4.5), (-4, -7)]
+    pen.shape([*sweep, *tip], color, shade=4)
 
 
 def _cap(pen: Pen, style: str, color: Color, skin: Color, *, banded: bool, generator: Generator) -> None:
-    locks = _SIDE_LOCKS[style] + generator.uniform(-1.5, 1.5)
+    locks = _SIDE_LOCKS[style] + generator.uniform(-1, 1)
     if style == "spiky":
-        count = int(generator.integers(5, 8))
-        top = _burst(generator, spread=(174, 366), count=count, reach=(22, 27.5), valley=16.8)
+        count = int(generator.integers(5, 7))
+        top = _burst(generator, spread=(164, 376), count=count, reach=(22.5, 26), valley=15.8)
     elif style == "short":
-        count = int(generator.integers(6, 10))
-        top = _burst(generator, spread=(180, 360), count=count, reach=(17.6, 20), valley=16.2) * (0.9, 1)
+        count = int(generator.integers(4, 7))
+        top = _burst(generator, spread=(180, 360), count=count, reach=(18.4, 20.4), valley=15.6) * (0.92, 0.96)
     else:
-        crown = generator.uniform(16.6, 18.4)
+        crown = generator.uniform(16.4, 17.6)
         dome = [(-8.4, 2.2 - crown), (0, -crown), (8.4, 2.2 - crown)]
         top = path([(-14.4, 0), (-13.6, -8), *dome, (13.6, -8), (14.4, 0)])
     fringe = _fringe(style, banded, generator)
-    cast = np.minimum(fringe + np.array((0.6, 2.2)), (99, -1.8))
+    cast = np.minimum(fringe + np.array((0.4, 2.0)), (99, -2.4))
     pen.fill(np.vstack([[(10, -6), (9, -13), (-9, -13), (-10, -6)], cast[::-1]]), darker(skin))
     outline = np.vstack([_side_lock(locks, -1)[::-1], top, _side_lock(locks, 1), fringe])
-    pen.shape(outline, color, shade=2.4)
-    _shine(pen, outline, color, generator)
-    for x in generator.uniform(-9, 9, 0 if banded else 2):
-        pen.stroke(path([(x * 0.6, -14), (x * 0.9, -10.5), (x, -7.5)]), width=0.6)
+    pen.shape(outline, color, shade=2.6)
+    middle = generator.uniform(-5, 5)
+    gloss = path([(middle - 6, -10.6), (middle, -12), (middle + 6, -10.6)])
+    pen.brush(gloss, blend(color, lighter(color), 0.6), width=3)
 
 
 def _side_lock(length: float, side: int) -> Points:
     """From the outer edge of the temple down to the tip and back to the inner edge."""
-    right = [(14.2, 0.5), (13.8, length * 0.6), (12.4, length + 2), (10.6, length * 0.5), (10.4, -3)]
+    right = [(14.4, 0.5), (14.2, length * 0.6), (12.6, length + 2), (10.4, length * 0.5), (10, -3)]
     return np.array(right) * (side, 1)
 
 
 def _fringe(style: str, banded: bool, generator: Generator) -> Points:
-    """The zigzag of strands over the forehead, from the right temple to the left one."""
+    """Three or four broad strands over the forehead, from the right temple to the left one; or a parting."""
     if banded:
         return np.array([(9, -6), (0, -7), (-9, -6)], dtype=float)
     if style in ("long", "twin tails") and generator.random() < 0.4:
         part = generator.uniform(-4, 4)
-        return np.array([(9.5, -2.5), (part + 3.5, -9), (part, -12.5), (part - 3.5, -9), (-9.5, -2.5)])
-    count = int(generator.integers(4, 7))
-    edges = np.linspace(9.6, -9.6, 2 * count + 1)
-    lean = generator.uniform(-2.4, 2.4)
-    tips = generator.uniform(-2.6, 0.6, 2 * count + 1)
-    y = np.where(np.arange(2 * count + 1) % 2 == 1, tips, generator.uniform(-8, -5.5, 2 * count + 1))
-    x = edges + np.where(np.arange(2 * count + 1) % 2 == 1, lean, 0)
+        return np.array([(9.5, -3), (part + 3.5, -8), (part, -10.5), (part - 3.5, -8), (-9.5, -3)])
+    count = 3 if style == "spiky" else 2
+    x = np.linspace(9.4, -9.4, 2 * count + 1)
+    y = np.where(np.arange(2 * count + 1) % 2 == 1, generator.uniform(-3.4, -2.2), generator.uniform(-7.6, -6))
+    x[1::2] += generator.uniform(-2, 2)
     return np.stack([x, y], axis=1)
-
-
-def _shine(pen: Pen, outline: Points, color: Color, generator: Generator) -> None:
-    """A jagged gloss around the crown."""
-    middle, width = generator.uniform(-6, 6), generator.uniform(4, 7)
-    x = np.linspace(middle - width, middle + width, 9)
-    arc = np.stack([x, -14.6 + 0.03 * x**2], axis=1)
-    teeth = np.where(np.arange(9) % 2 == 1, 3.2, 1.2) * np.sin(np.linspace(0.3, np.pi - 0.3, 9))
-    jagged = arc + np.stack([np.zeros(9), teeth], axis=1)
-    pen.inlay(outline, np.vstack([arc, jagged[::-1]]), lighter(color))

@@ -61,6 +61,11 @@ def lighter(color: Color) -> Color:
     return blend(color, WHITE, 0.42)
 
 
+def outlined(color: Color) -> Color:
+    """The tint that edges a shape: far darker than it, yet of its own hue, for black lines are hard to learn."""
+    return blend(darker(darker(color)), (34, 14, 44), 0.22)
+
+
 def jittered(color: Color, generator: Generator) -> Color:
     """The colour with each channel moved by at most 9, so that no two pictures share a palette."""
     red, green, blue = (min(255, max(0, c + int(d))) for c, d in zip(color, generator.integers(-9, 10, 3), strict=True))

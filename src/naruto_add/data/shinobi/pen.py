@@ -1,4 +1,4 @@
-"""The pen: smooth, inked, cel-shaded shapes on a Pillow picture, in units of 1/64 of its side."""
+"""The pen: smooth, softly outlined, cel-shaded shapes on a Pillow picture, in units of 1/64 of its side."""
 
 from dataclasses import dataclass, replace
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageChops, ImageDraw
 
-from naruto_add.data.shinobi.palette import Color, darker
+from naruto_add.data.shinobi.palette import Color, darker, outlined
 
 Points = NDArray[np.float64]
 
@@ -79,12 +79,18 @@ class Pen:
         self.draw.polygon(self._placed(points).ravel().tolist(), fill=color)
 
     def shape(self, points: ArrayLike, color: Color, *, shade: float = 2.0, width: float = 1.0) -> None:
-        """Fills a polygon in two tones, the darker one `shade` units wide away from the light, and inks its edge."""
+        """Fills a polygon in two tones, the darker one `shade` units wide away from the light, and outlines it."""
         outline = self._placed(points)
         self.draw.polygon(outline.ravel().tolist(), fill=color)
         if shade > 0:
             self._shade(outline, darker(color), shade)
-        self._ink(np.vstack([outline, outline[:2]]), width)
+        if width > 0:
+            self._outline(np.vstack([outline, outline[:2]]), outlined(color), width)
+
+    def gradient(self, top: Color, bottom: Color) -> None:
+        """Covers the whole canvas with a smooth passage from one colour at its top to another at its bottom."""
+        self.canvas.paste(top, (0, 0, *self.canvas.size))
+        self.canvas.paste(bottom, (0, 0), Image.linear_gradient("L").resize(self.canvas.size))
 
     def inlay(self, clip: ArrayLike, points: ArrayLike, color: Color) -> None:
         """Fills the part of the polygon `points` that lies inside the polygon `clip`."""
@@ -93,10 +99,6 @@ class Pen:
         inner_mask = Image.new("L", outer_mask.size)
         ImageDraw.Draw(inner_mask).polygon((inner - corner).ravel().tolist(), fill=255)
         self._paste(corner, ImageChops.darker(outer_mask, inner_mask), color)
-
-    def stroke(self, points: ArrayLike, *, width: float = 1.0) -> None:
-        """Draws an ink line of constant width."""
-        self._ink(self._placed(points), width)
 
     def brush(self, points: ArrayLike, color: Color, *, width: float) -> None:
         """Draws a stroke `width` units thick in its middle that tapers to both ends."""
@@ -117,12 +119,12 @@ class Pen:
         ImageDraw.Draw(mask).polygon(lit.ravel().tolist(), fill=0)
         self._paste(corner, mask, color)
 
-    def _ink(self, line: Points, width: float) -> None:
+    def _outline(self, line: Points, color: Color, width: float) -> None:
         width_px = max(1, round(width * self.line * self.unit_px))
-        self.draw.line(line.ravel().tolist(), fill=self.ink, width=width_px)
+        self.draw.line(line.ravel().tolist(), fill=color, width=width_px)
         radius = (width_px - 1) / 2
         for x, y in _corners(line, _SHARP_COSINE if width_px <= _THIN_PX else 1.0).tolist():
-            self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=self.ink)
+            self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
 
     def _paste(self, corner: Points, mask: Image.Image, color: Color) -> None:
         left, top = int(corner[0]), int(corner[1])

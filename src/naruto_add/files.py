@@ -1,0 +1,94 @@
+"""Files and folders written whole or not at all, flat JSON, and hashes of what is on disk."""
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SIGNIFICANT_DIGITS = 6
+
+
+@contextmanager
+def new_folder(path: Path) -> Generator[Path]:
+    """Yield a temporary sibling that becomes `path` on success, replacing what was there, and vanishes on error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}-*"):  # of a process that was killed; a stage runs once at a time
+        shutil.rmtree(stale, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def new_file(path: Path) -> Generator[Path]:
+    """Yield a temporary sibling with the same suffix that becomes `path` on success and vanishes on error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        partial.replace(path)
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write the whole file or nothing."""
+    with new_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_json(path: Path, values: Mapping[str, float | int | str]) -> None:
+    """Write flat JSON with sorted keys and at most six significant digits. Raises ValueError for NaN and infinity."""
+    rounded = {key: _rounded(key, values[key]) for key in sorted(values)}
+    atomic_write_bytes(path, (json.dumps(rounded, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def _rounded(key: str, value: float | int | str) -> float | int | str:
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        raise ValueError(f"{key}: {value} is not a finite number")
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def content_hash(*parts: Any) -> str:
+    """A short hash of JSON values, and of files and folders (given as Path) by their content."""
+    digest = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        if isinstance(part, Path):
+            _hash_path(digest, part)
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _hash_path(digest: "hashlib.blake2b", path: Path) -> None:
+    for file in _files(path):
+        digest.update(str(file.relative_to(path)).encode() + b"\0")
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; run the stage that makes it (`dvc repro`)")
+    return sorted(item for item in path.rglob("*") if item.is_file() and "__pycache__" not in item.parts)
