@@ -139,4 +139,5 @@ def _pick(generator: Generator, values: tuple[str, ...]) -> str:
 
 def _weighted(generator: Generator, weights: dict[str, float]) -> str:
     total = sum(weights.values())
-    return str(generator.choice(list(weights), p=[weight / total for weight in weights.values()]))
+    place = generator.choice(len(weights), p=[weight / total for weight in weights.values()])
+    return tuple(weights)[place]

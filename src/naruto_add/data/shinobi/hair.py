@@ -86,8 +86,8 @@ def _mohawk(pen: Pen, color: Color, skin: Color, generator: Generator) -> None:
     stubble = path([(-12.6, -2), (-12.6, -8), (-7, -13.2), (0, -14.5), (7, -13.2), (12.6, -8), (12.6, -2)])
     pen.fill(np.vstack([stubble, [(9, -8), (0, -9), (-9, -8)]]), blend(skin, color, 0.35))
     lean = generator.uniform(-2, 2)
-    sweep = [(-6.5, -10), (-7.5 + lean, -19), (-6.5 + lean, -26), (-2.5 + lean, -23), (lean, -28), (3 + lean, -23)]
-    tip = [(7 + lean, -25.5), (7.5 + lean, -18), (6.5, -10), (4, -7), (0, -4.5), (-4, -7)]
+    sweep = [(-7, -10), (-8.5 + lean, -18), (-8.5 + lean, -25), (-3.5 + lean, -22), (lean, -28), (3.5 + lean, -22)]
+    tip = [(8.5 + lean, -25), (8.5 + lean, -18), (7, -10), (4, -7), (0, -4.5), (-4, -7)]
     pen.shape([*sweep, *tip], color, shade=4)
 
 

@@ -47,8 +47,8 @@ _COLD_SHADOW: Color = (36, 22, 96)
 
 def blend(color: Color, other: Color, share: float) -> Color:
     """The colour that is `share` of `other` and the rest of `color`."""
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(color, other, strict=True))
-    return red, green, blue
+    (r, g, b), (to_r, to_g, to_b) = color, other
+    return round(r + (to_r - r) * share), round(g + (to_g - g) * share), round(b + (to_b - b) * share)
 
 
 def darker(color: Color) -> Color:

@@ -22,8 +22,8 @@ _CATMULL_ROM = np.stack(
 )
 _ANGLES = np.linspace(0.0, 2 * np.pi, 28, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-_SHARP_COSINE = 0.94  # a turn of 20 degrees: below it a thin line shows no gap and needs no round joint
-_THIN_PX = 8
+_SHARP_COSINE = 0.94  # a turn of 20 degrees: below it a line shows no gap and needs no round joint
+_THIN_PX = 3  # no gap shows at all in so thin a line
 
 
 def loop(points: ArrayLike) -> Points:
@@ -89,8 +89,9 @@ class Pen:
 
     def gradient(self, top: Color, bottom: Color) -> None:
         """Covers the whole canvas with a smooth passage from one colour at its top to another at its bottom."""
-        self.canvas.paste(top, (0, 0, *self.canvas.size))
-        self.canvas.paste(bottom, (0, 0), Image.linear_gradient("L").resize(self.canvas.size))
+        width, height = self.canvas.size
+        rows = np.linspace(top, bottom, height).round().astype(np.uint8)
+        self.canvas.paste(Image.fromarray(np.repeat(rows[:, None], width, axis=1)))
 
     def inlay(self, clip: ArrayLike, points: ArrayLike, color: Color) -> None:
         """Fills the part of the polygon `points` that lies inside the polygon `clip`."""
@@ -122,8 +123,10 @@ class Pen:
     def _outline(self, line: Points, color: Color, width: float) -> None:
         width_px = max(1, round(width * self.line * self.unit_px))
         self.draw.line(line.ravel().tolist(), fill=color, width=width_px)
+        if width_px <= _THIN_PX:
+            return
         radius = (width_px - 1) / 2
-        for x, y in _corners(line, _SHARP_COSINE if width_px <= _THIN_PX else 1.0).tolist():
+        for x, y in _sharp_corners(line).tolist():
             self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
 
     def _paste(self, corner: Points, mask: Image.Image, color: Color) -> None:
@@ -138,12 +141,12 @@ def _spline(padded: Points) -> Points:
     return (_CATMULL_ROM @ windows).reshape(-1, 2)
 
 
-def _corners(line: Points, cosine: float) -> Points:
-    """The inner points of the line at which it turns by more than the angle of this cosine."""
+def _sharp_corners(line: Points) -> Points:
+    """The inner points of the line at which it turns sharply."""
     along = np.diff(line, axis=0)
     before, after = along[:-1], along[1:]
     lengths = np.hypot(before[:, 0], before[:, 1]) * np.hypot(after[:, 0], after[:, 1])
-    sharp: Points = line[1:-1][(before * after).sum(axis=1) < cosine * lengths]
+    sharp: Points = line[1:-1][(before * after).sum(axis=1) < _SHARP_COSINE * lengths]
     return sharp
 
 
