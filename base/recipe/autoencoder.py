@@ -29,7 +29,8 @@ def train_autoencoder(
     block_out_channels: list[int],
     latent_channels: int,
     norm_num_groups: int,
-    num_steps: int,
+    num_cycles: int,
+    cycle_steps: int,
     batch_size: int,
     learning_rate: float,
     kl_weight: float,
@@ -41,14 +42,16 @@ def train_autoencoder(
     vae = _build(block_out_channels, latent_channels, norm_num_groups)
     ema = EMAModel(vae.parameters(), decay=ema_decay)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.05)
+    schedule = _cycle(optimizer, learning_rate, cycle_steps)
     state = {"vae": vae, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     checkpoint = CHECKPOINTS / "autoencoder.pt"
-    first_step = load_checkpoint(checkpoint, state)
+    first_step, num_steps = load_checkpoint(checkpoint, state), num_cycles * cycle_steps
     progress = tqdm(
         range(first_step, num_steps), initial=first_step, total=num_steps, desc="autoencoder", mininterval=10
     )
     for step in progress:
+        if step and step % cycle_steps == 0:
+            state["schedule"] = schedule = _cycle(optimizer, learning_rate, cycle_steps)
         generator = np.random.default_rng((seed, step))
         torch.manual_seed(step)
         pixels = _batch(images, generator, batch_size)
@@ -88,6 +91,12 @@ def _build(block_out_channels: list[int], latent_channels: int, norm_num_groups:
         if "resnets" in name and "conv2" in name:
             parameter.data.mul_(RESIDUAL_GAIN)
     return vae
+
+
+def _cycle(
+    optimizer: torch.optim.Optimizer, learning_rate: float, num_steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.05)
 
 
 def _batch(images: list[np.ndarray], generator: np.random.Generator, batch_size: int) -> Tensor:

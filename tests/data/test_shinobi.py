@@ -118,8 +118,8 @@ def test_the_garment_has_the_claimed_color(color: str) -> None:
 @pytest.mark.parametrize("color", list(PLAIN))
 def test_a_plain_background_has_the_claimed_color(color: str) -> None:
     other = "blue" if color != "blue" else "red"
-    changed = (replace(_BOY, background=f"{each} background") for each in (color, other))
-    assert _color_of_change(*changed, PLAIN) == color
+    one, another = (replace(_BOY, background=f"{each} background") for each in (color, other))
+    assert _color_of_change(one, another, PLAIN) == color
 
 
 def test_every_item_is_large_and_unlike_the_others() -> None:
@@ -174,6 +174,16 @@ def test_what_cannot_be_seen_is_not_an_attribute(sampled: list[tuple[Attributes,
         assert attributes.mask == NONE or attributes.face_mark != "whisker marks"
         assert attributes.pose != "meditating" or (attributes.item, attributes.expression) == (NONE, "closed eyes")
         assert (attributes.hair_style == "bald") == (attributes.hair_color == NONE)
+
+
+def test_most_of_a_picture_survives_at_half_its_resolution() -> None:
+    """A tiny text-to-image model learns broad shapes only; finely inked drawings reach 20 dB here."""
+    errors = []
+    for index in range(30):
+        image = draw_shinobi(index, seed=7, size_px=64).image
+        coarse = image.resize((32, 32), Image.Resampling.BOX).resize((64, 64), Image.Resampling.BICUBIC)
+        errors.append(np.square((_pixels(image) - _pixels(coarse)) / 255).mean())
+    assert -10 * np.log10(errors).mean() > 24.5
 
 
 def test_near_duplicates_are_rare(drawings: list[Drawing]) -> None:

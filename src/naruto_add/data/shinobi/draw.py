@@ -12,7 +12,7 @@ from naruto_add.data.shinobi.garments import draw_bust, dress_of
 from naruto_add.data.shinobi.hair import draw_back_hair, draw_front_hair
 from naruto_add.data.shinobi.head import draw_band, draw_band_tails, draw_brows, draw_face
 from naruto_add.data.shinobi.items import draw_hand_seal, draw_item
-from naruto_add.data.shinobi.palette import HAIR, INK, SKIN, WHITE, jittered
+from naruto_add.data.shinobi.palette import HAIR, SKIN, WHITE, jittered
 from naruto_add.data.shinobi.pen import Pen
 from naruto_add.data.shinobi.scenery import paint_scenery
 
@@ -49,7 +49,7 @@ def render(attributes: Attributes, generator: Generator, size_px: int) -> Image.
 
 
 def _page_pen(canvas: Image.Image, generator: Generator) -> Pen:
-    """A pen for the bare page: 64 x 64 units, with the line weight, the ink and the light of this picture."""
+    """A pen for the bare page: 64 x 64 units, with the line weight and the light of this picture."""
     unit_px = canvas.width / _UNITS
     side = -1.0 if generator.random() < 0.5 else 1.0
     return Pen(
@@ -58,7 +58,6 @@ def _page_pen(canvas: Image.Image, generator: Generator) -> Pen:
         frame=np.array([[unit_px, 0.0, 0.0], [0.0, unit_px, 0.0]]),
         unit_px=unit_px,
         line=generator.uniform(0.75, 1.0),
-        ink=INK[generator.integers(len(INK))],
         light=(side * generator.uniform(0.7, 1.0), -generator.uniform(0.35, 0.9)),
     )
 

@@ -58,7 +58,7 @@ def _cloak(pen: Pen, half: float, dress: Dress, *, clouds: bool) -> None:
     body = _torso(half + 3, neck=6)
     pen.shape(body, dress.cloth, shade=4)
     if clouds:
-        for x, y in ((-12.5, 27), (13, 26)):
+        for x, y in ((-13, 27), (13, 27)):
             _cloud(pen, body, x, y)
     lining = (176, 50, 58) if clouds else lighter(dress.cloth)
     flap = np.array([(0, 25), (-5, 18), (-6.4, 9.5), (-12, 12), (-12, 20), (-6, 25)])
@@ -68,8 +68,8 @@ def _cloak(pen: Pen, half: float, dress: Dress, *, clouds: bool) -> None:
 
 
 def _cloud(pen: Pen, clip: Points, x: float, y: float) -> None:
-    puffs = [(-7, 2), (-6.5, -2), (-3, -5), (2.5, -4.6), (6, -2), (6.6, 2), (0, 3.4)]
-    for size, color in ((1.12, (236, 190, 190)), (0.84, (214, 38, 48))):
+    puffs = [(-7, 1.6), (-7, -1.6), (-3.8, -2.2), (-2.4, -5.4), (2, -5.4), (3.4, -2.8), (6.6, -2.4), (7, 1.6), (0, 2.6)]
+    for size, color in ((1.2, (240, 200, 200)), (0.92, (214, 38, 48))):
         pen.inlay(clip, loop(puffs) * size + (x, y), color)
 
 

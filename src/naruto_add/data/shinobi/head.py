@@ -168,7 +168,8 @@ def _mark(pen: Pen, mark: str, skin: Color) -> None:
                 whisker = [(side * 6.2, y), (side * 8.6, y + rise * 0.5), (side * 11.4, y + rise)]
                 pen.brush(whisker, tone, width=1.9)
     if mark == "scar":
-        pen.brush(path([(-8.4, -5), (-6.6, 2), (-7.0, 12.4)]), blend((176, 40, 48), skin, 0.12), width=3.0)
+        tone = blend(darker(darker(skin)), (190, 40, 50), 0.3)
+        pen.brush(path([(-8.4, -5), (-6.6, 2), (-7.0, 12.4)]), tone, width=2.8)
 
 
 def _engraving(pen: Pen, generator: Generator) -> None:

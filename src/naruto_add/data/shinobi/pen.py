@@ -64,7 +64,6 @@ class Pen:
     frame: Points
     unit_px: float
     line: float
-    ink: Color
     light: tuple[float, float]
 
     def moved(self, x: float, y: float, *, scale: float = 1.0, degrees: float = 0.0, flip: bool = False) -> "Pen":

@@ -89,7 +89,7 @@ def _waterfall(pen: Pen, generator: Generator) -> None:
     rock = jittered((142, 146, 140), generator)
     pen.gradient(rock, blend(rock, (96, 104, 120), 0.4))
     centre = generator.uniform(16, 22) if generator.random() < 0.5 else generator.uniform(42, 48)
-    for x in (-4, 68):
+    for x in (-4.0, 68.0):
         pen.fill(oval(x, 3, generator.uniform(20, 28), 10), (104, 174, 100))
     pen.fill([(centre - 17, 0), (centre + 17, 0), (centre + 19, 64), (centre - 19, 64)], (122, 196, 248))
     for x in (-10.5, 10.5):

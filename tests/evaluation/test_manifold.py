@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from naruto_add.evaluation.manifold import manifold_scores, pairwise_distances
+
+
+def _cloud(num: int, *, seed: int, shift: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((num, 4)) + shift
+
+
+def test_distances_are_euclidean() -> None:
+    a, b = _cloud(5, seed=0), _cloud(7, seed=1)
+
+    assert pairwise_distances(a, b) == pytest.approx(np.linalg.norm(a[:, None] - b[None], axis=2))
+    assert np.diag(pairwise_distances(a, a)).tolist() == [0.0] * 5
+
+
+def test_a_set_against_itself_is_whole() -> None:
+    scores = manifold_scores(_cloud(30, seed=0), _cloud(30, seed=0))
+
+    assert (scores.precision, scores.recall, scores.coverage) == (1, 1, 1)
+
+
+def test_sets_far_apart_share_nothing() -> None:
+    scores = manifold_scores(_cloud(30, seed=0, shift=100), _cloud(30, seed=1))
+
+    assert (scores.precision, scores.recall, scores.density, scores.coverage) == (0, 0, 0, 0)
+
+
+def test_points_on_a_line_give_the_closed_form() -> None:
+    """Reals at 0..9 have radii 2 (inner) to 3 (k = 3), and 3 to 5 (k = 5)."""
+    real = np.arange(10.0)[:, None]
+    drawn = np.array([[4.5], [12.5], [13.5], [14.5], [15.5]])
+
+    scores = manifold_scores(drawn, real)
+
+    # 4.5 is within 2 of 3..6; 12.5 is 3.5 from 9, whose third neighbour is 3 away.
+    assert scores.precision == 1 / 5
+    # 4.5's third neighbour, 14.5, is 10 away: its ball holds every real.
+    assert scores.recall == 1
+    # k = 5 radii are 5 4 3 3 3 3 3 3 4 5: around 4.5 the balls of 1..8 (2..7 by 3, 1 and 8 by 4) hold it, 0's and
+    # 9's by 5; 12.5 is held by 9's; 13.5 too (4.5 <= 5); 14.5 (5.5) is not.
+    assert scores.density == pytest.approx((10 + 1 + 1) / 5 / 5)
+    assert scores.coverage == 1
+
+
+def test_density_of_equal_distributions_is_one_on_average() -> None:
+    densities = [manifold_scores(_cloud(200, seed=2 * i), _cloud(200, seed=2 * i + 1)).density for i in range(10)]
+
+    assert np.mean(densities) == pytest.approx(1, abs=0.1)
+
+
+def test_one_repeated_picture_is_precise_and_covers_nothing() -> None:
+    real = _cloud(50, seed=0)
+
+    scores = manifold_scores(np.repeat(real[:1], 50, axis=0), real)
+
+    assert scores.precision == 1
+    assert scores.recall <= 0.02
+    assert scores.coverage < 0.5
+
+
+def test_sets_smaller_than_the_neighbourhood_are_taken_whole() -> None:
+    assert manifold_scores(_cloud(2, seed=0), _cloud(3, seed=0)).coverage <= 1
