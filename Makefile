@@ -22,7 +22,7 @@ summary: install ## the figures of the last run, and where to look
 	@$(RUN) python -m naruto_add.summary
 
 test: install ## the fast tests
-	$(RUN) pytest
+	$(RUN) pytest -n auto
 
 slow: install ## the tests that take minutes: killed stages, experiments, the tiny pipeline
 	$(RUN) pytest -m "slow and not gpu"

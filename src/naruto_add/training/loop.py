@@ -1,6 +1,6 @@
 """The loop around a training step: checkpoints, exact resume, validation, averaged weights, curves, progress.
 
-A step is a function of (state, step number): it draws all its randomness from `runtime.step_generator`. So a run that
+A step is a function of (state, step number): it draws all its randomness from `compute.step_generator`. So a run that
 was killed and resumed ends with the same weights, bit for bit on one machine, as one that was not.
 """
 
