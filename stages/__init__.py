@@ -7,3 +7,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from naruto_add import paths
+from naruto_add.runtime import prepare_process
+
+prepare_process(paths.PARAMS)

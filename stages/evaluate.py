@@ -22,6 +22,7 @@ def main() -> None:
         cache_dir=evaluation_cache_dir(),
         metrics_path=paths.EVALUATE_METRICS,
         subject_path=paths.SUBJECT_METRICS,
+        sweep_path=paths.CURVES / "sweep.tsv",
     )
 
 

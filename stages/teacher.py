@@ -2,7 +2,7 @@
 
 from naruto_add import paths
 from naruto_add.params import load_params
-from naruto_add.runtime import checkpoint_dir, exclusive, run_stage
+from naruto_add.runtime import checkpoint_dir, exclusive, local_folder, run_stage
 from naruto_add.training.teacher import train_teacher
 
 
@@ -10,7 +10,9 @@ def main() -> None:
     """Train the teacher."""
     params = load_params(paths.PARAMS)
     checkpoints = checkpoint_dir(
-        "teacher", params=[params.base, params.sampling, params.teacher], deps=[paths.DATASET, paths.BASE_MODEL]
+        "teacher",
+        params=[params.base, params.sampling, params.teacher],
+        deps=[paths.DATASET, *local_folder(params.base.model)],
     )
     with exclusive(checkpoints):
         train_teacher(

@@ -110,7 +110,7 @@ def test_a_difference_is_refused(tiny_pipeline_dir: Path, tmp_path: Path, monkey
 def test_model_card_snippet_runs_as_written(tiny_pipeline_dir: Path, tmp_path: Path) -> None:
     folder = _export(tiny_pipeline_dir, tmp_path)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "| fd_embedded | 12.25 | 13.5 |" in card
+    assert "| fd_embedded | lower | 12.25 | 13.5 |" in card
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert snippet is not None
     code = snippet[1].replace("path/to/this/folder", str(folder))

@@ -7,9 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.grid import (
-    CELL_PX,
     FONT,
     GAP_PX,
     GridColumn,
@@ -17,11 +15,9 @@ from naruto_add.grid import (
     draw_grid,
     fit_cell,
     make_grid,
-    make_sample_grids,
     to_images,
     wrap,
 )
-from naruto_add.params import Base, Samples, Sampling
 
 COLUMNS = [GridColumn("teacher", "100 steps"), GridColumn("distilled", "4 steps")]
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
@@ -80,38 +76,3 @@ def test_proportions_are_kept() -> None:
 def test_pixels_become_pictures() -> None:
     pixels = torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1)
     assert to_images(pixels)[0].getpixel((0, 0)) == (0, 128, 255)
-
-
-def test_sample_grids_start_from_the_same_noise(
-    tiny_bundle: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path
-) -> None:
-    unet_dir = tiny_pipeline_dir / "unet"
-    prompts = ["a man", "Naruto Uzumaki roule en suzuki"]
-    make_sample_grids(
-        Samples.model_validate({"seed": 5, "prompts": prompts}),
-        base=_base(tiny_pipeline_dir, tiny_bundle),
-        sampling=Sampling.model_validate({"teacher_steps": 3, "guidance_scale": 2.0, "student_scheduler": "ddim"}),
-        prompt_template="{caption}",
-        num_student_steps=2,
-        teacher_dir=tiny_pipeline_dir,
-        student_dir=unet_dir,
-        distilled_dir=unet_dir,
-        out_dir=tmp_path / "grids",
-    )
-    with Image.open(tmp_path / "grids" / "subjects.png") as grid:
-        assert json.loads(grid.text["prompts"]) == prompts
-        cells = [_cell(grid, column) for column in range(4)]
-    assert cells[0] == cells[1]  # base and teacher are one model here, and so are the students
-    assert cells[2] == cells[3]
-    assert cells[1] != cells[2]
-    assert (tmp_path / "grids" / "seeds.png").exists()
-
-
-def _cell(grid: Image.Image, column: int) -> bytes:
-    left = CELL_PX + GAP_PX + (CELL_PX + GAP_PX) * column
-    return grid.crop((left, grid.height - CELL_PX - GAP_PX, left + CELL_PX, grid.height - GAP_PX)).tobytes()
-
-
-def _base(model: Path, bundle: ModelBundle) -> Base:
-    side = bundle.unet.config.sample_size * 2 ** (len(bundle.vae.config.block_out_channels) - 1)
-    return Base(model=str(model), revision="", variant="", precision="fp32", resolution_px=side)

@@ -73,6 +73,11 @@ def test_params_as_committed_are_mini() -> None:
         ("add.timesteps", [1200, 749, 499, 249], "add.timesteps: 1200 is not below num_train_timesteps (1000)"),
         ("add.timesteps", [999, 700, 400, 100], "use [999, 749, 499, 249]"),
         ("add.timesteps", [999, 499], None),
+        ("add.timestep_probabilities", [[0.25] * 4, [0.4, 0.2, 0.2, 0.2]], None),
+        ("add.timestep_probabilities", [[0.5, 0.5]], "[0.5, 0.5] needs one probability for each of add.timesteps"),
+        ("add.timestep_probabilities", [[0.5] * 4], "adds up to 2"),
+        ("add.discriminators", ["latent", "latent"], "names one twice"),
+        ("add.discriminators", [], "add.discriminators"),
     ],
 )
 def test_values_are_checked(mini: Any, key: str, value: Any, message: str | None) -> None:

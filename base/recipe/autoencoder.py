@@ -10,6 +10,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
 
+from naruto_add.diffusion.bundle import forget_paths
 from recipe.artifacts import CHECKPOINTS, MODEL, PICTURES, load_people, section
 from recipe.resume import load_checkpoint, save_checkpoint
 
@@ -29,11 +30,10 @@ def train_autoencoder(
     block_out_channels: list[int],
     latent_channels: int,
     norm_num_groups: int,
-    num_cycles: int,
     cycle_steps: int,
     batch_size: int,
     learning_rate: float,
-    kl_weight: float,
+    kl_weights: list[float],
     ema_decay: float,
 ) -> None:
     """Save an fp16 AutoencoderKL whose `scaling_factor` gives latents of unit variance on the training pictures."""
@@ -45,7 +45,7 @@ def train_autoencoder(
     schedule = _cycle(optimizer, learning_rate, cycle_steps)
     state = {"vae": vae, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     checkpoint = CHECKPOINTS / "autoencoder.pt"
-    first_step, num_steps = load_checkpoint(checkpoint, state), num_cycles * cycle_steps
+    first_step, num_steps = load_checkpoint(checkpoint, state), len(kl_weights) * cycle_steps
     progress = tqdm(
         range(first_step, num_steps), initial=first_step, total=num_steps, desc="autoencoder", mininterval=10
     )
@@ -55,7 +55,7 @@ def train_autoencoder(
         generator = np.random.default_rng((seed, step))
         torch.manual_seed(step)
         pixels = _batch(images, generator, batch_size)
-        loss = _loss(vae, pixels, kl_weight)
+        loss = _loss(vae, pixels, kl_weights[step // cycle_steps])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -68,6 +68,8 @@ def train_autoencoder(
     ema.copy_to(vae.parameters())
     vae.register_to_config(scaling_factor=_scaling_factor(vae))
     vae.half().save_pretrained(out_dir)
+    forget_paths(out_dir.parent)
+    checkpoint.unlink()
 
 
 def _training_images() -> list[np.ndarray]:

@@ -4,7 +4,6 @@ Both are saved in fp16 with SD 1.5's noise schedule and PNDM scheduler, next to 
 earlier stages left in the same folder, which becomes a complete StableDiffusionPipeline.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from naruto_add.diffusion.bundle import forget_paths
 from recipe.artifacts import CHECKPOINTS, MODEL, load_people, section
 from recipe.resume import load_checkpoint, save_checkpoint
 
@@ -96,6 +96,7 @@ def train_denoiser(
             save_checkpoint(checkpoint, state, step + 1)
     ema.copy_to(model.parameters())
     _save(model_dir, vae, tokenizer, text_encoder, unet)
+    checkpoint.unlink()
 
 
 def _build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int) -> CLIPTextModel:
@@ -192,10 +193,12 @@ def _save(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(torch.float16).save_pretrained(model_dir)
-    index = model_dir / "model_index.json"
-    entries = {key: value for key, value in json.loads(index.read_text()).items() if key != "_name_or_path"}
-    index.write_text(json.dumps(entries, indent=2) + "\n")
+    # The other parts are outs of earlier stages, and stay as they are.
+    text_encoder.half().save_pretrained(model_dir / "text_encoder")
+    unet.half().save_pretrained(model_dir / "unet")
+    scheduler.save_pretrained(model_dir / "scheduler")
+    pipeline.save_config(model_dir)
+    forget_paths(model_dir)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import open_clip
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from naruto_add.diffusion.bundle import forget_paths
 from recipe.artifacts import MODEL, section
 
 MAX_LENGTH = 77
@@ -29,6 +30,7 @@ def make_tokenizer(out_dir: Path, *, num_merges: int) -> None:
         vocab=vocab, merges=[tuple(merge.split()) for merge in merges], model_max_length=MAX_LENGTH
     )
     tokenizer.save_pretrained(out_dir)
+    forget_paths(out_dir.parent)
 
 
 if __name__ == "__main__":

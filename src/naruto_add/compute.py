@@ -30,7 +30,7 @@ def frozen_dtype(precision: Precision) -> torch.dtype:
 
 def step_generator(seed: int, step: int, *stream: int) -> torch.Generator:
     """A CPU generator that depends on its arguments alone: a resumed run draws what an uninterrupted one does."""
-    entropy = np.random.SeedSequence((seed, step, *stream)).generate_state(1, np.uint64)[0]
+    entropy = np.random.SeedSequence((seed, step, len(stream), *stream)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
 
 

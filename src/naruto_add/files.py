@@ -80,7 +80,7 @@ def content_hash(*parts: Any) -> str:
 
 def _hash_path(digest: "hashlib.blake2b", path: Path) -> None:
     for file in _files(path):
-        digest.update(str(file.relative_to(path)).encode() + b"\0")
+        digest.update((file.relative_to(path).as_posix() if file != path else file.name).encode() + b"\0")
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)

@@ -6,31 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from naruto_add.compute import step_generator
-from naruto_add.data.prompts import fill_template
-from naruto_add.diffusion.bundle import (
-    ModelBundle,
-    decode_latents,
-    encode_prompts,
-    load_bundle,
-    load_pipeline_folder,
-    load_unet,
-)
-from naruto_add.diffusion.sampling import Sampler, initial_noise, sample_latents, student_sampler, teacher_sampler
-from naruto_add.files import new_file, new_folder
-from naruto_add.params import Base, Samples, Sampling
+from naruto_add.files import new_file
 
 FONT = Path(__file__).with_name("grid_font.ttf")
 """Part of DejaVu Sans Condensed, with accents: Pillow's own font has none."""
 CELL_PX = 192
 GAP_PX = 6
-NUM_SEEDS = 6
 INK, FAINT, PAPER = "#1b1b1f", "#6f6f78", "#ffffff"
 
 
@@ -48,34 +34,6 @@ class GridRow:
 
     caption: str
     images: Sequence[Image.Image]
-
-
-@dataclass(frozen=True)
-class _Subject:
-    column: GridColumn
-    bundle: ModelBundle
-    unet: UNet2DConditionModel
-    sampler: Sampler
-
-
-def make_sample_grids(
-    params: Samples,
-    *,
-    base: Base,
-    sampling: Sampling,
-    prompt_template: str,
-    num_student_steps: int,
-    teacher_dir: Path,
-    student_dir: Path,
-    distilled_dir: Path,
-    out_dir: Path,
-) -> None:
-    """Write `subjects.png` (base, teacher, student, distilled) and `seeds.png` (the distilled student, more seeds)."""
-    subjects = _subjects(base, sampling, num_student_steps, teacher_dir, student_dir, distilled_dir)
-    prompts = [fill_template(prompt_template, prompt) for prompt in params.prompts]
-    with new_folder(out_dir) as folder:
-        _subjects_grid(subjects, params, prompts, folder / "subjects.png")
-        _seeds_grid(subjects[-1], params, prompts, folder / "seeds.png")
 
 
 def make_grid(
@@ -141,54 +99,6 @@ def to_images(pixels: Float[Tensor, "batch 3 height width"]) -> list[Image.Image
     """Pictures of pixels in [-1, 1]."""
     whole = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in whole]
-
-
-def _subjects(
-    base: Base, sampling: Sampling, num_student_steps: int, teacher_dir: Path, student_dir: Path, distilled_dir: Path
-) -> list[_Subject]:
-    before, teacher = load_bundle(base), load_pipeline_folder(teacher_dir, precision=base.precision)
-    slow = GridColumn("base", f"{sampling.teacher_steps} steps")
-    fast_note = f"{num_student_steps} steps"
-    few_steps = student_sampler(teacher, sampling, num_student_steps)
-    unets = {name: load_unet(path, precision=base.precision) for name, path in _students(student_dir, distilled_dir)}
-    return [
-        _Subject(slow, before, before.unet, teacher_sampler(before, sampling)),
-        _Subject(GridColumn("teacher", slow.note), teacher, teacher.unet, teacher_sampler(teacher, sampling)),
-        *(_Subject(GridColumn(name, fast_note), teacher, unet, few_steps) for name, unet in unets.items()),
-    ]
-
-
-def _students(student_dir: Path, distilled_dir: Path) -> list[tuple[str, Path]]:
-    return [("student before ADD", student_dir), ("distilled", distilled_dir)]
-
-
-def _subjects_grid(subjects: Sequence[_Subject], params: Samples, prompts: list[str], path: Path) -> None:
-    drawn = [_draw_subject(subject, prompts, seed=params.seed) for subject in subjects]
-    rows = [GridRow(caption, images) for caption, images in zip(params.prompts, zip(*drawn, strict=True), strict=True)]
-    columns = [subject.column for subject in subjects]
-    make_grid(rows, columns=columns, cell_px=CELL_PX, path=path, metadata={"prompts": prompts, "seed": params.seed})
-
-
-def _seeds_grid(subject: _Subject, params: Samples, prompts: list[str], path: Path) -> None:
-    seeds = [params.seed + offset for offset in range(NUM_SEEDS)]
-    drawn = [_draw_subject(subject, prompts, seed=seed) for seed in seeds]
-    rows = [GridRow(caption, images) for caption, images in zip(params.prompts, zip(*drawn, strict=True), strict=True)]
-    columns = [GridColumn(f"seed {seed}", f"{subject.column.name}, {subject.column.note}") for seed in seeds]
-    make_grid(rows, columns=columns, cell_px=CELL_PX, path=path, metadata={"prompts": prompts, "seeds": seeds})
-
-
-def _draw_subject(subject: _Subject, prompts: list[str], *, seed: int) -> list[Image.Image]:
-    """Picture i starts from the noise of (seed, i) for every subject."""
-    bundle = subject.bundle
-    latents = sample_latents(
-        subject.unet,
-        noise=initial_noise(bundle, len(prompts), seed=seed),
-        prompt_embeds=encode_prompts(bundle, prompts),
-        negative_embeds=encode_prompts(bundle, [""]),
-        sampler=subject.sampler,
-        generator=step_generator(seed, 0),
-    )
-    return to_images(decode_latents(bundle, latents))
 
 
 def _refuse_ragged(rows: Sequence[GridRow], columns: Sequence[GridColumn]) -> None:

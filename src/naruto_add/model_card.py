@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from naruto_add.catalog import describe, headline, interval
 from naruto_add.data.prompts import fill_template
 
 SUBJECTS = ("base", "teacher", "student", "distilled")
@@ -20,7 +21,7 @@ class CardFacts:
     prompt: str
     prompt_template: str
     precision: Literal["fp32", "fp16"]
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | int]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,6 @@ _LOADING = {
 pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder")""",
     "fp16": """import torch
 from diffusers import StableDiffusionPipeline
-from naruto_add.data.prompts import fill_template
 
 pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder", dtype=torch.float16).to("cuda")""",
 }
@@ -66,22 +66,36 @@ def model_card(facts: CardFacts) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def metrics_table(metrics: Mapping[str, float]) -> str:
-    """A Markdown table with a row for every metric and a column for every subject that has one."""
+def metrics_table(metrics: Mapping[str, float | int]) -> str:
+    """A Markdown table: a row for every headline metric with its better direction, a column for every subject."""
     subjects = [subject for subject in SUBJECTS if any(key.startswith(f"{subject}.") for key in metrics)]
-    names = sorted({key.partition(".")[2] for key in metrics if key.partition(".")[0] in subjects})
-    head = ["| metric | " + " | ".join(subjects) + " |", "|---|" + "---:|" * len(subjects)]
+    names = headline({key.partition(".")[2] for key in metrics if key.partition(".")[0] in subjects})
+    head = ["| metric | better | " + " | ".join(subjects) + " |", "|---|---|" + "---:|" * len(subjects)]
     rows = [
-        f"| {name} | " + " | ".join(_cell(metrics.get(f"{subject}.{name}")) for subject in subjects) + " |"
+        f"| {name} | {_better(name)} | "
+        + " | ".join(_cell(metrics, f"{subject}.{name}") for subject in subjects)
+        + " |"
         for name in names
     ]
     return "\n".join([*head, *rows])
 
 
-def _cell(value: float | None) -> str:
-    if value is None:
+def _better(name: str) -> str:
+    metric = describe(name)
+    return metric.better if metric else ""
+
+
+def _cell(metrics: Mapping[str, float | int], key: str) -> str:
+    """The figure, and its 95% interval where there is one."""
+    if key not in metrics:
         return ""
-    return f"{value:,}" if isinstance(value, int) or float(value).is_integer() else f"{value:.4g}"
+    bounds = interval(metrics, key)
+    span = f" ({_digits(bounds[0])} to {_digits(bounds[1])})" if bounds else ""
+    return _digits(metrics[key]) + span
+
+
+def _digits(value: float | int) -> str:
+    return f"{value:,.0f}" if isinstance(value, int) or float(value).is_integer() else f"{value:.4g}"
 
 
 def _front_matter(licence: _Licence) -> str:

@@ -13,6 +13,9 @@ from ruamel.yaml.error import YAMLError
 NUM_TRAIN_TIMESTEPS = 1000
 """Length of SD 1.x's noise schedule, which every model here shares."""
 
+PROBABILITY_TOLERANCE = 1e-3
+"""Thirds, written with three digits, still add up to 1."""
+
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -20,6 +23,7 @@ Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Steps = Annotated[int, Field(ge=1, le=NUM_TRAIN_TIMESTEPS)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -58,7 +62,7 @@ class Ingest(_Section):
     revision: str
     image_column: Text
     caption_column: Text
-    num_images: Count
+    num_drawings: Positive
     seed: Seed
     min_side_px: Positive
     max_megapixels: Annotated[float, Field(gt=0, le=1000)]
@@ -96,7 +100,7 @@ class Student(_Section):
 
     seed: Seed
     architecture: Literal["bk_base", "bk_small", "bk_tiny", "none"]
-    pool_size: Positive
+    pool_size: Annotated[int, Field(ge=4)]
     pool_steps: Annotated[int, Field(ge=1, le=NUM_TRAIN_TIMESTEPS)]
     num_steps: Count
     batch_size: Positive
@@ -115,6 +119,7 @@ class Add(_Section):
 
     seed: Seed
     timesteps: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    timestep_probabilities: list[list[Fraction]]
     num_steps: Positive
     batch_size: Positive
     learning_rate: Rate
@@ -127,15 +132,29 @@ class Add(_Section):
     adv_weight: Weight
     adv_start_steps: Count
     adv_ramp_steps: Count
+    discriminators: Annotated[list[Literal["latent", "pixel"]], Field(min_length=1, max_length=2)]
     discriminator_blocks: Annotated[list[Text], Field(min_length=1)]
     discriminator_width: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
     discriminator_timesteps: Annotated[list[Annotated[int, Field(ge=0, lt=NUM_TRAIN_TIMESTEPS)]], Field(min_length=1)]
+    pixel_backbone: Literal["efficientnet_lite0", "dinov2_small"]
+    pixel_crop_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
+    misaligned_weight: Weight
     r1_weight: Weight
+    perceptual_weight: Weight
+    perceptual_crop_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
+    augment: Literal["off", "fixed", "adaptive"]
+    augment_strength: Fraction
+    augment_flip: bool
+    augment_max_shift: Annotated[float, Field(ge=0, le=0.5)]
+    augment_target: Fraction
+    augment_adapt_steps: Positive
     real_source: Literal["teacher", "dataset", "both"]
     rollout_fraction: Fraction
     ema_decay: Decay
     max_grad_norm: Annotated[float, Field(gt=0)]
     validation_every_steps: Positive
+    patience: Count
+    alarm_window_steps: Positive
 
 
 class Evaluate(_Section):
@@ -148,13 +167,21 @@ class Evaluate(_Section):
     features: Literal["embedded", "inception"]
     perceptual: Literal["embedded", "alex", "vgg", "squeeze"]
     latency_repeats: Positive
+    student_sweep: Annotated[list[Steps], Field(min_length=1)]
+    teacher_sweep: Annotated[list[Steps], Field(min_length=1)]
+    sweep_images: Annotated[int, Field(ge=2)]
+    classifier_steps: Count
+    classifier_learning_rate: Rate
 
 
 class Samples(_Section):
-    """The grids' prompts."""
+    """The grids' prompts and numbers of steps."""
 
     seed: Seed
     prompts: Annotated[list[Text], Field(min_length=1, max_length=32)]
+    steps: Annotated[list[Steps], Field(min_length=1, max_length=8)]
+    interpolate_from: Text
+    interpolate_to: Text
 
 
 class Export(_Section):
@@ -216,10 +243,16 @@ def _describe(item: Any) -> str:
 
 
 def _contradictions(params: Params) -> list[str]:
-    return [*_timestep_problems(params.add), *_ingest_problems(params), *_template_problems(params.teacher)]
+    return [
+        *_add_problems(params.add),
+        *_scheduler_problems(params),
+        *_ingest_problems(params),
+        *_template_problems(params.teacher),
+        *_length_problems(params),
+    ]
 
 
-def _timestep_problems(add: Add) -> list[str]:
+def _add_problems(add: Add) -> list[str]:
     problems = [
         f"add.timesteps: {timestep} is not below num_train_timesteps ({NUM_TRAIN_TIMESTEPS})"
         for timestep in add.timesteps
@@ -231,6 +264,45 @@ def _timestep_problems(add: Add) -> list[str]:
             f"add.timesteps: {add.timesteps} is not what a scheduler with {len(expected)} trailing steps visits; "
             f"use {expected}"
         )
+    if len(set(add.discriminators)) < len(add.discriminators):
+        problems.append(f"add.discriminators: {add.discriminators} names one twice")
+    return [*problems, *_phase_problems(add)]
+
+
+def _phase_problems(add: Add) -> list[str]:
+    key = "add.timestep_probabilities"
+    problems = []
+    for phase in add.timestep_probabilities:
+        if len(phase) != len(add.timesteps):
+            problems.append(f"{key}: {phase} needs one probability for each of add.timesteps {add.timesteps}")
+        elif abs(sum(phase) - 1) > PROBABILITY_TOLERANCE:
+            problems.append(f"{key}: {phase} adds up to {sum(phase):g}; probabilities add up to 1")
+    if len(add.timestep_probabilities) > add.num_steps:
+        problems.append(f"{key}: {len(add.timestep_probabilities)} phases do not fit into {add.num_steps} steps")
+    return problems
+
+
+def _scheduler_problems(params: Params) -> list[str]:
+    num_steps = len(params.add.timesteps)
+    if params.sampling.student_scheduler == "lcm" and NUM_TRAIN_TIMESTEPS % num_steps:
+        problem = f"sampling.student_scheduler: lcm cannot visit {num_steps} evenly spaced timesteps"
+        return [f"{problem}; give add.timesteps a length that divides {NUM_TRAIN_TIMESTEPS}, or use ddim"]
+    return []
+
+
+def _length_problems(params: Params) -> list[str]:
+    problems = [
+        f"{name}.warmup_steps: {section.warmup_steps} is not below {name}.num_steps ({section.num_steps})"
+        for name, section in (("teacher", params.teacher), ("student", params.student), ("add", params.add))
+        if section.num_steps and section.warmup_steps >= section.num_steps
+    ]
+    if params.add.adv_start_steps + params.add.adv_ramp_steps > params.add.num_steps:
+        problems.append(
+            f"add.adv_ramp_steps: {params.add.adv_ramp_steps} after add.adv_start_steps "
+            f"({params.add.adv_start_steps}) ends behind add.num_steps ({params.add.num_steps})"
+        )
+    if params.evaluate.num_images == 1:
+        problems.append("evaluate.num_images: 1 picture has no distribution; use at least 2, or 0 for all")
     return problems
 
 
@@ -243,8 +315,8 @@ def trailing_timesteps(num_steps: int) -> list[int]:
 def _ingest_problems(params: Params) -> list[str]:
     ingest = params.ingest
     problems = []
-    if ingest.source == "shinobi" and ingest.num_images < 20:
-        problems.append(f"ingest.num_images: {ingest.num_images} is too few to draw; use at least 20")
+    if ingest.source == "shinobi" and ingest.num_drawings < 20:
+        problems.append(f"ingest.num_drawings: {ingest.num_drawings} is too few to draw; use at least 20")
     if ingest.source == "hub" and not ingest.hub_dataset:
         problems.append("ingest.hub_dataset: '' names nothing; ingest.source hub needs a data set, such as owner/name")
     if ingest.source == "hub" and not ingest.revision:

@@ -4,9 +4,6 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 
-BASE_MODEL = Path("base/model")
-"""The embedded base model: committed, made by the recipe in base/."""
-
 DATASET = Path("data/dataset")
 """images/*.png and metadata.jsonl: file_name, text, split, source and the source's own columns."""
 REJECTS = Path("data/rejects.jsonl")

@@ -5,6 +5,7 @@ The one place that reads the environment and the working directory.
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from naruto_add.files import content_hash
+from naruto_add.params import ParamsError, load_params
 
 T = TypeVar("T")
 
@@ -43,19 +45,32 @@ def progress(iterable: Iterable[T], *, desc: str, total: int | None = None, init
 def checkpoint_dir(stage: str, *, params: Sequence[Any], deps: Sequence[Path]) -> Path:
     """The ignored folder where a stage keeps checkpoints and caches of exactly this configuration.
 
-    It lies under the user's repository even when DVC runs the stage in a temporary copy ($DVC_ROOT names it).
+    Its key covers the values in `params`, the content of `deps` and the code that this process has imported from the
+    project. It lies under the user's repository even when DVC runs the stage in a temporary copy ($DVC_ROOT names it).
     """
-    key = content_hash(stage, [_plain(item) for item in params], Path(__file__).parent, *deps)
+    key = content_hash(stage, [_plain(item) for item in params], *_loaded_code(), *deps)
     return _checkpoints() / stage / key
 
 
+def local_folder(model: str) -> list[Path]:
+    """The model's folder; nothing for one on the hub, which its revision pins."""
+    return [Path(model)] if Path(model).is_dir() else []
+
+
 def evaluation_cache_dir() -> Path:
-    """Where evaluation keeps drawn pictures and their features; its entries name what they depend on themselves."""
-    return _checkpoints() / "evaluate"
+    """Where evaluation keeps drawn pictures and their features, by its code; entries name what else they depend on."""
+    return _checkpoints() / "evaluate" / content_hash(*_loaded_code())
 
 
 def _checkpoints() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()) / ".checkpoints"
+
+
+def _loaded_code() -> list[Path]:
+    """The project's own modules that are imported now, which a stage's script has done before it calls anything."""
+    names = (name for name in sys.modules if name.partition(".")[0] in {"naruto_add", "stages"})
+    files = (getattr(sys.modules[name], "__file__", None) for name in names)
+    return sorted({Path(file) for file in files if file})
 
 
 def _plain(item: Any) -> Any:
@@ -64,7 +79,10 @@ def _plain(item: Any) -> Any:
 
 @contextmanager
 def exclusive(folder: Path) -> Generator[None]:
-    """Hold `folder` for this process. Raises StageError at once where another process holds it."""
+    """Hold `folder` for this process; on success its checkpoints (*.pt) go, for nothing is left to resume.
+
+    Raises StageError at once where another process holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
@@ -73,23 +91,26 @@ def exclusive(folder: Path) -> Generator[None]:
         raise StageError(
             f"{folder}: another process trains this very configuration; wait for it, or stop it, and run again"
         ) from None
+    for stale in folder.glob(".*-*"):  # of a process that was killed while it saved
+        shutil.rmtree(stale, ignore_errors=True)
     try:
         yield
+        for checkpoint in folder.glob("*.pt"):
+            checkpoint.unlink()
     finally:
         lock.release()
 
 
 def run_stage(stage: Callable[[], None]) -> None:
-    """Run a stage's body: user errors become one message, Ctrl-C exits non-zero, a dying parent takes us with it."""
-    _die_with_parent()
+    """Run a stage's body: user errors become one message, and Ctrl-C exits non-zero."""
     try:
         stage()
-    except (StageError, ValueError, FileNotFoundError) as error:
+    except (StageError, ParamsError, FileNotFoundError) as error:
         if os.environ.get("NARUTO_ADD_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: what was done is saved; the next `dvc repro` goes on from there")
+        sys.exit("interrupted: training steps that were done are saved; the next `dvc repro` goes on from there")
 
 
 def _die_with_parent() -> None:
@@ -97,4 +118,22 @@ def _die_with_parent() -> None:
     if sys.platform != "linux":
         return
     pr_set_pdeathsig = 1
+    parent = os.getppid()
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before we asked
+        sys.exit("error: the process that started this one has ended")
+
+
+def prepare_process(params_path: Path) -> None:
+    """End with DVC, and keep hub libraries offline where parameters name nothing on a hub.
+
+    To be called before anything that takes seconds to import: hub libraries read their setting only then, and until
+    then an orphan would go unnoticed.
+    """
+    _die_with_parent()
+    try:
+        params = load_params(params_path)
+    except ParamsError:
+        return  # the stage itself will say so
+    if Path(params.base.model).is_dir() and params.ingest.source != "hub":
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from naruto_add.runtime import StageError
 from naruto_add.data.dataset import load_split
 from naruto_add.data.pixels import load_pixels
 
@@ -27,7 +28,7 @@ def test_an_example_holds_its_caption_and_the_other_columns(tiny_dataset_dir: Pa
 
 def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a", "split": "train"}\n')
-    with pytest.raises(ValueError, match="holds no test pictures"):
+    with pytest.raises(StageError, match="holds no test pictures"):
         load_split(tmp_path, "test")
 
 

@@ -27,7 +27,7 @@ _PARAMS = Ingest(
     revision="",
     image_column="image",
     caption_column="text",
-    num_images=30,
+    num_drawings=30,
     seed=0,
     min_side_px=16,
     max_megapixels=1.0,
@@ -106,7 +106,7 @@ def test_metrics_add_up(shinobi: tuple[Path, _Written]) -> None:
     assert metrics["train"] + metrics["validation"] + metrics["test"] == 30
     assert min(metrics["train"], metrics["validation"], metrics["test"]) >= 1
     assert 4 < metrics["tokens.mean"] <= metrics["tokens.max"] <= 77
-    assert metrics["captions.truncated"] == metrics["left_out"] == 0
+    assert metrics["captions.truncated"] == 0
 
 
 def test_the_contact_sheet_shows_the_pictures(shinobi: tuple[Path, _Written]) -> None:
@@ -172,7 +172,7 @@ def test_no_picture_is_in_two_splits_however_often_it_comes(tmp_path: Path) -> N
         {**row, "file_name": row["file_name"] + (".bmp" if "exact" in row["file_name"] else ".jpg")} for row in copies
     ]
     _write_table(tmp_path / "set", rows)
-    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0)
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"))
     assert [row["source"] for row in written["rows"]] == [f"{index}.png" for index in range(40)]
     assert (written["metrics"]["duplicates.exact"], written["metrics"]["duplicates.near"]) == (40, 40)
     assert written["rejects"][0] == {
@@ -192,11 +192,11 @@ def test_new_pictures_and_another_order_change_no_split(tmp_path: Path) -> None:
     _write_table(tmp_path / "set", rows[:40])
     for row in rows[40:]:
         (tmp_path / "set" / row["file_name"]).rename(tmp_path / row["file_name"])
-    before = _splits(_run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0))
+    before = _splits(_run(tmp_path, source="folder", path=str(tmp_path / "set")))
     for row in rows[40:]:
         (tmp_path / row["file_name"]).rename(tmp_path / "set" / row["file_name"])
     _write_table(tmp_path / "set", random.Random(0).sample(rows, 60))
-    after = _splits(_run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0))
+    after = _splits(_run(tmp_path, source="folder", path=str(tmp_path / "set")))
     assert len(after) == 60
     assert {name: after[name] for name in before} == before
 
@@ -243,7 +243,7 @@ def _spoiled(folder: Path) -> list[dict[str, str]]:
 
 def test_every_bad_entry_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     _spoiled(tmp_path / "set")
-    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0, max_rejected=0.2)
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), max_rejected=0.2)
     expected = {name: reason for name, (_, reason) in _BAD.items()}
     expected |= {"../out.png": "path_escape", "none.png": "missing_file", "0.png": "no_caption"}
     assert {row["file"]: row["reason"] for row in written["rejects"]} == expected
@@ -258,7 +258,7 @@ def test_too_many_bad_entries_fail_loudly_after_naming_them(tmp_path: Path) -> N
     _spoiled(tmp_path / "set")
     message = r"ingest\.max_rejected: 9 of 49 entries \(0\.184\) were rejected, above 0\.1; most were .*rejects\.jsonl"
     with pytest.raises(StageError, match=message):
-        _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0, max_rejected=0.1)
+        _run(tmp_path, source="folder", path=str(tmp_path / "set"), max_rejected=0.1)
     assert len(_lines(tmp_path / "rejects.jsonl")) == 9
     assert {path.name for path in tmp_path.iterdir()} == {"set", "rejects.jsonl"}
 
@@ -266,14 +266,14 @@ def test_too_many_bad_entries_fail_loudly_after_naming_them(tmp_path: Path) -> N
 def test_duplicates_do_not_count_as_rejected(tmp_path: Path) -> None:
     rows = _folder(tmp_path / "set", 10)
     _write_table(tmp_path / "set", rows * 3)
-    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0, max_rejected=0.0)
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), max_rejected=0.0)
     assert (written["metrics"]["duplicates"], written["metrics"]["rejected"]) == (20, 0)
 
 
 def test_too_few_pictures_are_an_error(tmp_path: Path) -> None:
     _folder(tmp_path / "set", 2)
     with pytest.raises(StageError, match=r"ingest\.path: .* leaves 2 pictures, too few"):
-        _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0)
+        _run(tmp_path, source="folder", path=str(tmp_path / "set"))
 
 
 def test_columns_are_the_same_in_every_row_and_ours_win(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_columns_are_the_same_in_every_row_and_ours_win(tmp_path: Path) -> None:
     rows[0] |= {"hair": "red", "split": "theirs", "source": "theirs", "image": "theirs"}
     rows[1] |= {"text": "e\u0301 \ud83d", "eyes": "blue"}
     _write_table(tmp_path / "set", rows)
-    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0)
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"))
     assert {tuple(row) for row in written["rows"]} == {("file_name", "text", "split", "source", "hair", "eyes")}
     assert (written["rows"][0]["hair"], written["rows"][0]["eyes"], written["rows"][1]["text"]) == ("red", "", "é")
     assert "theirs" not in {*written["rows"][0].values()}
@@ -291,5 +291,5 @@ def test_long_captions_are_counted(tmp_path: Path) -> None:
     rows = _folder(tmp_path / "set", 5)
     rows[2]["text"] = "a man " * 50
     _write_table(tmp_path / "set", rows)
-    metrics = _run(tmp_path, source="folder", path=str(tmp_path / "set"), num_images=0)["metrics"]
+    metrics = _run(tmp_path, source="folder", path=str(tmp_path / "set"))["metrics"]
     assert (metrics["captions.truncated"], metrics["tokens.max"]) == (1, 102)

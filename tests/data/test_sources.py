@@ -22,7 +22,7 @@ _PARAMS = Ingest(
     revision="",
     image_column="image",
     caption_column="text",
-    num_images=0,
+    num_drawings=1,
     seed=0,
     min_side_px=8,
     max_megapixels=1.0,
@@ -65,7 +65,7 @@ def _jsonl(folder: Path, *rows: Any) -> Path:
 
 
 def test_shinobi_are_drawn_by_number_and_seed() -> None:
-    entries = _entries("shinobi", Path(), num_images=3, seed=9)
+    entries = _entries("shinobi", Path(), num_drawings=3, seed=9)
     assert [entry.picture for entry in entries if isinstance(entry, Entry)] == [
         Drawing(index=i, seed=9) for i in range(3)
     ]
@@ -238,33 +238,3 @@ def test_parquet_that_cannot_be_used_names_the_parameter(tmp_path: Path) -> None
     (tmp_path / "a.parquet").write_bytes(b"PAR1 broken PAR1")
     with pytest.raises(StageError, match=r"ingest\.path: .* is not a parquet file"):
         _entries("parquet", tmp_path)
-
-
-def test_num_images_takes_the_first_and_says_how_many_it_left(tmp_path: Path) -> None:
-    for name in "abcde":
-        _picture(tmp_path / f"{name}.png")
-        (tmp_path / f"{name}.txt").write_text(name)
-    params = _PARAMS.model_copy(update={"path": str(tmp_path), "num_images": 2})
-    source = open_source(params)
-    assert (source.num_entries, source.num_left_out) == (2, 3)
-    assert [entry.name for entry in source.entries] == ["a.png", "b.png"]
-
-
-@pytest.mark.slow
-def test_hub_data_sets_come_through_the_datasets_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library reads a folder as it reads a repository; the hub itself is out of a test's reach."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    images = [{"bytes": _png(color), "path": None} for color in ("red", "blue")]
-    (tmp_path / "repo/data").mkdir(parents=True)
-    for split in ("train", "test"):
-        rows = datasets.Dataset.from_dict({"image": images, "text": ["a", "b"], "hair": ["x", "y"]})
-        rows.cast_column("image", datasets.Image()).to_parquet(tmp_path / f"repo/data/{split}-0.parquet")
-    entries = _entries("hub", tmp_path / "repo", revision="0" * 40)
-    assert entries[0] == Entry(name="train:0", picture=_png("red"), caption="a", attributes={"hair": "x"})
-    assert [entry.name for entry in entries] == ["train:0", "train:1", "test:0", "test:1"]
-    with pytest.raises(StageError, match=r"ingest\.caption_column: .* no column 'prompt'"):
-        _entries("hub", tmp_path / "repo", revision="0" * 40, caption_column="prompt")
-    with pytest.raises(StageError, match=r"ingest\.hub_dataset: .*ingest\.revision '0+' cannot be loaded"):
-        _entries("hub", tmp_path / "none", revision="0" * 40)

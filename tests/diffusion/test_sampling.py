@@ -10,6 +10,7 @@ from naruto_add.diffusion.sampling import (
     guided_noise_pred,
     initial_noise,
     make_student_scheduler,
+    noise_pred,
     sample_latents,
 )
 from naruto_add.params import trailing_timesteps
@@ -89,3 +90,15 @@ def test_latents_are_scaled_both_ways(tiny_bundle: ModelBundle) -> None:
     torch.testing.assert_close(latents, unscaled * tiny_bundle.vae.config.scaling_factor)
     decoded = decode_latents(tiny_bundle, latents)
     torch.testing.assert_close(decoded, tiny_bundle.vae.decode(unscaled).sample.clamp(-1, 1))
+
+
+def test_the_last_layers_compute_in_fp32_under_autocast(tiny_bundle: ModelBundle) -> None:
+    embeds, noisy = encode_prompts(tiny_bundle, ["a man"]), torch.randn(1, 4, 4, 4)
+    seen = []
+    hook = tiny_bundle.unet.conv_out.register_forward_hook(lambda _layer, inputs, output: seen.append((inputs, output)))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        noise_pred(tiny_bundle.unet, noisy, torch.tensor([999]), embeds)
+    hook.remove()
+    ((_,), output) = seen[0]
+    assert output.dtype == torch.float32
+    assert "forward" not in vars(tiny_bundle.unet.conv_out)

@@ -8,28 +8,32 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from naruto_add.evaluation import generate, report
+from naruto_add.catalog import describe, is_companion
+from naruto_add.evaluation import generate, judge
 from naruto_add.evaluation.report import SUBJECTS, run_evaluate
 from naruto_add.params import Base, Evaluate, Sampling
 from naruto_add.runtime import StageError
 
 Run = Callable[..., tuple[dict[str, float], dict[str, float]]]
 
-SHARED_METRICS = {
+FD, KD, PD = "fd_efficientnet_lite1", "kd_efficientnet_lite1", "pd_efficientnet_lite1"
+QUALITY_METRICS = {
     "num_images",
-    "fd_efficientnet_lite1",
-    "kd_efficientnet_lite1",
-    "kd_efficientnet_lite1_low",
-    "kd_efficientnet_lite1_high",
-    "pd_efficientnet_lite1",
+    f"{FD}_n_small",
+    f"{PD}_diversity",
+    *(f"{name}{end}" for name in (FD, KD, PD) for end in ("", "_low", "_high")),
+    *("precision", "recall", "density", "coverage"),
+    *("nearest_train_ratio", "near_train_fraction"),
 }
 COST_METRICS = {
     "num_inference_steps",
     "latency_ms",
+    "latency_p95_ms",
     "speedup",
     "images_per_second",
     "params_m",
     "pipeline_params_m",
+    "size_mib",
 }
 
 
@@ -42,6 +46,11 @@ def _evaluate(**changes: Any) -> Evaluate:
         "features": "embedded",
         "perceptual": "embedded",
         "latency_repeats": 1,
+        "student_sweep": [1, 2],
+        "teacher_sweep": [2, 3],
+        "sweep_images": 3,
+        "classifier_steps": 1,
+        "classifier_learning_rate": 1e-3,
     }
     return Evaluate(**values | changes)
 
@@ -57,8 +66,17 @@ def _other_weights(source: Path, target: Path, *, seed: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("evaluate")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture
+def sweep_path(folder: Path) -> Path:
+    return folder / "sweep.tsv"
+
+
+@pytest.fixture(scope="module")
+def run(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, folder: Path) -> Run:
     teacher_dir = _other_weights(tiny_pipeline_dir, folder / "teacher", seed=1)
     student_dir = _other_weights(tiny_pipeline_dir / "unet", folder / "student", seed=2)
     distilled_dir = _other_weights(tiny_pipeline_dir / "unet", folder / "distilled", seed=3)
@@ -77,6 +95,7 @@ def run(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pytes
             cache_dir=folder / "cache",
             metrics_path=folder / "evaluate.json",
             subject_path=folder / "subject.json",
+            sweep_path=folder / "sweep.tsv",
         )
         return json.loads((folder / "evaluate.json").read_text()), json.loads((folder / "subject.json").read_text())
 
@@ -88,15 +107,36 @@ def test_every_subject_has_every_metric(run: Run) -> None:
 
     for name in SUBJECTS:
         row = {key.split(".", 1)[1] for key in metrics if key.startswith(f"{name}.")}
-        assert row == SHARED_METRICS | COST_METRICS
-    assert set(subject) == SHARED_METRICS | COST_METRICS
+        assert {key for key in row if not key.startswith("attribute_")} == QUALITY_METRICS | COST_METRICS
+        assert 0 <= metrics[f"{name}.attribute_accuracy"] <= 1
+    assert set(subject) >= QUALITY_METRICS | COST_METRICS
+    assert "real.attribute_accuracy" in metrics
     assert all(metrics[f"distilled.{key}"] == value for key, value in subject.items())
     assert metrics["distilled.num_images"] == metrics["real.num_images"] == 4  # 0 took all that are held out
     assert metrics["teacher.pd_efficientnet_lite1"] == pytest.approx(0, abs=1e-6)
     assert metrics["teacher.speedup"] == 1
     assert metrics["teacher_fast.pd_efficientnet_lite1"] > 0
-    assert metrics["teacher_reseeded.num_images"] == 2
+    assert metrics["teacher.size_mib"] == pytest.approx(metrics["base.size_mib"])
+    assert metrics["distilled.fd_efficientnet_lite1_n_small"] == 1
+    assert metrics["process.peak_rss_mib"] > 0
+    names = {key.partition(".")[2] for key in metrics}
+    assert [name for name in names if not is_companion(name) and describe(name) is None] == []
     assert metrics["real_train.num_images"] == 4
+
+
+def test_the_sweep_has_a_row_for_every_number_of_steps(run: Run, sweep_path: Path) -> None:
+    run(_evaluate())
+
+    head, *rows = (line.split("\t") for line in sweep_path.read_text().splitlines())
+
+    assert head == ["subject", "steps", "latency_ms", "distance"]
+    assert [tuple(row[:2]) for row in rows] == [
+        ("teacher", "2"),
+        ("teacher", "3"),
+        ("distilled", "1"),
+        ("distilled", "2"),
+    ]
+    assert all(float(value) > 0 for row in rows for value in row[2:])
 
 
 def test_another_subject_draws_and_times_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +146,8 @@ def test_another_subject_draws_and_times_nothing(run: Run, monkeypatch: pytest.M
         raise AssertionError("called in spite of the cache")
 
     monkeypatch.setattr(generate, "sample_latents", refuse)
-    monkeypatch.setattr(report, "extract_features", refuse)
-    monkeypatch.setattr(report, "perceptual_distances", refuse)
+    monkeypatch.setattr(judge, "extract_features", refuse)
+    monkeypatch.setattr(judge, "perceptual_distances", refuse)
     after, subject = run(_evaluate(subject="teacher"))
 
     assert after == before

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from naruto_add.losses.distribution import sliced_distance
+from naruto_add.losses.distribution import colour_drift, sliced_distance, spread
 
 
 @pytest.fixture
@@ -38,3 +38,18 @@ def test_sees_one_repeated_picture(latents: Tensor) -> None:
 def test_does_not_depend_on_the_scale_of_both(latents: Tensor) -> None:
     blurred = F.avg_pool2d(latents, 3, stride=1, padding=1)
     torch.testing.assert_close(sliced_distance(blurred * 7, latents * 7), sliced_distance(blurred, latents))
+
+
+def test_a_shifted_channel_is_seen_in_its_standard_deviations() -> None:
+    reference = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    shifted = reference.clone()
+    shifted[:, 2] += 0.7 * reference[:, 2].std()
+    assert colour_drift(reference, reference).item() == 0
+    assert abs(colour_drift(shifted, reference).item() - 0.7) < 1e-5
+
+
+def test_spread_counts_differences_within_a_prompt_only() -> None:
+    prompts = torch.randn(3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert spread(prompts.expand(3, 4, 4, 8, 8)).item() == 0
+    noise = torch.randn(3, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert abs(spread(prompts + 0.5 * noise).item() - 0.5) < 0.02

@@ -156,9 +156,9 @@ def test_per_level_lists_lose_their_deepest_entry() -> None:
 
 
 def test_a_teacher_with_nothing_to_remove_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"student\.architecture: bk_base"):
+    with pytest.raises(StageError, match=r"student\.architecture: bk_base"):
         student_config({**SD15_UNET, "layers_per_block": 1}, "bk_base")
-    with pytest.raises(ValueError, match="block_out_channels"):
+    with pytest.raises(StageError, match="block_out_channels"):
         student_config({**SD15_UNET, "block_out_channels": (320, 640, 960, 1280)}, "bk_tiny")
 
 

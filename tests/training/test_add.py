@@ -22,6 +22,7 @@ from naruto_add.params import Add, Params, Sampling, load_params
 from naruto_add.runtime import StageError
 from naruto_add.training import add_run, loop
 from naruto_add.training.add import distill, training_precision
+from naruto_add.training.add_alarms import ADVICE
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
 from naruto_add.training.add_run import AddRun, adv_weight_at
 from naruto_add.training.loop import run_steps
@@ -37,6 +38,17 @@ SMALL = {
     "adv_ramp_steps": 0,
     "warmup_steps": 0,
     "validation_every_steps": 2,
+}
+
+ALL_ON = {
+    "discriminators": ["latent", "pixel"],
+    "pixel_crop_px": 32,
+    "misaligned_weight": 0.5,
+    "perceptual_weight": 0.5,
+    "perceptual_crop_px": 32,
+    "augment": "adaptive",
+    "augment_flip": True,
+    "timestep_probabilities": [[0.0, 0.0, 0.5, 0.5], [0.4, 0.2, 0.2, 0.2]],
 }
 
 
@@ -160,19 +172,19 @@ def test_fault_1_the_student_is_another_object_and_the_teacher_stays_bit_identic
 def test_fault_2_the_adversarial_loss_reaches_the_student_and_nothing_else(build: Build) -> None:
     run = build.run(add_params())
     batch = draw_batch(run.data, run.params, step=0)
-    features = run.judged_features(x0_of(run, batch), batch.prompt_embeds, batch)
-    run.adversarial_loss(features, batch.pooled).backward()
+    features = run.critics.features(x0_of(run, batch), batch.prompt_embeds, batch)
+    run.critics.adversarial_loss(features, batch.pooled).backward()
     assert all(item.grad is not None and item.grad.any() for item in run.student.conv_out.parameters())
     assert sum(item.grad is not None and bool(item.grad.any()) for item in run.student.parameters()) > 100
     assert no_gradient(build.bundle.unet)
-    assert no_gradient(run.discriminator)
+    assert no_gradient(run.critics.heads)
 
 
 def test_fault_2_every_fake_gets_its_own_gradient(build: Build) -> None:
     run = build.run(add_params())
     batch = draw_batch(run.data, run.params, step=0)
     x0 = batch.x0.clone().requires_grad_()
-    run.adversarial_loss(run.judged_features(x0, batch.prompt_embeds, batch), batch.pooled).backward()
+    run.critics.adversarial_loss(run.critics.features(x0, batch.prompt_embeds, batch), batch.pooled).backward()
     assert x0.grad is not None and x0.grad.flatten(1).any(dim=1).all()
 
 
@@ -282,7 +294,7 @@ def test_items_at_the_first_timestep_start_from_the_stored_noise_in_a_rollout_to
 
 def test_half_of_the_inputs_are_rollouts(build: Build) -> None:
     params = add_params(rollout_fraction=0.5)
-    assert draw_batch(build.data(params), params, step=0).is_rollout.tolist() == [True] * 3 + [False] * 3
+    assert draw_batch(build.data(params), params, step=0).is_rollout.tolist() == [False, True] * 3
 
 
 # The discriminator's side
@@ -294,7 +306,7 @@ def test_real_and_fake_are_judged_at_the_same_timesteps_with_the_same_noise(
     run = build.run(add_params(real_source="dataset"))
     seen: list[tuple[Tensor, Tensor]] = []
     fakes: list[Tensor] = []
-    features, predict_x0 = run.features, run.predict_x0
+    features, predict_x0 = run.critics.unet_features, run.predict_x0
 
     def note_features(noisy: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> list[Tensor]:
         seen.append((noisy.detach(), timesteps))
@@ -304,7 +316,7 @@ def test_real_and_fake_are_judged_at_the_same_timesteps_with_the_same_noise(
         fakes.append(predict_x0(*inputs))
         return fakes[-1]
 
-    monkeypatch.setattr(run, "features", note_features)
+    monkeypatch.setattr(run.critics, "unet_features", note_features)
     monkeypatch.setattr(run, "predict_x0", note_fakes)
     run.train_step(0)
     real = draw_batch(run.data, run.params, step=0).real_latents
@@ -320,11 +332,11 @@ def test_real_and_fake_are_judged_at_the_same_timesteps_with_the_same_noise(
 def test_the_discriminators_losses_reach_its_heads_only(build: Build) -> None:
     run = build.run(add_params(r1_weight=1.0))
     batch = draw_batch(run.data, run.params, step=0)
-    features = run.judged_features(x0_of(run, batch), batch.prompt_embeds, batch)
-    hinge, penalty, _, _ = run.discriminator_losses(features, batch)
-    (hinge + penalty).backward()
-    assert penalty.item() > 0
-    for name, item in run.discriminator.named_parameters():
+    features = run.critics.features(x0_of(run, batch), batch.prompt_embeds, batch)
+    verdict = run.critics.discriminator_losses(features, batch)
+    (verdict.hinge + verdict.penalty).backward()
+    assert verdict.penalty.item() > 0
+    for name, item in run.critics.heads.named_parameters():
         assert item.grad is not None, name
         assert item.grad.any() or item.ndim == 1, name  # biases of almost linear heads: real and fake cancel
     assert no_gradient(run.student)
@@ -335,10 +347,10 @@ def test_fault_5_only_small_heads_are_trained_and_the_backbone_stays_in_eval_mod
     run = build.run(add_params())
     run.train_step(0)
     trained = {id(item) for group in run.judge.optimizer.param_groups for item in group["params"]}
-    assert trained == {id(item) for item in run.discriminator.parameters()}
+    assert trained == {id(item) for item in run.critics.heads.parameters()}
     assert trained.isdisjoint(id(item) for item in build.bundle.unet.parameters())
     assert not build.bundle.unet.training
-    assert not any(isinstance(item, torch.nn.BatchNorm2d) for item in run.discriminator.modules())
+    assert not any(isinstance(item, torch.nn.BatchNorm2d) for item in run.critics.heads.modules())
 
 
 def test_real_latents_of_the_teacher_are_its_samples_for_the_same_prompts(build: Build) -> None:
@@ -372,7 +384,75 @@ def test_both_mixes_the_two(build: Build) -> None:
     assert torch.equal(batch.real_pooled[is_teacher], batch.pooled[is_teacher])
 
 
+def test_misaligned_captions_are_never_the_pictures_own(build: Build) -> None:
+    params = add_params(batch_size=12)
+    data = build.data(params)
+    few = replace(data, train=replace(data.train, rows=data.train.rows % 2 + 1))
+    batch = draw_batch(few, params, step=0)
+    rows = few.train.rows[(batch.x0[:, None] == few.train.x0).flatten(2).all(dim=2).int().argmax(dim=1)]
+    assert batch.misaligned_items.tolist() == list(range(12))
+    assert (rows[batch.misaligned_items] != rows[batch.misaligned_captions]).all()
+    one = replace(data, train=replace(data.train, rows=torch.ones_like(data.train.rows)))
+    assert len(draw_batch(one, params, step=0).misaligned_items) == 0
+
+
+def test_misaligned_captions_are_shown_to_teacher_and_heads_alike_and_count_as_fakes(build: Build) -> None:
+    """What a picture is called changes features and projection: nothing in them still names its own caption."""
+    run = build.run(add_params(misaligned_weight=0.5, r1_weight=0.0))
+    plain = build.run(add_params(r1_weight=0.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    real = run.critics.features(batch.real_latents, batch.real_prompt_embeds, batch)
+    order = batch.misaligned_captions
+    assert batch.misaligned_items.tolist() == list(range(6))
+    renamed = run.critics.features(batch.real_latents, batch.real_prompt_embeds[order], batch)
+    logits = run.critics.judge(renamed, batch.real_pooled[order])["latent"]
+    expected = torch.stack([(1 + item).relu().mean() for item in logits]).mean()
+    torch.testing.assert_close(run.critics.misaligned_loss(real, batch), expected)
+    hinges = [item.critics.discriminator_losses(real, batch).hinge for item in (run, plain)]
+    torch.testing.assert_close(hinges[0], hinges[1] + 0.5 * expected)
+
+
+@pytest.mark.parametrize("discriminators", [["pixel"], ["latent", "pixel"]])
+def test_pixel_discriminators_reach_the_student_and_train_their_heads_alone(
+    build: Build, discriminators: list[str]
+) -> None:
+    run = build.run(add_params(discriminators=discriminators, misaligned_weight=1.0, pixel_crop_px=32))
+    batch = draw_batch(run.data, run.params, step=0)
+    features = run.critics.features(x0_of(run, batch), batch.prompt_embeds, batch)
+    assert list(features) == discriminators
+    loss = run.critics.adversarial_loss(features, batch.pooled)
+    logits = run.critics.judge(features, batch.pooled)
+    means = [torch.stack([-item.mean() for item in items]).mean() for items in logits.values()]
+    torch.testing.assert_close(loss, torch.stack(means).mean(), rtol=1e-3, atol=1e-3)
+    loss.backward()
+    assert all(item.grad is not None and item.grad.any() for item in run.student.conv_out.parameters())
+    assert no_gradient(build.bundle.unet) and no_gradient(build.bundle.vae) and no_gradient(run.critics.heads)
+    heads, backbone = weights(run.critics.heads), weights(run.critics.backbone.network)
+    run.train_step(0)
+    assert same(weights(run.critics.backbone.network), backbone)
+    assert all(not torch.equal(item, heads[name]) for name, item in weights(run.critics.heads).items() if item.ndim > 2)
+
+
 # The step
+
+
+def test_timesteps_follow_the_phase_that_the_step_lies_in(build: Build) -> None:
+    phases = [[0.0, 0.0, 0.5, 0.5], [1.0, 0.0, 0.0, 0.0]]
+    params = add_params(timestep_probabilities=phases, num_steps=3, batch_size=64)
+    data = build.data(params)
+    drawn = [set(draw_batch(data, params, step=step).step_index.tolist()) for step in range(3)]
+    assert drawn == [{2, 3}, {2, 3}, {0}]
+    uniform = draw_batch(data, add_params(batch_size=64), step=0)
+    assert set(uniform.step_index.tolist()) == {0, 1, 2, 3}
+
+
+def test_the_perceptual_loss_joins_the_students_loss(build: Build) -> None:
+    values = {"adv_weight": 0.0, "distill_weight": 0.0, "perceptual_weight": 1.0, "perceptual_crop_px": 32}
+    params = add_params(**values, rollout_fraction=0.0, renoised_weight=0.0, learning_rate=2e-3)
+    run = build.run(params)
+    losses = [run.train_step(0)["perceptual_loss"] for _ in range(6)]
+    assert losses[-1] < losses[0]
+    assert "perceptual_loss" not in build.run(add_params()).train_step(0)
 
 
 def test_one_batch_is_overfitted(build: Build) -> None:
@@ -416,10 +496,10 @@ def test_the_adversarial_weight_waits_then_rises_to_its_full_value() -> None:
 def test_before_the_adversarial_loss_starts_the_student_feels_none_and_the_heads_learn(build: Build) -> None:
     params = add_params(adv_start_steps=5)
     run, other = build.run(params), build.run(params.model_copy(update={"adv_weight": 3.0}))
-    heads = weights(run.discriminator)
+    heads = weights(run.critics.heads)
     assert run.train_step(0).keys() == other.train_step(0).keys()
     assert same(weights(run.student), weights(other.student))
-    assert not same(weights(run.discriminator), heads)
+    assert not same(weights(run.critics.heads), heads)
 
 
 def test_the_step_draws_nothing_from_the_global_generator(build: Build) -> None:
@@ -437,10 +517,10 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build, mon
     data = build.data(params)
     broken = replace(data, train=replace(data.train, x0=torch.full_like(data.train.x0, torch.nan)))
     run = build.run(params, data=broken)
-    student, heads, average = weights(run.student), weights(run.discriminator), run.ema.average()
+    student, heads, average = weights(run.student), weights(run.critics.heads), run.ema.average()
     scalars = run.train_step(0)
     assert same(weights(run.student), student)
-    assert same(weights(run.discriminator), heads)
+    assert same(weights(run.critics.heads), heads)
     assert same(run.ema.average(), average)
     assert scalars["skipped"] == 2
     with pytest.raises(StageError, match=r"add\.learning_rate"):
@@ -470,14 +550,15 @@ def test_fault_9_the_score_is_on_samples_never_trained_on_at_the_students_own_st
     calls: list[int] = []
     run.student.register_forward_pre_hook(lambda *_: calls.append(1))
     run.validate(0)
-    assert len(calls) == len(params.timesteps)
+    assert len(calls) == 2 * len(params.timesteps)  # the held-out pairs, and a few prompts with several noises each
 
 
 def test_a_perfect_student_scores_zero(build: Build) -> None:
     run = build.run(add_params())
     held_out = replace(run.data.held_out, x0=run.sample_held_out())
     run.data = replace(run.data, held_out=held_out)
-    assert run.validate(0) == {"score": 0.0, "sample_mse": 0.0}
+    scalars = run.validate(0)
+    assert [scalars[name] for name in ("score", "sample_mse", "colour_drift")] == [0.0, 0.0, 0.0]
 
 
 def run_all(run: AddRun, folder: Path, *, stop_at: int | None = None) -> None:
@@ -499,8 +580,8 @@ def run_all(run: AddRun, folder: Path, *, stop_at: int | None = None) -> None:
 
 
 def test_fault_8_a_killed_run_resumes_bit_for_bit(build: Build, tmp_path: Path) -> None:
-    """Student, its average, heads, both optimizers, both schedules, counters, the best weights and the curves."""
-    params = add_params(warmup_steps=4, adv_start_steps=1, adv_ramp_steps=4, real_source="both")
+    """Student, its average, heads, both optimizers and schedules, counters, strength, best weights and curves."""
+    params = add_params(warmup_steps=4, adv_start_steps=1, adv_ramp_steps=4, real_source="both", **ALL_ON)
     whole, killed, resumed = (build.run(params) for _ in range(3))
     run_all(whole, tmp_path / "whole")
     with pytest.raises(ConnectionAbortedError):
@@ -511,6 +592,36 @@ def test_fault_8_a_killed_run_resumes_bit_for_bit(build: Build, tmp_path: Path) 
     for name in ("curves.tsv", "curves_validation.tsv"):
         assert (tmp_path / "whole" / name).read_text() == (tmp_path / "killed" / name).read_text()
     assert whole.metrics() == resumed.metrics()
+
+
+def test_patience_ends_training_early_and_for_good(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(add_run, "sliced_distance", lambda *_: torch.tensor(0.5))
+    params = add_params(num_steps=6, validation_every_steps=1, patience=2, adv_weight=0.0, renoised_weight=0.0)
+    run, again = build.run(params), build.run(params)
+    steps: list[int] = []
+
+    def finish(run: AddRun) -> None:
+        def train_step(step: int) -> dict[str, float]:
+            steps.append(step)
+            return run.train_step(step)
+
+        run_steps(
+            train_step,
+            name="add",
+            num_steps=params.num_steps,
+            state=run.state(),
+            validate=run.validate,
+            validation_every_steps=1,
+            checkpoint_dir=tmp_path,
+            curves_path=tmp_path / "curves.tsv",
+            is_finished=run.patience.is_over,
+        )
+
+    finish(run)
+    finish(again)  # a finished run has nothing left to do
+    assert steps == [0, 1]
 
 
 def distill_into(build: Build, folder: Path, teacher_dir: Path, params: Add) -> Path:
@@ -549,6 +660,7 @@ def test_distill_writes_a_unet_curves_and_figures_and_changes_nothing_else(
     metrics = json.loads((tmp_path / "a/add.json").read_text())
     assert metrics["best_score"] <= metrics["start_score"]
     assert metrics["skipped"] == 0
+    assert {name for name in metrics if name.startswith("alarms_")} == {f"alarms_{name}" for name in ADVICE}
 
 
 def test_the_best_validated_average_is_written_not_the_last_iterate(

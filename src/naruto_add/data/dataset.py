@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from naruto_add.runtime import StageError
+
 Split = Literal["train", "validation", "test"]
 
 
@@ -18,12 +20,12 @@ class Example:
 
 
 def load_split(dataset_dir: Path, split: Split) -> list[Example]:
-    """The examples of one split, in the file's order. Raises ValueError where there are none."""
+    """The examples of one split, in the file's order. Raises StageError where there are none."""
     lines = (dataset_dir / "metadata.jsonl").read_text("utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]
     examples = [_example(dataset_dir, row) for row in rows if row["split"] == split]
     if not examples:
-        raise ValueError(f"{dataset_dir}: holds no {split} pictures; give ingest more of them")
+        raise StageError(f"{dataset_dir}: holds no {split} pictures; give ingest more of them")
     return examples
 
 

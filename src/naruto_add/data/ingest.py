@@ -80,7 +80,7 @@ def run_ingest(
         _write_rows(folder / "metadata.jsonl", rows)
         metrics = _metrics(outcome, rows, base)
         draw_sheet(folder, rows, sheet_path=sheet_path)
-    write_json(metrics_path, {**metrics, "left_out": source.num_left_out})
+    write_json(metrics_path, metrics)
 
 
 # --- from entries to pictures ---

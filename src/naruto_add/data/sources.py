@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from io import StringIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,10 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The entries of a source in its own order, some rejects already; `num_left_out` more are there and not taken."""
+    """The entries of a source in its own order, some rejects already."""
 
     num_entries: int
     entries: Iterable[Entry | Reject]
-    num_left_out: int = 0
 
 
 def open_source(params: Ingest) -> Source:
@@ -62,20 +60,14 @@ def open_source(params: Ingest) -> Source:
     source = _opened(params)
     if not source.num_entries:
         raise StageError(f"{named_source(params)} holds no pictures")
-    if not params.num_images or source.num_entries <= params.num_images:
-        return source
-    return Source(
-        num_entries=params.num_images,
-        entries=islice(source.entries, params.num_images),
-        num_left_out=source.num_entries - params.num_images,
-    )
+    return source
 
 
 def named_source(params: Ingest) -> str:
     """The parameter that says where the pictures come from, with its value, as error messages begin."""
     match params.source:
         case "shinobi":
-            return f"ingest.num_images: {params.num_images}"
+            return f"ingest.num_drawings: {params.num_drawings}"
         case "folder" | "parquet":
             return f"ingest.path: {params.path!r}"
         case "hub":
@@ -95,9 +87,9 @@ def _opened(params: Ingest) -> Source:
 
 
 def _shinobi(params: Ingest) -> Source:
-    numbers = range(params.num_images)
+    numbers = range(params.num_drawings)
     entries = (Entry(name=f"shinobi {i}", picture=Drawing(index=i, seed=params.seed)) for i in numbers)
-    return Source(num_entries=params.num_images, entries=entries)
+    return Source(num_entries=params.num_drawings, entries=entries)
 
 
 # --- folder ---

@@ -1,7 +1,6 @@
 """The parts of a Stable Diffusion pipeline, frozen, and what is asked of them: text in, latents in and out."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from naruto_add.compute import Precision, default_device, frozen_dtype
-from naruto_add.params import Base
+from naruto_add.params import NUM_TRAIN_TIMESTEPS, Base
 from naruto_add.runtime import StageError
 
 ENCODE_BATCH = 64
@@ -72,6 +71,7 @@ def load_bundle(base: Base, /) -> ModelBundle:
     Raises StageError where it cannot be had, or where its picture size does not fit `base.resolution_px`.
     """
     bundle = _load(base.model, precision=base.precision, revision=base.revision, variant=base.variant)
+    _refuse_other_predictions(bundle, base.model)
     _fit_resolution(bundle, base.resolution_px)
     return bundle
 
@@ -84,7 +84,7 @@ def load_pipeline_folder(folder: Path, *, precision: Precision) -> ModelBundle:
 def load_unet(folder: Path, *, precision: Precision) -> UNet2DConditionModel:
     """A frozen U-Net that an earlier stage saved, on the default device."""
     unet = UNet2DConditionModel.from_pretrained(folder, dtype=frozen_dtype(precision), use_safetensors=True)
-    return unet.to(default_device()).requires_grad_(False).eval()
+    return widen_head(unet).to(default_device()).requires_grad_(False).eval()
 
 
 def save_bundle(bundle: ModelBundle, folder: Path) -> None:
@@ -106,7 +106,8 @@ def forget_paths(folder: Path) -> None:
     for path in (*folder.glob("*.json"), *folder.glob("*/*config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in config.items() if key not in {"_name_or_path", "name_or_path"}}
-        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if kept != config:
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def tokenize(bundle: ModelBundle, prompts: list[str]) -> Int[Tensor, "batch tokens"]:
@@ -145,18 +146,16 @@ def decode_latents(bundle: ModelBundle, latents: Float[Tensor, "batch c h w"]) -
 
 def _load(model: str, *, precision: Precision, revision: str, variant: str) -> ModelBundle:
     is_folder = Path(model).is_dir()
-    if is_folder:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    elif Path(model).parts[0] in {"base", "models", ".", "/"}:
+    if not is_folder and Path(model).parts[0] in {"base", "models", ".", "/"}:
         raise StageError(f"base.model: {model!r} is not a folder; name one in diffusers format, or a hub repository")
-    elif not revision:
+    if not is_folder and not revision:
         raise StageError(f"base.revision: '' is not a commit; pin the revision of the hub repository {model!r}")
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             model,
             revision=revision or None,
             variant=variant or None,
-            dtype=frozen_dtype(precision),
+            dtype={"vae": torch.float32, "default": frozen_dtype(precision)},  # latents are kept in fp32
             use_safetensors=True,
             safety_checker=None,
             feature_extractor=None,
@@ -169,9 +168,17 @@ def _load(model: str, *, precision: Precision, revision: str, variant: str) -> M
     return _frozen(pipeline).to(default_device())
 
 
+def widen_head(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Keep the U-Net's last two layers in fp32; `sampling.noise_pred` calls them so."""
+    unet.conv_norm_out.float()
+    unet.conv_out.float()
+    return unet
+
+
 def _frozen(pipeline: StableDiffusionPipeline) -> ModelBundle:
     for module in (pipeline.text_encoder, pipeline.vae, pipeline.unet):
         module.requires_grad_(False).eval()
+    widen_head(pipeline.unet)
     return ModelBundle(
         tokenizer=pipeline.tokenizer,
         text_encoder=pipeline.text_encoder,
@@ -179,6 +186,15 @@ def _frozen(pipeline: StableDiffusionPipeline) -> ModelBundle:
         unet=pipeline.unet,
         scheduler=pipeline.scheduler,
     )
+
+
+def _refuse_other_predictions(bundle: ModelBundle, model: str) -> None:
+    config = bundle.scheduler.config
+    if config.prediction_type != "epsilon" or config.num_train_timesteps != NUM_TRAIN_TIMESTEPS:
+        raise StageError(
+            f"base.model: {model!r} predicts {config.prediction_type} over {config.num_train_timesteps} timesteps; "
+            f"use a model that predicts epsilon over {NUM_TRAIN_TIMESTEPS}, as Stable Diffusion 1.x does"
+        )
 
 
 def _fit_resolution(bundle: ModelBundle, resolution_px: int) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +17,8 @@ from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.params import Sampling
 
 BATCH = 64
+NOISE_STREAM = 7
+"""Keeps starting noise apart from what training steps of the same seed and number draw."""
 _SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type")
 
 
@@ -55,7 +59,9 @@ def make_student_scheduler(teacher_scheduler: Any, kind: Literal["ddim", "lcm"],
 
 def initial_noise(bundle: ModelBundle, num: int, *, seed: int) -> Float[Tensor, "num c h w"]:
     """Standard normal noise on the bundle's device; picture i's depends on (seed, i) alone."""
-    parts = [torch.randn(bundle.latent_shape, generator=step_generator(seed, index)) for index in range(num)]
+    parts = [
+        torch.randn(bundle.latent_shape, generator=step_generator(seed, index, NOISE_STREAM)) for index in range(num)
+    ]
     return torch.stack(parts).to(bundle.device)
 
 
@@ -127,9 +133,33 @@ def noise_pred(
     timesteps: Int[Tensor, " batch"],
     prompt_embeds: Float[Tensor, "batch tokens width"],
 ) -> Float[Tensor, "batch c h w"]:
-    """Epsilon, fp32, of one call in the U-Net's own dtype."""
+    """Epsilon, fp32, of one call in the U-Net's own dtype, or autocast's; its last layers compute in fp32 all the same.
+
+    At t = 999 an error in epsilon is amplified 14.6 times into x0.
+    """
     dtype = unet.dtype
-    return unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)[0].float()
+    with _head_in_fp32(unet):
+        return unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)[0].float()
+
+
+@contextmanager
+def _head_in_fp32(unet: UNet2DConditionModel) -> Generator[None]:
+    layers = (unet.conv_norm_out, unet.conv_out)
+    for layer in layers:
+        layer.forward = _in_fp32(layer.forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _in_fp32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def call(hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return forward(hidden.float())
+
+    return call
 
 
 def _schedule(scheduler: Any) -> dict[str, Any]:

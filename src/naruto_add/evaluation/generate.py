@@ -20,9 +20,9 @@ from naruto_add.diffusion.bundle import (
     load_unet,
 )
 from naruto_add.diffusion.sampling import Sampler, initial_noise, sample_latents, student_sampler, teacher_sampler
-from naruto_add.evaluation.cache import Arrays
+from naruto_add.evaluation.cache import Arrays, cached
 from naruto_add.evaluation.features import Images
-from naruto_add.evaluation.speed import seconds_of
+from naruto_add.evaluation.speed import MIB, seconds_of
 from naruto_add.files import content_hash
 from naruto_add.params import Base, Sampling
 
@@ -36,6 +36,8 @@ class Subject:
     bundle: ModelBundle
     sampler: Sampler
     weights: str
+    size_mib: float | None = None
+    """Of its weights on disk, those of text encoder and autoencoder included; None for what lies in the hub's cache."""
 
     @property
     def params_m(self) -> float:
@@ -55,6 +57,7 @@ class Subject:
             self.weights,
             str(self.bundle.unet.dtype),
             self.bundle.device.type,
+            self.bundle.latent_shape,
             type(scheduler).__name__,
             {name: value for name, value in scheduler.config.items() if not name.startswith("_")},
             self.sampler.num_inference_steps,
@@ -78,11 +81,14 @@ def load_subjects(
 
     def student(folder: Path) -> Subject:
         bundle = replace(teacher, unet=load_unet(folder, precision=base.precision))
-        return Subject(bundle, few_steps, content_hash(teacher_dir, folder))
+        size_mib = _stored_mib(teacher_dir) - _stored_mib(teacher_dir / "unet") + _stored_mib(folder)
+        return Subject(bundle, few_steps, content_hash(teacher_dir, folder), size_mib)
 
+    base_mib = _stored_mib(Path(base.model)) if Path(base.model).is_dir() else None
+    full_steps = teacher_sampler(teacher, sampling)
     return {
-        "base": Subject(base_bundle, teacher_sampler(base_bundle, sampling), _base_weights(base)),
-        "teacher": Subject(teacher, teacher_sampler(teacher, sampling), content_hash(teacher_dir)),
+        "base": Subject(base_bundle, teacher_sampler(base_bundle, sampling), _base_weights(base), base_mib),
+        "teacher": Subject(teacher, full_steps, content_hash(teacher_dir), _stored_mib(teacher_dir)),
         "student": student(student_dir),
         "distilled": student(distilled_dir),
     }
@@ -91,6 +97,15 @@ def load_subjects(
 def at_steps(subject: Subject, num_steps: int) -> Subject:
     """The same model and scheduler with another number of steps."""
     return replace(subject, sampler=replace(subject.sampler, num_inference_steps=num_steps))
+
+
+def drawn(subject: Subject, prompts: list[str], *, seed: int, batch_size: int, cache_dir: Path) -> Images:
+    """The images of `draw_set`, drawn at most once."""
+    return cached(
+        cache_dir,
+        ["images", subject.key(), prompts, seed, batch_size],
+        lambda: draw_set(subject, prompts, seed=seed, batch_size=batch_size),
+    )["images"]
 
 
 def draw_set(subject: Subject, prompts: list[str], *, seed: int, batch_size: int) -> Arrays:
@@ -131,6 +146,10 @@ def _draw_batch(subject: Subject, prompts: list[str], noise: torch.Tensor, gener
 def _base_weights(base: Base) -> str:
     folder = Path(base.model)
     return content_hash(folder) if folder.is_dir() else content_hash(base.model, base.revision, base.variant)
+
+
+def _stored_mib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / MIB
 
 
 def _num_parameters(module: torch.nn.Module) -> int:

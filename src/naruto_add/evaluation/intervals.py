@@ -21,9 +21,7 @@ def mean_interval(values: NDArray[np.float64], *, seed: int) -> tuple[float, flo
     return float(low), float(high)
 
 
-def frechet_interval(
-    features: Features, reference: Features, *, distance: float, seed: int
-) -> tuple[float, float]:
+def frechet_interval(features: Features, reference: Features, *, distance: float, seed: int) -> tuple[float, float]:
     """Of the Frechet `distance` of these sets at their numbers of pictures: its spread, not its bias.
 
     Reweighted sets are worth fewer pictures, which lifts all their distances; so what is used are the deviations of
@@ -50,7 +48,7 @@ def _in_common_basis(features: Features, reference: Features) -> tuple[Features,
     both = both - both.mean(axis=0)
     if len(both) >= both.shape[1]:
         return both[: len(features)], both[len(features) :]
-    coordinates = np.linalg.qr(both.T, mode="r").T
+    coordinates = np.asarray(np.linalg.qr(both.T, mode="r")).T
     return coordinates[: len(features)], coordinates[len(features) :]
 
 

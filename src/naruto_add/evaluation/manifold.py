@@ -1,8 +1,8 @@
 """Fidelity and diversity apart: how much of one cloud of feature vectors lies in the region that another occupies.
 
-A set's region is the union of balls around its pictures that reach to their k-th nearest neighbour in the set. Precision
-and recall are Kynkaanniemi et al. 2019, eq. 2, with their k of 3; density and coverage Naeem et al. 2020, eq. 3, with
-their k of 5. All depend on the numbers of pictures, so only sets of one size may be compared.
+A set's region is the union of balls around its pictures that reach to their k-th nearest neighbour in the set.
+Precision and recall are Kynkaanniemi et al. 2019, eq. 2, with their k of 3; density and coverage Naeem et al. 2020,
+eq. 3, with their k of 5. All depend on the numbers of pictures, so only sets of one size may be compared.
 """
 
 from dataclasses import dataclass

@@ -1,44 +1,55 @@
 """Every subject's figures, side by side: quality against held-out pictures, closeness to the teacher, speed, size.
 
 Generated sets, features, distances and timings are cached, so that another `evaluate.subject` costs seconds.
+What each figure means stands in `naruto_add.catalog`.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from naruto_add.compute import default_device
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.pixels import load_pixels
 from naruto_add.data.prompts import fill_template
-from naruto_add.evaluation.cache import Arrays, cached
-from naruto_add.evaluation.features import FeatureNetwork, Images, extract_features, load_feature_network
-from naruto_add.evaluation.frechet import frechet_distance, kernel_distance, kernel_interval
-from naruto_add.evaluation.generate import Subject, as_images, at_steps, draw_set, load_subjects
-from naruto_add.evaluation.perceptual import PerceptualNetwork, load_perceptual_network, perceptual_distances
-from naruto_add.evaluation.speed import latencies_ms
+from naruto_add.evaluation.attributes import (
+    attribute_accuracy,
+    has_attributes,
+    load_classifier,
+    train_classifier,
+    vocabulary_of,
+)
+from naruto_add.evaluation.cache import cached
+from naruto_add.evaluation.cost import costs
+from naruto_add.evaluation.features import Images
+from naruto_add.evaluation.frechet import Features
+from naruto_add.evaluation.generate import Subject, as_images, at_steps, drawn, load_subjects
+from naruto_add.evaluation.judge import (
+    Judge,
+    Metrics,
+    closeness,
+    distribution,
+    diversity,
+    load_judge,
+    novelty,
+    thumbnails,
+)
+from naruto_add.evaluation.sweep import sweep, write_sweep
 from naruto_add.files import write_json
 from naruto_add.params import Base, Evaluate, Sampling
 from naruto_add.runtime import StageError, progress
 
 SUBJECTS = ("base", "teacher", "student", "distilled")
-
-Metrics = dict[str, float | int]
+LOAD_BATCH = 64
 
 
 @dataclass(frozen=True)
-class _Judge:
-    """The networks that judge, and where their results are kept."""
+class _Held:
+    """The pictures that drawn ones are compared with."""
 
-    features: FeatureNetwork
-    perceptual: PerceptualNetwork
-    seed: int
-    cache_dir: Path
+    real: Images
+    real_thumbnails: Features
+    train_thumbnails: Features
 
 
 def run_evaluate(
@@ -55,11 +66,15 @@ def run_evaluate(
     cache_dir: Path,
     metrics_path: Path,
     subject_path: Path,
+    sweep_path: Path,
 ) -> None:
-    """Write every subject's metrics as `<subject>.<metric>`, and those of `params.subject` under their bare names."""
-    held_out = load_split(dataset_dir, "test")
+    """Write every subject's metrics as `<subject>.<metric>`, and those of `params.subject` under their bare names.
+
+    At `sweep_path` a table of quality and latency by number of steps.
+    """
+    held_out, train = load_split(dataset_dir, "test"), load_split(dataset_dir, "train")
     _check_enough(params, len(held_out))
-    judge = _load_judge(params, cache_dir)
+    judge = load_judge(params, cache_dir)
     subjects = load_subjects(
         base,
         sampling,
@@ -69,33 +84,23 @@ def run_evaluate(
         distilled_dir=distilled_dir,
     )
     prompts = [fill_template(prompt_template, example.caption) for example in _first(held_out, params.num_images)]
-    sets = _draw_sets(subjects, prompts, params=params, num_student_steps=num_student_steps, cache_dir=cache_dir)
+    compared = subjects | {"teacher_fast": at_steps(subjects["teacher"], num_student_steps)}
+    sets = _draw_sets(compared, prompts, params=params, cache_dir=cache_dir)
 
-    real = _load_images(held_out)
-    train = _load_images(_first(load_split(dataset_dir, "train"), len(prompts)))
-    metrics: dict[str, Metrics] = {
-        name: _quality(drawn["images"], real, sets["teacher"]["images"], judge=judge) for name, drawn in sets.items()
-    }
-    metrics["teacher_reseeded"] = _noise_floor(
-        subjects["teacher"], prompts, sets["teacher"], params=params, judge=judge
-    )
-    metrics["real_train"] = _distribution(train, real, judge=judge)
-    metrics["real"] = {"num_images": len(real)}
-    for name, values in _cost(subjects, prompts, sets, params=params, cache_dir=cache_dir).items():
+    held = _load_held(held_out, train)
+    metrics = {name: _quality(images, held, sets["teacher"], judge=judge) for name, images in sets.items()}
+    for name, values in _diversities(compared, prompts, sets, params=params, judge=judge).items():
         metrics[name] |= values
+    metrics |= _controls(held, train[: len(prompts)], judge=judge)
+    for name, values in _attributes(sets, held.real, held_out, train, params=params, cache_dir=cache_dir).items():
+        metrics[name] |= values
+    for name, values in costs(subjects, prompts, params=params, cache_dir=cache_dir).items():
+        metrics[name] = metrics.get(name, {}) | values
+    points = sweep(compared, prompts, drawn_sets=sets, real=held.real, sampling=sampling, params=params, judge=judge)
 
+    write_sweep(points, sweep_path)
     write_json(metrics_path, {f"{name}.{key}": value for name, row in metrics.items() for key, value in row.items()})
     write_json(subject_path, metrics[params.subject])
-
-
-def _load_judge(params: Evaluate, cache_dir: Path) -> _Judge:
-    device = default_device()
-    return _Judge(
-        features=load_feature_network(params.features, device),
-        perceptual=load_perceptual_network(params.perceptual, device),
-        seed=params.seed,
-        cache_dir=cache_dir,
-    )
 
 
 def _check_enough(params: Evaluate, num_held_out: int) -> None:
@@ -114,98 +119,78 @@ def _load_images(examples: list[Example]) -> Images:
     return as_images(load_pixels(examples))
 
 
+def _load_held(held_out: list[Example], train: list[Example]) -> _Held:
+    """Of the training pictures only thumbnails: all of them at their size may not fit into memory."""
+    real = _load_images(held_out)
+    batches = [train[first : first + LOAD_BATCH] for first in range(0, len(train), LOAD_BATCH)]
+    train_thumbnails = np.concatenate([thumbnails(_load_images(batch)) for batch in batches])
+    return _Held(real, thumbnails(real), train_thumbnails)
+
+
 def _draw_sets(
-    subjects: dict[str, Subject], prompts: list[str], *, params: Evaluate, num_student_steps: int, cache_dir: Path
-) -> dict[str, Arrays]:
-    """Each subject's pictures, and the teacher's at the student's number of steps."""
-    all_subjects = subjects | {"teacher_fast": at_steps(subjects["teacher"], num_student_steps)}
+    subjects: dict[str, Subject], prompts: list[str], *, params: Evaluate, cache_dir: Path
+) -> dict[str, Images]:
+    """Each subject's pictures."""
     return {
-        name: _drawn(subject, prompts, seed=params.seed, batch_size=params.batch_size, cache_dir=cache_dir)
-        for name, subject in progress(all_subjects.items(), desc="evaluate: drawing", total=len(all_subjects))
+        name: drawn(subject, prompts, seed=params.seed, batch_size=params.batch_size, cache_dir=cache_dir)
+        for name, subject in progress(subjects.items(), desc="evaluate: drawing", total=len(subjects))
     }
 
 
-def _drawn(subject: Subject, prompts: list[str], *, seed: int, batch_size: int, cache_dir: Path) -> Arrays:
-    return cached(
-        cache_dir,
-        ["images", subject.key(), prompts, seed, batch_size],
-        lambda: draw_set(subject, prompts, seed=seed, batch_size=batch_size),
-    )
-
-
-def _quality(images: Images, real: Images, teacher: Images, *, judge: _Judge) -> Metrics:
-    return _distribution(images, real, judge=judge) | _closeness(images, teacher, judge=judge)
-
-
-def _distribution(images: Images, real: Images, *, judge: _Judge) -> Metrics:
-    """Frechet and kernel distance to the real pictures; never without the number of pictures."""
-    network = judge.features
-    features, reference = _features(images, judge), _features(real, judge)
-    low, high = kernel_interval(features, reference, seed=judge.seed)
+def _quality(images: Images, held: _Held, teacher: Images, *, judge: Judge) -> Metrics:
     return {
-        "num_images": len(images),
-        network.frechet_name: frechet_distance(features, reference),
-        network.kernel_name: kernel_distance(features, reference),
-        f"{network.kernel_name}_low": low,
-        f"{network.kernel_name}_high": high,
+        **distribution(images, held.real, judge=judge),
+        **closeness(images, teacher, judge=judge),
+        **novelty(thumbnails(images), held.real_thumbnails, held.train_thumbnails),
     }
 
 
-def _features(images: Images, judge: _Judge) -> NDArray[np.float64]:
-    return cached(
-        judge.cache_dir,
-        ["features", judge.features.name, _digest(images)],
-        lambda: {"features": extract_features(images, judge.features)},
-    )["features"]
-
-
-def _closeness(images: Images, teacher: Images, *, judge: _Judge) -> Metrics:
-    """Mean perceptual distance to the teacher's pictures of the same prompts and initial noise."""
-    distances = cached(
-        judge.cache_dir,
-        ["perceptual", judge.perceptual.name, _digest(images), _digest(teacher)],
-        lambda: {"distances": perceptual_distances(images, teacher, network=judge.perceptual)},
-    )["distances"]
-    return {judge.perceptual.metric_name: float(distances.mean())}
-
-
-def _noise_floor(teacher: Subject, prompts: list[str], drawn: Arrays, *, params: Evaluate, judge: _Judge) -> Metrics:
-    """How far the teacher is from itself at another seed: one batch is enough for a mean of pairs."""
-    few = prompts[: params.batch_size]
-    reseeded = _drawn(teacher, few, seed=params.seed + 1, batch_size=params.batch_size, cache_dir=judge.cache_dir)
-    closeness = _closeness(reseeded["images"], drawn["images"][: len(few)], judge=judge)
-    return {"num_images": len(few)} | closeness
-
-
-def _cost(
-    subjects: dict[str, Subject], prompts: list[str], sets: dict[str, Arrays], *, params: Evaluate, cache_dir: Path
+def _diversities(
+    subjects: dict[str, Subject], prompts: list[str], sets: dict[str, Images], *, params: Evaluate, judge: Judge
 ) -> dict[str, Metrics]:
-    """Steps, size and speed; all latencies are of one run, since they are compared with each other."""
-    latencies = cached(
-        cache_dir,
-        ["latency", [subject.key() for subject in subjects.values()], params.latency_repeats, torch.get_num_threads()],
-        lambda: {name: _latencies(subject, prompts[:1], params) for name, subject in subjects.items()},
-    )
-    medians = {name: float(np.median(latencies[name])) for name in subjects}
-    return {
-        name: {
-            "num_inference_steps": subject.sampler.num_inference_steps,
-            "latency_ms": medians[name],
-            "speedup": medians["teacher"] / medians[name],
-            "images_per_second": len(prompts) / float(sets[name]["seconds"]),
-            "params_m": subject.params_m,
-            "pipeline_params_m": subject.pipeline_params_m,
-        }
+    """How different each subject's pictures of one prompt are; of the teacher's it is the floor of its closeness.
+
+    One batch is enough for a mean of pairs.
+    """
+    few = prompts[: params.batch_size]
+    again = {
+        name: drawn(subject, few, seed=params.seed + 1, batch_size=params.batch_size, cache_dir=judge.cache_dir)
         for name, subject in subjects.items()
     }
+    return {name: diversity(sets[name][: len(few)], images, judge=judge) for name, images in again.items()}
 
 
-def _latencies(subject: Subject, prompt: list[str], params: Evaluate) -> NDArray[np.float64]:
-    """Of the whole pipeline, for one picture."""
-    return latencies_ms(
-        lambda: draw_set(subject, prompt, seed=params.seed, batch_size=1), repeats=params.latency_repeats
+def _attributes(
+    sets: dict[str, Images],
+    real: Images,
+    held_out: list[Example],
+    train: list[Example],
+    *,
+    params: Evaluate,
+    cache_dir: Path,
+) -> dict[str, Metrics]:
+    """How often pictures show what captions name, those of `real` too; nothing for data sets without attributes."""
+    if not params.classifier_steps or not has_attributes([*held_out, *train]):
+        return {}
+    settings = (params.classifier_steps, params.classifier_learning_rate, params.seed)
+    files = [example.image_path for example in train]
+    state = cached(
+        cache_dir,
+        ["attributes", settings, [example.attributes for example in train], *files],
+        lambda: train_classifier(
+            _load_images(train), train, num_steps=settings[0], learning_rate=settings[1], seed=settings[2]
+        ),
     )
+    classifier = load_classifier(state, vocabulary_of(train))
+    return {
+        name: dict(attribute_accuracy(classifier, images, held_out[: len(images)]))
+        for name, images in {**sets, "real": real}.items()
+    }
 
 
-def _digest(images: Images) -> list[Any]:
-    return [images.shape, hashlib.blake2b(np.ascontiguousarray(images).tobytes(), digest_size=16).hexdigest()]
+def _controls(held: _Held, train: list[Example], *, judge: Judge) -> dict[str, Metrics]:
+    """Training pictures, as many as drawn ones, judged as if they were drawn: what a perfect model would get."""
+    return {
+        "real_train": distribution(_load_images(train), held.real, judge=judge),
+        "real": {"num_images": len(held.real)},
+    }

@@ -1,11 +1,15 @@
-"""How long a picture takes, on the machine that this runs on."""
+"""How long a picture takes and how much memory, on the machine that this runs on."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+MIB = 2**20
 
 
 def latencies_ms(draw: Callable[[], object], *, repeats: int) -> NDArray[np.float64]:
@@ -21,6 +25,27 @@ def seconds_of(draw: Callable[[], object]) -> float:
     draw()
     _synchronize()
     return time.perf_counter() - start
+
+
+@contextmanager
+def peak_vram_mib() -> Generator[list[float]]:
+    """Yield a list that holds, afterwards, the most GPU memory that tensors took inside; without a GPU, nothing."""
+    peak: list[float] = []
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    yield peak
+    if torch.cuda.is_available():
+        peak.append(torch.cuda.max_memory_allocated() / MIB)
+
+
+def peak_rss_mib() -> float | None:
+    """The most memory that this process has held since it began; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
 def _synchronize() -> None:

@@ -17,6 +17,11 @@ def discriminator_hinge(
     return (1 - real_logits).relu().mean() + (1 + fake_logits).relu().mean()
 
 
+def misaligned_hinge(misaligned_logits: Float[Tensor, "batch patches"]) -> Float[Tensor, ""]:
+    """Zero once the logits of every real picture under another one's caption are below -1, like those of fakes."""
+    return (1 + misaligned_logits).relu().mean()
+
+
 def r1_penalty(
     real_logits: Float[Tensor, "batch patches"], head_inputs: Float[Tensor, "batch *features"]
 ) -> Float[Tensor, ""]:

@@ -29,6 +29,19 @@ def sliced_distance(
     return torch.stack([_level_distance(one, other, directions) for one, other in levels]).mean()
 
 
+def colour_drift(
+    latents: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "others channels height width"]
+) -> Float[Tensor, ""]:
+    """How far the mean of the channel that has drifted most is from the reference's, in its standard deviations."""
+    axes = (0, 2, 3)
+    return ((latents.mean(dim=axes) - reference.mean(dim=axes)).abs() / reference.std(dim=axes)).max()
+
+
+def spread(latents: Float[Tensor, "prompts seeds *latent"]) -> Float[Tensor, ""]:
+    """Root mean square standard deviation between samples of the same prompt: 0 where every seed gives the same."""
+    return latents.var(dim=1).mean().sqrt()
+
+
 def _directions(dimension: int) -> Float[Tensor, "dimension projections"]:
     generator = torch.Generator().manual_seed(0)
     return F.normalize(torch.randn(dimension, NUM_PROJECTIONS, generator=generator), dim=0)

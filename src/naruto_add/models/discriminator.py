@@ -73,7 +73,7 @@ class LatentDiscriminator(nn.Module):
 
     def __init__(self, num_channels: Sequence[int], *, width: int, pooled_width: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleList([_Head(channels, width, pooled_width) for channels in num_channels])
+        self.heads = nn.ModuleList([Head(channels, width, pooled_width) for channels in num_channels])
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch _ _ _"]], pooled: Float[Tensor, "batch width"]
@@ -82,7 +82,7 @@ class LatentDiscriminator(nn.Module):
         return [head(item, pooled) for head, item in zip(self.heads, features, strict=True)]
 
 
-class _Head(nn.Module):
+class Head(nn.Module):
     """Logits of patches, each with the caption's projection on what the patch shows (Miyato & Koyama 2018).
 
     Features are scaled to unit mean square at every position, since blocks differ in size by orders of magnitude.

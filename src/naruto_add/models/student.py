@@ -26,7 +26,7 @@ _LAYER = re.compile(r"^(resnets|attentions)\.(\d+)\.")
 def student_config(teacher_config: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
     """What `UNet2DConditionModel.from_config` needs to build the student; no weights are involved.
 
-    Raises ValueError for a U-Net that has nothing to remove.
+    Raises StageError for a U-Net that has nothing to remove.
     """
     config = {key: value for key, value in teacher_config.items() if not key.startswith("_")}
     if architecture == "none":
@@ -136,13 +136,13 @@ def check_can_sample(
 def _check_removable(config: Mapping[str, Any], architecture: Architecture) -> None:
     layers = config["layers_per_block"]
     if min([layers] if isinstance(layers, int) else layers) < 2:
-        raise ValueError(
+        raise StageError(
             f"student.architecture: {architecture} removes layers, but the teacher's U-Net has "
             f"layers_per_block {layers}; use a teacher with at least 2, or none"
         )
     channels = config["block_out_channels"]
     if architecture == "bk_tiny" and (len(channels) < 3 or channels[-1] != channels[-2]):
-        raise ValueError(
+        raise StageError(
             f"student.architecture: bk_tiny drops the deepest level, which needs three levels or more and the two "
             f"deepest equally wide; the teacher's block_out_channels are {list(channels)}; use bk_small"
         )

@@ -57,6 +57,7 @@ def distill(
         validation_every_steps=params.validation_every_steps,
         checkpoint_dir=checkpoint_dir,
         curves_path=curves_path,
+        is_finished=run.patience.is_over,
     )
     run.best.copy_to(student)
     with new_folder(out_dir) as folder:

@@ -15,6 +15,7 @@ from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
 from naruto_add.models.discriminator import pooled_embeds
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add
+from naruto_add.training.add_augment import NUM_DRAWS
 from naruto_add.training.pool import Pool, split_pool
 
 RENOISED_RANGE = (round(0.02 * NUM_TRAIN_TIMESTEPS), round(0.98 * NUM_TRAIN_TIMESTEPS))
@@ -43,11 +44,15 @@ class Pictures:
 
 @dataclass(frozen=True)
 class AddData:
-    """Everything, on the CPU; rows count `prompt_embeds` and `pooled`, and row 0 is the empty prompt."""
+    """Everything, on the CPU; rows count `prompt_embeds` and `pooled`, and row 0 is the empty prompt.
+
+    `unseen` are pictures like those that the discriminator takes for real, but never trained on.
+    """
 
     train: Pairs
     held_out: Pairs
     pictures: Pictures
+    unseen: Pictures
     prompt_embeds: Float[Tensor, "prompts tokens width"]
     pooled: Float[Tensor, "prompts width"]
 
@@ -58,7 +63,8 @@ class Batch:
 
     `step_index` counts `add.timesteps`. `fresh_noise` is for samplers that re-noise, one per step. Real and fake are
     judged at the same `judged_timesteps` with the same `judged_noise`. The first `renoised_timesteps` items get a
-    guided teacher step.
+    guided teacher step. Real item `misaligned_items[i]` is also shown with the caption of `misaligned_captions[i]`.
+    `crop_corner`, in [0, 1), says where in a picture its decoded square lies. `augment_draws` are those of `augmented`.
     """
 
     noise: Float[Tensor, "batch c h w"]
@@ -75,6 +81,10 @@ class Batch:
     judged_noise: Float[Tensor, "batch c h w"]
     renoised_timesteps: Int[Tensor, " renoised"]
     renoised_noise: Float[Tensor, "renoised c h w"]
+    misaligned_items: Int[Tensor, " misaligned"]
+    misaligned_captions: Int[Tensor, " misaligned"]
+    crop_corner: Float[Tensor, "batch 2"]
+    augment_draws: Float[Tensor, "batch 4"]
 
     def to(self, device: torch.device) -> "Batch":
         """The same on another device."""
@@ -86,7 +96,8 @@ def load_data(
 ) -> AddData:
     """The pool, split, and what `add.real_source` needs beside it; encodings are kept in `cache_dir`."""
     examples = [] if params.real_source == "teacher" else load_split(dataset_dir, "train")
-    captions = [fill_template(prompt_template, example.caption) for example in examples]
+    unseen = load_split(dataset_dir, "validation") if examples and params.augment == "adaptive" else []
+    captions = [fill_template(prompt_template, example.caption) for example in [*examples, *unseen]]
     prompts = unique_prompts([*pool.prompts, *captions])
     prompt_embeds = cached_embeddings(
         prompts,
@@ -97,16 +108,22 @@ def load_data(
     row_of = {prompt: row for row, prompt in enumerate(prompts)}
     pool_rows = torch.tensor([row_of[prompt] for prompt in pool.prompts])
     train, held_out = (_pairs(part, pool_rows) for part in split_pool(pool))
-    eos_token_id = bundle.tokenizer.eos_token_id
+    rows = torch.tensor([row_of[caption] for caption in captions], dtype=torch.long)
+    edge = len(examples)
+    pictures, others = (
+        Pictures(_encode_pictures(bundle, part, cache_dir / name) if part else pool.x0[:0], part_rows)
+        for name, part, part_rows in (
+            ("latents.safetensors", examples, rows[:edge]),
+            ("unseen.safetensors", unseen, rows[edge:]),
+        )
+    )
     return AddData(
         train=train,
         held_out=held_out,
-        pictures=Pictures(
-            _encode_pictures(bundle, examples, cache_dir) if examples else pool.x0[:0],
-            torch.tensor([row_of[caption] for caption in captions], dtype=torch.long),
-        ),
+        pictures=pictures,
+        unseen=_with_pairs(others, held_out) if params.real_source != "dataset" else others,
         prompt_embeds=prompt_embeds,
-        pooled=pooled_embeds(prompt_embeds, tokenize(bundle, prompts), eos_token_id=eos_token_id),
+        pooled=pooled_embeds(prompt_embeds, tokenize(bundle, prompts), eos_token_id=bundle.tokenizer.eos_token_id),
     )
 
 
@@ -119,14 +136,15 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
     rows = data.train.rows[items]
     real_latents, real_rows = _draw_real(data, items, params, generator)
     num_renoised = round(params.renoised_fraction * size) if params.renoised_weight else 0
+    misaligned_items, misaligned_captions = _other_captions(real_rows)
     judged = torch.randint(len(params.discriminator_timesteps), (size,), generator=generator)
     return Batch(
         noise=data.train.noise[items],
         x0=data.train.x0[items],
         prompt_embeds=data.prompt_embeds[rows],
         pooled=data.pooled[rows],
-        step_index=torch.randint(num_steps, (size,), generator=generator),
-        is_rollout=torch.arange(size) < round(params.rollout_fraction * size),
+        step_index=_draw_step_index(params, size, step=step, generator=generator),
+        is_rollout=_spread(params.rollout_fraction, size),
         fresh_noise=torch.randn(num_steps, size, *latent_shape, generator=generator),
         real_latents=real_latents,
         real_prompt_embeds=data.prompt_embeds[real_rows],
@@ -135,21 +153,62 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
         judged_noise=torch.randn(size, *latent_shape, generator=generator),
         renoised_timesteps=torch.randint(*RENOISED_RANGE, (num_renoised,), generator=generator),
         renoised_noise=torch.randn(num_renoised, *latent_shape, generator=generator),
+        misaligned_items=misaligned_items,
+        misaligned_captions=misaligned_captions,
+        crop_corner=torch.rand(size, 2, generator=generator),
+        augment_draws=torch.rand(size, NUM_DRAWS, generator=generator),
     )
+
+
+def draw_unseen(data: AddData, params: Add, *, step: int) -> Pictures:
+    """As many pictures that the discriminator is not trained on as a batch has, a function of the arguments."""
+    items = batch_indices(len(data.unseen.rows), params.batch_size, seed=params.seed, step=step)
+    return Pictures(data.unseen.latents[items], data.unseen.rows[items])
+
+
+def _spread(fraction: float, size: int) -> Bool[Tensor, " size"]:
+    """True for this fraction of the items, evenly spread, so that every part of the batch has its share."""
+    counts = (torch.arange(size + 1, dtype=torch.float64) * fraction + 1e-9).floor()
+    return counts[1:] > counts[:-1]
 
 
 def _pairs(pool: Pool, pool_rows: Int[Tensor, " prompts"]) -> Pairs:
     return Pairs(pool.noise, pool.x0, pool_rows[pool.caption_index])
 
 
-def _encode_pictures(bundle: ModelBundle, examples: Sequence[Example], cache_dir: Path) -> Tensor:
+def _with_pairs(pictures: Pictures, pairs: Pairs) -> Pictures:
+    return Pictures(torch.cat([pictures.latents, pairs.x0]), torch.cat([pictures.rows, pairs.rows]))
+
+
+def _encode_pictures(bundle: ModelBundle, examples: Sequence[Example], cache_path: Path) -> Tensor:
     return cached_latents(
         examples,
         flip=False,
         vae=bundle.vae,
         encode=lambda pixels: encode_pixels(bundle, pixels),
-        cache_path=cache_dir / "latents.safetensors",
+        cache_path=cache_path,
     ).latents
+
+
+def _draw_step_index(params: Add, size: int, *, step: int, generator: torch.Generator) -> Int[Tensor, " batch"]:
+    """By the probabilities of the phase that the step lies in."""
+    phases = params.timestep_probabilities
+    if not phases:
+        return torch.randint(len(params.timesteps), (size,), generator=generator)
+    phase = min(step * len(phases) // params.num_steps, len(phases) - 1)
+    return torch.multinomial(torch.tensor(phases[phase]), size, replacement=True, generator=generator)
+
+
+def _other_captions(rows: Int[Tensor, " batch"]) -> tuple[Int[Tensor, " misaligned"], Int[Tensor, " misaligned"]]:
+    """Items, and for each the next one, round the batch, with another prompt; none where all prompts are equal."""
+    size = len(rows)
+    pairs = [
+        (item, other)
+        for item in range(size)
+        if (other := next((at % size for at in range(item + 1, item + size) if rows[at % size] != rows[item]), -1)) >= 0
+    ]
+    items, others = torch.tensor(pairs, dtype=torch.long).view(-1, 2).unbind(1)
+    return items, others
 
 
 def _draw_real(

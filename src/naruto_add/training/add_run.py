@@ -4,8 +4,6 @@ Of the teacher, a step costs one forward pass of features on the reals, one forw
 discriminator's update reuses them), and a guided call on a part of the batch.
 """
 
-from typing import Any
-
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
@@ -15,16 +13,22 @@ from naruto_add.compute import Precision, make_accelerator, step_generator
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noisy_at_trained, x0_from_noise_pred
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents, student_sampler
-from naruto_add.losses.adversarial import discriminator_hinge, generator_hinge, r1_penalty
 from naruto_add.losses.distillation import smooth_l1_distillation
-from naruto_add.losses.distribution import sliced_distance
-from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off
+from naruto_add.losses.distribution import colour_drift, sliced_distance, spread
+from naruto_add.models.backbones import load_backbone
 from naruto_add.models.student import check_can_sample
 from naruto_add.params import Add, Sampling
-from naruto_add.training.add_inputs import AddData, Batch, draw_batch
-from naruto_add.training.loop import Best, Ema, FiniteGuard, Scalars, Stateful, TrainableState, warmup_schedule
+from naruto_add.training.add_alarms import Alarms
+from naruto_add.training.add_critics import Critics, Features, detached
+from naruto_add.training.add_inputs import AddData, Batch, draw_batch, draw_unseen
+from naruto_add.training.add_pixels import perceptual_loss
+from naruto_add.training.add_state import Learner, Patience, Scores
+from naruto_add.training.loop import Best, Ema, Scalars, Stateful
 
 VALIDATION_STREAM = 1
+DIVERSITY_STREAM = 2
+DIVERSITY_PROMPTS = 2
+DIVERSITY_SEEDS = 4
 STUDENT_ADVICE = "lower add.learning_rate or add.adv_weight"
 DISCRIMINATOR_ADVICE = "lower add.discriminator_learning_rate"
 
@@ -46,27 +50,36 @@ class AddRun:
         self.accelerator = make_accelerator(precision)
         self.alphas_cumprod = alphas_cumprod(bundle.scheduler).to(bundle.device)
         self.negative_embeds = data.prompt_embeds[:1].to(bundle.device)
-        self.features = UnetFeatures(bundle.unet, params.discriminator_blocks)
-        self.discriminator = self._build_discriminator()
-        self.learner = _Learner(
+        self.critics = Critics(bundle, params=params, pooled_width=data.pooled.shape[1])
+        self.learner = Learner(
             student, learning_rate=params.learning_rate, betas=(0.9, 0.999), params=params, advice=STUDENT_ADVICE
         )
-        self.judge = _Learner(
-            self.discriminator,
+        self.judge = Learner(
+            self.critics.heads,
             learning_rate=params.discriminator_learning_rate,
             betas=(0.0, 0.999),
             params=params,
             advice=DISCRIMINATOR_ADVICE,
         )
+        if params.perceptual_weight:
+            self.backbone = load_backbone("efficientnet_lite0", bundle.device)
         self.ema = Ema(student, params.ema_decay)
         self.best = Best()
-        self.scores = _Scores()
+        self.scores = Scores()
+        self.patience = Patience(params.patience)
+        self.alarms = Alarms(params.alarm_window_steps)
 
     def state(self) -> dict[str, Stateful]:
         """All that a resumed run needs; the rest is a function of parameters, inputs and the step's number."""
         learners = {"student": self.learner, "discriminator": self.judge}
         items = {f"{name}_{part}": item for name, learner in learners.items() for part, item in learner.state().items()}
-        return {**items, "ema": self.ema, "best": self.best, "scores": self.scores}
+        items["discriminator_weights"] = self.critics.heads  # buffers too: a spectral norm's power iteration
+        watched: dict[str, Stateful] = {
+            "alarms": self.alarms,
+            "patience": self.patience,
+            "augment": self.critics.strength,
+        }
+        return {**items, **watched, "ema": self.ema, "best": self.best, "scores": self.scores}
 
     def train_step(self, step: int) -> Scalars:
         """One update of the student and one of the discriminator, both on the same fakes."""
@@ -75,21 +88,28 @@ class AddRun:
         timesteps = self._timesteps(batch)
         x0_student = self.predict_x0(self.student_inputs(batch), timesteps, batch.prompt_embeds)
         with torch.set_grad_enabled(adv_weight > 0):
-            fake_features = self.judged_features(x0_student, batch.prompt_embeds, batch)
+            fake_features = self.critics.features(x0_student, batch.prompt_embeds, batch)
         pair_loss, renoised_loss = self.distillation_losses(x0_student, batch)
-        adv_loss = self.adversarial_loss(fake_features, batch.pooled)
+        adv_loss = self.critics.adversarial_loss(fake_features, batch.pooled)
         distill_loss = self.params.pair_weight * pair_loss + self.params.renoised_weight * renoised_loss
         loss = self.params.distill_weight * distill_loss + adv_weight * adv_loss
+        perceptual: Scalars = {}
+        if self.params.perceptual_weight:
+            pixel_loss = self.perceptual_loss(x0_student, batch)
+            loss = loss + self.params.perceptual_weight * pixel_loss
+            perceptual = {"perceptual_loss": pixel_loss.item()}
         student_norm = self.learner.update(loss)
         if student_norm:
             self.ema.update()
-        scalars = self._train_discriminator([item.detach() for item in fake_features], batch)
+        scalars = self._train_discriminator(detached(fake_features), batch, step=step)
+        self.alarms.note_step(step + 1, scalars)
         return {
             "distill_loss": distill_loss.item(),
             "adv_loss": adv_loss.item(),
             **scalars,
             "pair_loss": pair_loss.item(),
             "renoised_loss": renoised_loss.item(),
+            **perceptual,
             "adv_weight": adv_weight,
             "student_grad_norm": student_norm,
             "skipped": float(self.num_skipped),
@@ -166,46 +186,33 @@ class AddRun:
         )
         return x0_from_noise_pred(noisy, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
 
-    def judged_features(
-        self, x0: Float[Tensor, "batch c h w"], prompt_embeds: Float[Tensor, "batch tokens width"], batch: Batch
-    ) -> list[Tensor]:
-        """What the frozen teacher sees in x0, noised with the batch's judged noise and timesteps."""
-        noisy = add_noise(x0, batch.judged_noise, batch.judged_timesteps, alphas_cumprod=self.alphas_cumprod)
-        return self.features(noisy, batch.judged_timesteps, prompt_embeds)
-
-    def adversarial_loss(self, fake_features: list[Tensor], pooled: Float[Tensor, "batch w"]) -> Float[Tensor, ""]:
-        """How far the discriminator is from being fooled; no gradient reaches the discriminator."""
-        with gradients_off(self.discriminator):
-            logits = self.discriminator(fake_features, pooled)
-        return torch.stack([generator_hinge(item) for item in logits]).mean()
-
-    def discriminator_losses(
-        self, fake_features: list[Tensor], batch: Batch
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], list[Tensor], list[Tensor]]:
-        """Hinge loss and gradient penalty, means over heads, and the real and fake logits; the fakes are detached."""
-        with torch.no_grad():
-            real_features = self.judged_features(batch.real_latents, batch.real_prompt_embeds, batch)
-        for item in real_features:
-            item.requires_grad_(True)
-        real = self.discriminator(real_features, batch.real_pooled)
-        fake = self.discriminator([item.detach() for item in fake_features], batch.pooled)
-        hinge = torch.stack([discriminator_hinge(*logits) for logits in zip(real, fake, strict=True)]).mean()
-        if not self.params.r1_weight:
-            return hinge, torch.zeros_like(hinge), real, fake
-        penalty = torch.stack([r1_penalty(*item) for item in zip(real, real_features, strict=True)]).mean()
-        return hinge, penalty, real, fake
+    def perceptual_loss(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, ""]:
+        """How different the decoded student's squares look from those of the teacher's stored sample."""
+        return perceptual_loss(
+            self.bundle.vae,
+            self.backbone,
+            x0_student,
+            batch.x0,
+            corner=batch.crop_corner,
+            side_px=self.params.perceptual_crop_px,
+        )
 
     def validate(self, num_done: int) -> Scalars:
         """Sample the averaged student from held-out noise as users will, score it, and keep the best."""
         with self.ema.applied():
             samples = self.sample_held_out()
+            diversity = self.sample_few_prompts()
         reference = self.data.held_out.x0.to(samples.device)
         scalars = {
             "score": sliced_distance(samples, reference).item(),
             "sample_mse": (samples - reference).square().mean().item(),
+            "colour_drift": colour_drift(samples, reference).item(),
+            "diversity": (spread(diversity) / reference.std()).item(),
         }
         is_best = self.best.offer(scalars["score"], num_done, self.ema.average())
         self.scores.note(scalars, is_best=is_best)
+        self.patience.note(is_best=is_best, counts=num_done > self.params.adv_start_steps + self.params.adv_ramp_steps)
+        self.alarms.note_validation(num_done, colour_drift=scalars["colour_drift"], diversity=scalars["diversity"])
         return scalars
 
     def refuse_hopeless(self) -> None:
@@ -215,15 +222,15 @@ class AddRun:
 
     def sample_held_out(self) -> Float[Tensor, "held_out c h w"]:
         """The student's samples from the held-out pairs' noise, at its own number of steps."""
-        held_out = self.data.held_out
-        return sample_latents(
-            self.student,
-            noise=held_out.noise.to(self.bundle.device),
-            prompt_embeds=self.data.prompt_embeds[held_out.rows].to(self.bundle.device),
-            negative_embeds=self.negative_embeds,
-            sampler=student_sampler(self.bundle, self.sampling, len(self.params.timesteps)),
-            generator=step_generator(self.params.seed, 0, VALIDATION_STREAM),
-        )
+        return self._sample(self.data.held_out.noise, self.data.held_out.rows)
+
+    def sample_few_prompts(self) -> Float[Tensor, "prompts seeds c h w"]:
+        """The student's samples of a few held-out prompts, each from the same few noises."""
+        rows = self.data.held_out.rows.unique()[:DIVERSITY_PROMPTS]
+        generator = step_generator(self.params.seed, 0, DIVERSITY_STREAM)
+        noise = torch.randn(DIVERSITY_SEEDS, *self.bundle.latent_shape, generator=generator)
+        samples = self._sample(noise.repeat(len(rows), 1, 1, 1), rows.repeat_interleave(DIVERSITY_SEEDS))
+        return samples.unflatten(0, (len(rows), DIVERSITY_SEEDS))
 
     @property
     def num_skipped(self) -> int:
@@ -234,20 +241,21 @@ class AddRun:
         """The scores of the student at the start and at its best, and what was skipped."""
         return {
             "best_step": self.best.step,
-            "discriminator_params": sum(item.numel() for item in self.discriminator.parameters()),
+            "discriminator_params": sum(item.numel() for item in self.critics.heads.parameters()),
             "skipped": self.num_skipped,
+            **self.alarms.metrics(),
             **self.scores.values,
         }
 
-    def _build_discriminator(self) -> LatentDiscriminator:
-        with torch.random.fork_rng():
-            torch.manual_seed(self.params.seed)
-            discriminator = LatentDiscriminator(
-                self.features.num_channels,
-                width=self.params.discriminator_width,
-                pooled_width=self.data.pooled.shape[1],
-            )
-        return discriminator.to(self.bundle.device)
+    def _sample(self, noise: Float[Tensor, "batch c h w"], rows: Int[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+        return sample_latents(
+            self.student,
+            noise=noise.to(self.bundle.device),
+            prompt_embeds=self.data.prompt_embeds[rows].to(self.bundle.device),
+            negative_embeds=self.negative_embeds,
+            sampler=student_sampler(self.bundle, self.sampling, len(self.params.timesteps)),
+            generator=step_generator(self.params.seed, 0, VALIDATION_STREAM),
+        )
 
     def _timesteps(self, batch: Batch) -> Int[Tensor, " batch"]:
         return torch.tensor(self.params.timesteps, device=batch.step_index.device)[batch.step_index]
@@ -256,15 +264,19 @@ class AddRun:
         with self.accelerator.autocast():
             return noise_pred(self.student, noisy_latents, timesteps, prompt_embeds)
 
-    def _train_discriminator(self, fake_features: list[Tensor], batch: Batch) -> Scalars:
-        hinge, penalty, real, fake = self.discriminator_losses(fake_features, batch)
-        norm = self.judge.update(hinge + self.params.r1_weight * penalty)
+    def _train_discriminator(self, fake_features: Features, batch: Batch, *, step: int) -> Scalars:
+        verdict = self.critics.discriminator_losses(fake_features, batch)
+        norm = self.judge.update(verdict.hinge + self.params.r1_weight * verdict.penalty)
+        if self.critics.strength.is_due(step):
+            unseen = draw_unseen(self.data, self.params, step=step)
+            self.critics.adapt_augment(verdict.real, unseen, data=self.data, batch=batch)
         return {
-            "disc_loss": hinge.item(),
-            "real_logit": torch.stack([item.mean() for item in real]).mean().item(),
-            "fake_logit": torch.stack([item.mean() for item in fake]).mean().item(),
-            "r1_penalty": penalty.item(),
+            "disc_loss": verdict.hinge.item(),
+            "real_logit": torch.stack([item.mean() for item in verdict.real]).mean().item(),
+            "fake_logit": torch.stack([item.mean() for item in verdict.fake]).mean().item(),
+            "r1_penalty": verdict.penalty.item(),
             "discriminator_grad_norm": norm,
+            **self.critics.strength.scalars(),
         }
 
 
@@ -273,60 +285,3 @@ def adv_weight_at(step: int, params: Add) -> float:
     since_start = step + 1 - params.adv_start_steps
     ramp = min(1.0, since_start / max(1, params.adv_ramp_steps)) if since_start > 0 else 0.0
     return params.adv_weight * ramp
-
-
-class _Learner:
-    """A module with its optimizer: AdamW, a linear warm-up, clipped gradients, none that are not finite."""
-
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        *,
-        learning_rate: float,
-        betas: tuple[float, float],
-        params: Add,
-        advice: str,
-    ) -> None:
-        self.module = module
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=betas, weight_decay=0.0)
-        self.schedule = warmup_schedule(self.optimizer, params.warmup_steps)
-        self.guard = FiniteGuard(advice)
-        self._max_grad_norm = params.max_grad_norm
-
-    def update(self, loss: Float[Tensor, ""]) -> float:
-        """Take one step; the gradients' norm before clipping, 0 where they were not finite and nothing was done."""
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._max_grad_norm)
-        is_allowed = self.guard.allows(norm)
-        if is_allowed:
-            self.optimizer.step()
-            self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm.item() if is_allowed else 0.0
-
-    def state(self) -> dict[str, Stateful]:
-        return {
-            "weights": TrainableState(self.module),
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "guard": self.guard,
-        }
-
-
-class _Scores:
-    """Validation scores at the start and at the best step."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, float] = {}
-
-    def note(self, scalars: Scalars, *, is_best: bool) -> None:
-        if not self.values:
-            self.values.update({f"start_{name}": value for name, value in scalars.items()})
-        if is_best:
-            self.values.update({f"best_{name}": value for name, value in scalars.items()})
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self.values)
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        self.values = dict(state_dict)

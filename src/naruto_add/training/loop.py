@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,12 +20,15 @@ from naruto_add.files import new_file
 from naruto_add.runtime import StageError, progress
 
 CHECKPOINT_SECONDS = 60.0
+SAVES_APART = 20.0
+"""Checkpoints of large models are rarer: this many times the seconds that saving takes lie between two."""
 NUM_CURVE_ROWS = 300
 MAX_SKIPPED_IN_A_ROW = 20
 
 Scalars = dict[str, float]
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """What a checkpoint can hold: state dicts of tensors, numbers, strings, lists and dicts."""
 
@@ -165,6 +168,7 @@ class Curves:
     """Rows of scalars by step: means over windows for training, single values for validation."""
 
     def __init__(self, num_steps: int) -> None:
+        self._num_steps = num_steps
         self._window = max(1, num_steps // NUM_CURVE_ROWS)
         self._pending: list[Scalars] = []
         self._training: list[Scalars] = []
@@ -173,7 +177,7 @@ class Curves:
     def add_training(self, step: int, scalars: Scalars) -> None:
         """Count one step's scalars; `step` is the number of steps done."""
         self._pending.append(scalars)
-        if step % self._window == 0:
+        if step % self._window == 0 or step == self._num_steps:
             names = self._pending[0]
             means = {name: sum(row[name] for row in self._pending) / len(self._pending) for name in names}
             self._training.append({"step": step, **means})
@@ -222,11 +226,13 @@ def run_steps(
     validation_every_steps: int,
     checkpoint_dir: Path,
     curves_path: Path,
+    is_finished: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do steps 0 to `num_steps` - 1, or those that a checkpoint in `checkpoint_dir` has not done yet.
 
     `train_step(step)` does one; `validate(num_done)` is called before the first, after every
-    `validation_every_steps` and after the last. Both return the scalars of their row in the curves. Ctrl-C and SIGTERM
+    `validation_every_steps` and after the last. Both return the scalars of their row in the curves.
+    Training ends before a step at which `is_finished()`. Ctrl-C and SIGTERM
     finish the step, save and raise KeyboardInterrupt.
     """
     curves = Curves(num_steps)
@@ -238,6 +244,8 @@ def run_steps(
     with _interruptible() as interrupted:
         bar = progress(range(first, num_steps), desc=name, total=num_steps, initial=first)
         for step in bar:
+            if is_finished():
+                break
             scalars = train_step(step)
             num_done = step + 1
             curves.add_training(num_done, scalars)
@@ -258,15 +266,18 @@ class _Checkpoint:
         self._path = path
         self._state = state
         self._saved_at = time.monotonic()
+        self._interval = CHECKPOINT_SECONDS
 
     def is_due(self) -> bool:
-        return time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
+        return time.monotonic() - self._saved_at > self._interval
 
     def save(self, num_done: int) -> None:
+        started = time.monotonic()
         states = {name: item.state_dict() for name, item in self._state.items()}
         with new_file(self._path) as partial:
             torch.save({"num_done": num_done, "states": states}, partial)
         self._saved_at = time.monotonic()
+        self._interval = max(CHECKPOINT_SECONDS, SAVES_APART * (self._saved_at - started))
 
     def load(self) -> int | None:
         """Restore the state and return the number of steps done; None without a checkpoint."""
@@ -280,12 +291,18 @@ class _Checkpoint:
 
 @contextmanager
 def _interruptible() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, instead of breaking into a step; the handlers are put back afterwards."""
+    """An event that SIGINT and SIGTERM set instead of breaking into a step; a second signal does break."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    handlers = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def interrupt(*_: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
     finally:

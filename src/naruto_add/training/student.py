@@ -24,7 +24,7 @@ from torch import Tensor
 
 from naruto_add.compute import batch_indices, make_accelerator, step_generator
 from naruto_add.data.latents import cached_embeddings
-from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, save_unet
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, load_unet, save_unet
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_pred_from_x0, noisy_at_trained
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents, student_sampler
 from naruto_add.files import new_folder, write_json
@@ -101,7 +101,8 @@ def build_student(
     best on the held-out part of the pool, the inherited ones included.
     """
     bundle = load_pipeline_folder(teacher_dir, precision=base.precision)
-    student = shrink_unet(bundle.unet, params.architecture).to(bundle.device)
+    inherited = load_unet(teacher_dir / "unet", precision="fp32")
+    student = shrink_unet(inherited, params.architecture).to(bundle.device)
     pool = draw_pool(
         bundle,
         prompts=pool_prompts(dataset_dir, prompt_template),

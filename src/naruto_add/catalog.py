@@ -1,0 +1,87 @@
+"""What every figure of `metrics/evaluate.json` means, its unit, and whether more of it is better: in one place.
+
+Keys are `<subject>.<metric>`. A metric may have companions: `_low` and `_high`, its 95% interval; `_n_small`, 1 where
+fewer than 2,048 pictures were compared, so that it is comparable only with figures of the same number of pictures.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+INTERVAL_ENDS = ("_low", "_high")
+COMPANIONS = (*INTERVAL_ENDS, "_n_small")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`name` ends in * where the network's name follows; `headline` ones are shown in summaries, in this order."""
+
+    name: str
+    meaning: str
+    unit: str
+    better: Literal["higher", "lower", ""]
+    headline: bool
+
+
+CATALOG = (
+    Metric("fid", "Frechet distance to held-out real pictures, Inception (clean-fid)", "", "lower", True),
+    Metric("fd_*", "Frechet distance to held-out real pictures on this network; no FID", "", "lower", True),
+    Metric("kid", "unbiased kernel distance to held-out real pictures, Inception (clean-fid)", "", "lower", True),
+    Metric("kd_*", "unbiased kernel distance to held-out real pictures on this network", "", "lower", True),
+    Metric("precision", "drawn pictures that lie among real ones", "fraction", "higher", True),
+    Metric("recall", "real pictures that lie among drawn ones", "fraction", "higher", True),
+    Metric("density", "real neighbourhoods that a drawn picture lies in; 1 for equal sets", "", "higher", False),
+    Metric("coverage", "real pictures with a drawn one in their neighbourhood", "fraction", "higher", False),
+    Metric("attribute_accuracy", "attributes named in captions that a classifier sees", "fraction", "higher", True),
+    Metric("attribute_accuracy_*", "the same, of this attribute", "fraction", "higher", False),
+    Metric("clip_score", "100 times the cosine of picture and caption in CLIP's space", "", "higher", True),
+    Metric("lpips_diversity", "LPIPS between two pictures of one prompt", "", "higher", False),
+    Metric("pd_*_diversity", "perceptual distance between two pictures of one prompt", "", "higher", False),
+    Metric("lpips", "LPIPS to the teacher's picture of the same prompt and noise", "", "lower", True),
+    Metric("pd_*", "perceptual distance to the teacher's picture of the same prompt and noise", "", "lower", True),
+    Metric("nearest_train_ratio", "distance to training pictures over held-out ones': 1; copies 0", "", "higher", True),
+    Metric("near_train_fraction", "nearer to training than 95% of held-out pictures: 0.05", "fraction", "lower", False),
+    Metric("num_inference_steps", "steps of the sampler", "", "", True),
+    Metric("latency_ms", "one picture, prompt to pixels, after a warm-up: median", "ms", "lower", True),
+    Metric("latency_p95_ms", "one picture, prompt to pixels, after a warm-up: 95th percentile", "ms", "lower", False),
+    Metric("speedup", "the teacher's latency over this one's", "", "higher", True),
+    Metric("images_per_second", "in batches of 8", "1/s", "higher", True),
+    Metric("params_m", "parameters of the U-Net", "million", "lower", True),
+    Metric("pipeline_params_m", "parameters of U-Net, text encoder and autoencoder", "million", "lower", False),
+    Metric("size_mib", "weights of U-Net, text encoder and autoencoder on disk", "MiB", "lower", True),
+    Metric("peak_vram_mib", "GPU memory that tensors took at most, drawing 8 pictures", "MiB", "lower", True),
+    Metric("peak_rss_mib", "memory of the whole evaluation process at most; no subject's own", "MiB", "lower", False),
+    Metric("num_images", "pictures that the row's distances are of", "", "", True),
+)  # fmt: skip
+
+
+def describe(name: str) -> Metric | None:
+    """The entry of a metric's bare name, without subject; None for companions and what is not catalogued."""
+    if is_companion(name):
+        return None
+    exact = [metric for metric in CATALOG if metric.name == name]
+    return next((metric for metric in (*exact, *CATALOG) if _matches(metric.name, name)), None)
+
+
+def is_companion(name: str) -> bool:
+    """Whether this is an interval's end or a flag of another metric."""
+    return name.endswith(COMPANIONS)
+
+
+def headline(names: set[str]) -> list[str]:
+    """The metrics worth showing first, in the catalogue's order; those that it does not know come last, sorted."""
+    order = {name: metric for name in names if (metric := describe(name))}
+    shown = [name for name in order if order[name].headline]
+    unknown = [name for name in names if name not in order and not is_companion(name)]
+    return sorted(shown, key=lambda name: (CATALOG.index(order[name]), name)) + sorted(unknown)
+
+
+def interval(metrics: Mapping[str, float | int], key: str) -> tuple[float | int, float | int] | None:
+    """The 95% interval beside this key, where there is one."""
+    low, high = (metrics.get(f"{key}{end}") for end in INTERVAL_ENDS)
+    return None if low is None or high is None else (low, high)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    start, star, end = pattern.partition("*")
+    return name.startswith(start) and name.endswith(end) if star else name == pattern

@@ -1,0 +1,137 @@
+"""Figures of one set of pictures against others, by the networks that the parameters name; what is slow is cached."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from naruto_add.compute import default_device
+from naruto_add.evaluation.cache import Arrays, cached
+from naruto_add.evaluation.features import (
+    FeatureNetwork,
+    Images,
+    as_tensor,
+    extract_features,
+    load_feature_network,
+    resize,
+)
+from naruto_add.evaluation.frechet import Features, frechet_distance, kernel_distance, kernel_interval
+from naruto_add.evaluation.intervals import frechet_interval, mean_interval
+from naruto_add.evaluation.manifold import manifold_scores
+from naruto_add.evaluation.memorization import memorization
+from naruto_add.evaluation.perceptual import PerceptualNetwork, load_perceptual_network, perceptual_distances
+from naruto_add.params import Evaluate
+
+ENOUGH_IMAGES = 2048
+"""Below it a Frechet distance on Inception's 2048 features has a rank-deficient covariance: `_n_small` says so."""
+THUMBNAIL_PX = 16
+"""Side at which pictures are compared with all training pictures."""
+
+Metrics = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The networks that judge, the seed of intervals, and where results are kept."""
+
+    features: FeatureNetwork
+    perceptual: PerceptualNetwork
+    seed: int
+    cache_dir: Path
+
+
+def load_judge(params: Evaluate, cache_dir: Path) -> Judge:
+    """Raises StageError where a network's weights cannot be had."""
+    device = default_device()
+    return Judge(
+        features=load_feature_network(params.features, device),
+        perceptual=load_perceptual_network(params.perceptual, device),
+        seed=params.seed,
+        cache_dir=cache_dir,
+    )
+
+
+def distribution(images: Images, real: Images, *, judge: Judge) -> Metrics:
+    """Frechet and kernel distance to the real pictures with their intervals, and overlap with them."""
+    features, reference = image_features(images, judge), image_features(real, judge)
+    frechet, kernel = judge.features.frechet_name, judge.features.kernel_name
+    figures = cached(
+        judge.cache_dir,
+        ["distribution", judge.features.name, judge.seed, digest(images), digest(real)],
+        lambda: _distances(features, reference, seed=judge.seed),
+    )
+    return {
+        "num_images": len(images),
+        f"{frechet}_n_small": int(min(len(images), len(real)) < ENOUGH_IMAGES),
+        **_with_interval(frechet, figures["frechet"]),
+        **_with_interval(kernel, figures["kernel"]),
+        **{name: float(value) for name, value in vars(manifold_scores(features, reference)).items()},
+    }
+
+
+def frechet_only(images: Images, real: Images, *, judge: Judge) -> float:
+    """The Frechet distance alone, which costs no resampling."""
+    return frechet_distance(image_features(images, judge), image_features(real, judge))
+
+
+def closeness(images: Images, others: Images, *, judge: Judge) -> Metrics:
+    """Mean perceptual distance to the pictures at the same places."""
+    distances = _perceptual(images, others, judge)
+    interval = mean_interval(distances, seed=judge.seed)
+    return _with_interval(judge.perceptual.metric_name, [float(distances.mean()), *interval])
+
+
+def diversity(images: Images, reseeded: Images, *, judge: Judge) -> Metrics:
+    """Mean perceptual distance of two pictures of one prompt, from different initial noise."""
+    return {f"{judge.perceptual.metric_name}_diversity": float(_perceptual(images, reseeded, judge).mean())}
+
+
+def novelty(drawn: Features, held_out: Features, train: Features) -> Metrics:
+    """How near drawn thumbnails are to those of training pictures, by the measure of held-out real ones."""
+    found = memorization(drawn, held_out, train)
+    return {"nearest_train_ratio": found.ratio, "near_train_fraction": found.near_fraction}
+
+
+def thumbnails(images: Images) -> Features:
+    """Every picture as the values of a small one: cheap enough to compare with a whole training set."""
+    return resize(as_tensor(images), THUMBNAIL_PX).flatten(1).double().numpy()
+
+
+def image_features(images: Images, judge: Judge) -> NDArray[np.float64]:
+    """One row per picture, by the judge's feature network."""
+    return cached(
+        judge.cache_dir,
+        ["features", judge.features.name, digest(images)],
+        lambda: {"features": extract_features(images, judge.features)},
+    )["features"]
+
+
+def digest(images: Images) -> list[Any]:
+    """What tells this set of pictures from any other."""
+    return [images.shape, hashlib.blake2b(np.ascontiguousarray(images).tobytes(), digest_size=16).hexdigest()]
+
+
+def _distances(features: Features, reference: Features, *, seed: int) -> Arrays:
+    frechet = frechet_distance(features, reference)
+    kernel = kernel_distance(features, reference)
+    return {
+        "frechet": np.array([frechet, *frechet_interval(features, reference, distance=frechet, seed=seed)]),
+        "kernel": np.array([kernel, *kernel_interval(features, reference, seed=seed)]),
+    }
+
+
+def _perceptual(images: Images, others: Images, judge: Judge) -> NDArray[np.float64]:
+    return cached(
+        judge.cache_dir,
+        ["perceptual", judge.perceptual.name, digest(images), digest(others)],
+        lambda: {"distances": perceptual_distances(images, others, network=judge.perceptual)},
+    )["distances"]
+
+
+def _with_interval(name: str, values: Sequence[float] | NDArray[np.float64]) -> Metrics:
+    value, low, high = (float(item) for item in values)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}

@@ -1,0 +1,29 @@
+"""A discriminator of pictures (ADD, Sauer et al. 2023): a frozen network of photographs sees, small heads judge."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from naruto_add.models.discriminator import Head
+
+
+class PixelDiscriminator(nn.Module):
+    """One trainable head per depth of frozen features, each layer of spectral norm 1 (Miyato et al. 2018).
+
+    The norm bounds how fast a logit can change with what is seen, so that the heads cannot saturate as quickly on a
+    thousand pictures as free ones do. Its power iteration is kept in buffers: a checkpoint needs them.
+    """
+
+    def __init__(self, num_channels: Sequence[int], *, width: int, pooled_width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([Head(channels, width, pooled_width) for channels in num_channels])
+        for layer in [item for item in self.heads.modules() if isinstance(item, nn.Conv2d | nn.Linear)]:
+            spectral_norm(layer)
+
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch _ _ _"]], pooled: Float[Tensor, "batch width"]
+    ) -> list[Float[Tensor, "batch _"]]:
+        """Per-patch logits of each head: high for real."""
+        return [head(item, pooled) for head, item in zip(self.heads, features, strict=True)]

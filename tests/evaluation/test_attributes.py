@@ -1,0 +1,72 @@
+"""Only what a caption names counts, and the classifier learns what pictures show."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from naruto_add.data.dataset import Example
+from naruto_add.data.shinobi.draw import draw_shinobi
+from naruto_add.evaluation.attributes import (
+    COLUMNS,
+    attribute_accuracy,
+    has_attributes,
+    is_named,
+    load_classifier,
+    train_classifier,
+    vocabulary_of,
+)
+
+BLUE_BAND = "blue forehead protector"
+
+
+def _example(caption: str, **attributes: str) -> Example:
+    values = {
+        "hair_color": "black",
+        "hair_style": "long",
+        "headwear": "none",
+        "item": "none",
+        "background": "night",
+    }
+    return Example(Path("picture.png"), caption, values | attributes)
+
+
+@pytest.mark.parametrize(
+    ("caption", "attributes", "named"),
+    [
+        ("a man with long black hair", {}, {"hair_color", "hair_style"}),
+        ("a man with black hair", {}, {"hair_color"}),
+        ("a man wears a black cloak at night", {}, {"background"}),
+        ("a boy with a red mohawk", {"hair_color": "red", "hair_style": "mohawk"}, {"hair_color", "hair_style"}),
+        ("a girl with pink hair buns", {"hair_color": "pink", "hair_style": "buns"}, {"hair_color", "hair_style"}),
+        ("a bald man", {"hair_color": "none", "hair_style": "bald"}, {"hair_style"}),
+        ("a man with black hair, a scar and a sword", {"item": "sword"}, {"hair_color", "item"}),
+        (f"a man wearing a {BLUE_BAND}, a mask and a robe", {"headwear": BLUE_BAND}, {"headwear"}),
+        ("a man on a red background", {"background": "red background"}, {"background"}),
+    ],
+)
+def test_what_captions_name(caption: str, attributes: dict[str, str], named: set[str]) -> None:
+    example = _example(caption, **attributes)
+    assert {column for column in COLUMNS if is_named(column, example)} == named
+
+
+def test_columns_may_be_absent() -> None:
+    assert has_attributes([_example("a man")])
+    assert not has_attributes([_example("a man"), Example(Path("b.png"), "a man", {})])
+
+
+def test_the_drawn_data_set_is_learned_by_heart_and_noise_is_not_named_right() -> None:
+    drawings = [draw_shinobi(index, seed=0, size_px=32) for index in range(24)]
+    examples = [Example(Path("x.png"), drawing.caption, drawing.attributes) for drawing in drawings]
+    images = np.stack([np.asarray(drawing.image) for drawing in drawings])
+
+    state = train_classifier(images, examples, num_steps=12, learning_rate=3e-3, seed=0)
+    classifier = load_classifier(state, vocabulary_of(examples))
+    noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
+    found = attribute_accuracy(classifier, images, examples)
+
+    assert found["attribute_accuracy"] > 0.7
+    assert set(found) == {"attribute_accuracy", *(f"attribute_accuracy_{column}" for column in COLUMNS)}
+    assert attribute_accuracy(classifier, noise, examples)["attribute_accuracy"] < 0.5
+    again = train_classifier(images, examples, num_steps=12, learning_rate=3e-3, seed=0)
+    assert all((value == again[name]).all() for name, value in state.items())

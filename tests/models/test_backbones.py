@@ -1,0 +1,86 @@
+"""Frozen networks of photographs: what they give, and that nothing trains them."""
+
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model
+
+from naruto_add.models.backbones import Backbone, Dinov2Maps, EfficientNetMaps, load_backbone
+from naruto_add.models.pixel_discriminator import PixelDiscriminator
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Backbone:
+    return load_backbone("efficientnet_lite0", CPU)
+
+
+def pixels(size: int, side_px: int) -> torch.Tensor:
+    return torch.rand(size, 3, side_px, side_px, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def tiny_dinov2() -> Dinov2Maps:
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14)
+    return Dinov2Maps(Dinov2Model(config).requires_grad_(False).eval())
+
+
+def test_lite0_gives_four_depths_frozen_and_in_eval_mode_with_a_gradient_to_the_pixels(lite0: Backbone) -> None:
+    assert isinstance(lite0, EfficientNetMaps)
+    assert not lite0.network.training
+    assert not any(item.requires_grad for item in lite0.network.parameters())
+    before = {name: item.clone() for name, item in lite0.network.state_dict().items()}
+    seen = pixels(2, 64).requires_grad_()
+    maps = lite0(seen)
+    assert [tuple(item.shape[1:]) for item in maps] == [(24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)]
+    assert lite0.num_channels == [24, 40, 112, 320]
+    sum(item.square().mean() for item in maps).backward()  # type: ignore[union-attr]
+    assert seen.grad is not None and seen.grad.flatten(1).any(dim=1).all()
+    assert all(torch.equal(item, before[name]) for name, item in lite0.network.state_dict().items())
+
+
+def test_dinov2_fits_the_same_interface() -> None:
+    backbone: Backbone = tiny_dinov2()
+    seen = pixels(2, 32).requires_grad_()
+    maps = backbone(seen)
+    assert [tuple(item.shape) for item in maps] == [(2, 16, 3, 3)] * 4
+    assert backbone.num_channels == [16] * 4
+    maps[-1].square().mean().backward()
+    assert seen.grad is not None and seen.grad.any()
+
+
+def test_dinov2_maps_keep_places() -> None:
+    backbone = tiny_dinov2()
+    seen = pixels(1, 56)
+    changed = seen.clone()
+    changed[:, :, :14, 42:] = 1.0
+    moved = (backbone(seen)[0] - backbone(changed)[0]).norm(dim=1)[0]
+    assert moved.argmax() == 3  # row 0, the last column
+
+
+def test_pixel_heads_have_unit_norms_judge_patches_and_learn(lite0: Backbone) -> None:
+    torch.manual_seed(0)
+    heads = PixelDiscriminator(lite0.num_channels, width=8, pooled_width=4)
+    optimizer = torch.optim.Adam(heads.parameters(), lr=1e-2, betas=(0.0, 0.99))
+    real, fake = lite0(pixels(4, 64)), lite0(pixels(4, 64).flip(1) * 0.2)
+    pooled = torch.ones(4, 4)
+    assert [item.shape for item in heads(real, pooled)] == [(4, 256), (4, 64), (4, 16), (4, 4)]
+    gaps = []
+    for _ in range(20):
+        logits = zip(heads(real, pooled), heads(fake, pooled), strict=True)
+        gap = torch.stack([(one - other).mean() for one, other in logits]).mean()
+        gaps.append(gap.item())
+        (-gap).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert gaps[-1] > gaps[0] + 0.5
+    layers = [item for item in heads.modules() if isinstance(item, torch.nn.Conv2d | torch.nn.Linear)]
+    norms = [torch.linalg.matrix_norm(item.weight.flatten(1), ord=2).item() for item in layers]
+    assert min(norms) > 0.5 and max(norms) < 1.5  # one power iteration a step lags behind a fast optimizer
+
+
+def test_pixel_logits_depend_on_the_caption(lite0: Backbone) -> None:
+    heads = PixelDiscriminator(lite0.num_channels, width=8, pooled_width=4)
+    maps = lite0(pixels(1, 64))
+    one, other = heads(maps, torch.ones(1, 4)), heads(maps, -torch.ones(1, 4))
+    assert all(not torch.allclose(*pair) for pair in zip(one, other, strict=True))

@@ -1,0 +1,57 @@
+"""What every Python process of a test project does first: refuse the network, and note whose code it ran.
+
+`$SANDBOX_LOG` names a folder: `network` in it lists the hosts that were asked for, `code` our files that stages had
+imported when they ended.
+"""
+
+import atexit
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LOG_DIR = Path(os.environ["SANDBOX_LOG"])
+OURS = {"naruto_add", "stages"}
+LOCAL_HOSTS = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
+
+
+def _note(name: str, lines: list[str]) -> None:
+    with (LOG_DIR / name).open("a", encoding="utf-8") as stream:
+        stream.write("".join(f"{line}\n" for line in lines))
+
+
+def _refuse(host: Any) -> None:
+    if host not in LOCAL_HOSTS:
+        _note("network", [f"{os.environ.get('DVC_STAGE', '')}\t{host}"])
+        raise OSError(f"the sandbox of the tests has no network: {host}")
+
+
+def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in {socket.AF_INET, socket.AF_INET6}:
+            _refuse(address[0])
+        return connect(self, address)
+
+    return guarded
+
+
+def _guarded_lookup(lookup: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(host: Any, *args: Any, **kwargs: Any) -> Any:
+        _refuse(host)
+        return lookup(host, *args, **kwargs)
+
+    return guarded
+
+
+def _note_code() -> None:
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in OURS]
+    files = [module.__file__ for module in modules if getattr(module, "__file__", None)]
+    _note("code", [f"{os.environ.get('DVC_STAGE', '')}\t{file}" for file in files])
+
+
+socket.socket.connect = _guarded(socket.socket.connect)  # type: ignore[method-assign]
+socket.socket.connect_ex = _guarded(socket.socket.connect_ex)  # type: ignore[method-assign]
+socket.getaddrinfo = _guarded_lookup(socket.getaddrinfo)
+atexit.register(_note_code)

@@ -1,0 +1,220 @@
+"""The pipeline itself, tiny and in processes of its own: what runs when, whose code, and what a kill leaves behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.project import DVC, TINY, WAIT_SECONDS, Project
+
+pytestmark = pytest.mark.slow
+
+STAGES = ["ingest", "teacher", "student", "add", "evaluate", "samples", "export"]
+
+
+@pytest.fixture(scope="module")
+def first_run(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """A project after its first `dvc repro`, committed, and the output of that; not to be changed."""
+    project = Project(tmp_path_factory.mktemp("pipeline") / "project", tiny_pipeline_dir)
+    output = project.dvc("repro")
+    project.commit()
+    return project, output
+
+
+@pytest.fixture(scope="module")
+def finished(first_run: tuple[Project, str]) -> Project:
+    """A project after its first `dvc repro`; not to be changed."""
+    return first_run[0]
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, for one test to change."""
+    return finished.copy(tmp_path / "project")
+
+
+def test_the_first_run_runs_all_stages_in_order(first_run: tuple[Project, str]) -> None:
+    finished, output = first_run
+    assert finished.stages_run(output) == STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_everything_declared_is_made(finished: Project, stage: str) -> None:
+    for path in finished.declared(stage, "outs", "metrics"):
+        assert path.exists(), path
+
+
+def test_the_second_run_runs_nothing(finished: Project) -> None:
+    assert finished.stages_run(finished.dvc("repro")) == []
+
+
+def test_nothing_asks_for_the_network(finished: Project) -> None:
+    assert set(finished.code_used()) >= set(STAGES), "the sandbox was not there"
+    assert finished.connections() == []
+
+
+def test_the_sandbox_has_no_network(project: Project) -> None:
+    output = project.fail(sys.executable, "-c", "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)")
+    assert "no network: 192.0.2.1" in output
+    assert project.connections() == ["\t192.0.2.1"]
+
+
+def test_the_card_of_the_export_works_with_nothing_but_diffusers(finished: Project, tmp_path: Path) -> None:
+    export_dir = finished.root / "models/export"
+    snippets = re.findall(r"```python\n(.*?)```", (export_dir / "README.md").read_text(), re.DOTALL)
+    snippet = snippets[0].replace("path/to/this/folder", str(export_dir))
+    check = "import sys\nassert not [name for name in sys.modules if name.startswith('naruto_add')]\n"
+    subprocess.run([sys.executable, "-I", "-c", snippet + check], cwd=tmp_path, check=True)
+    assert (tmp_path / "picture.png").exists()
+
+
+def _lower_adv_weight(project: Project) -> None:
+    project.set_params({"add.adv_weight": 0.05})
+
+
+def _ask_for_other_samples(project: Project) -> None:
+    project.set_params({"samples.prompts": ["a man with white hair and a sword"]})
+
+
+def _remark_in_export_code(project: Project) -> None:
+    with (project.root / "src/naruto_add/model_card.py").open("a") as stream:
+        stream.write("# A remark.\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_lower_adv_weight, ["add", "evaluate", "samples", "export"]),
+        (_ask_for_other_samples, ["samples"]),
+        (_remark_in_export_code, ["export"]),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it(
+    project: Project, change: Callable[[Project], None], expected: list[str]
+) -> None:
+    change(project)
+    assert project.stages_run(project.dvc("repro")) == expected
+
+
+def test_a_temporary_experiment_uses_its_own_code_and_changes_nothing_here(project: Project) -> None:
+    before = _contents(project)
+    output = project.dvc("exp", "run", "--temp", "-n", "strong", "-S", "add.adv_weight=0.5")
+
+    assert project.stages_run(output) == ["add", "evaluate", "samples", "export"]
+    assert _contents(project) == before
+    assert project.git("status", "--porcelain") == ""
+    assert len(list(project.root.glob(".checkpoints/add/*/add.pt"))) == 2
+    code = project.code_used()
+    for stage in ["add", "evaluate", "samples", "export"]:
+        assert code[stage]
+        assert all(file.is_relative_to(project.root / ".dvc/tmp/exps") for file in code[stage]), code[stage]
+
+
+def test_queued_experiments_run_at_once(project: Project) -> None:
+    project.dvc("exp", "run", "--queue", "-n", "sweep", "-S", "samples.seed=1,2", "samples")
+    project.dvc("queue", "start", "--jobs", "2")
+    assert _status_after_the_queue(project).count("Success") == 2
+    assert project.git("status", "--porcelain") == ""
+    assert all(file.is_relative_to(project.root / ".dvc/tmp/exps") for file in project.code_used()["samples"])
+
+
+def test_teacher_and_student_can_be_compared(project: Project) -> None:
+    output = project.dvc("exp", "run", "--temp", "-n", "teacher", "-S", "evaluate.subject=teacher", "evaluate")
+    assert project.stages_run(output) == ["evaluate"]
+    output = project.dvc("exp", "run", "--temp", "-n", "student", "-S", "evaluate.subject=distilled", "evaluate")
+    assert project.stages_run(output) == []
+
+    difference = json.loads(project.dvc("metrics", "diff", "teacher", "student", "--json"))
+    rows = difference["metrics/subject.json"]
+    assert {"fd_efficientnet_lite1", "latency_ms", "params_m"} <= set(rows)
+    assert rows["params_m"]["new"] < rows["params_m"]["old"]
+
+
+@pytest.mark.parametrize("stage", ["teacher", "add"])
+def test_a_killed_stage_resumes_as_if_nothing_had_happened(project: Project, finished: Project, stage: str) -> None:
+    project.forget(stage)
+    process = project.start(*DVC, "repro", stage)
+    checkpoint = project.wait_for(f".checkpoints/{stage}/*/{stage}.pt", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+    num_done, num_steps = _steps_in(checkpoint), TINY[f"{stage}.num_steps"]
+    assert 0 < num_done < num_steps
+    _assert_nothing_is_half_written(project, finished, stage)
+
+    output = project.dvc("repro", stage)
+    assert f" {num_done}/{num_steps} " in output, "it began anew"
+    assert project.locked(stage) == finished.locked(stage)
+
+
+def test_a_stage_whose_dvc_is_killed_saves_and_ends(project: Project, finished: Project) -> None:
+    project.forget("teacher")
+    process = project.start(*DVC, "repro", "teacher")
+    checkpoint = project.wait_for(".checkpoints/teacher/*/teacher.pt", process)
+    process.kill()
+    output, _ = process.communicate(timeout=WAIT_SECONDS)  # until the stage, too, has closed its output
+
+    assert "interrupted: what was done is saved" in output
+    assert 0 < _steps_in(checkpoint) <= TINY["teacher.num_steps"]
+    _assert_nothing_is_half_written(project, finished, "teacher")
+
+
+def test_one_process_trains_a_configuration_until_ctrl_c_saves_it(project: Project) -> None:
+    project.forget("teacher")
+    project.set_params({"teacher.num_steps": 100_000, "teacher.validation_every_steps": 50})
+    stage = (sys.executable, "-m", "stages.teacher")
+    process = project.start(*stage)
+    checkpoint = project.wait_for(".checkpoints/teacher/*/teacher.pt", process)
+    refusal = project.fail(*stage)
+    assert "another process trains this very configuration" in refusal
+    assert "Traceback" not in refusal
+
+    assert process.poll() is None
+    before = _steps_in(checkpoint)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 1
+    assert "interrupted: what was done is saved" in output
+    assert _steps_in(checkpoint) > before
+
+
+def _status_after_the_queue(project: Project) -> str:
+    give_up_at = time.monotonic() + WAIT_SECONDS
+    while True:
+        status = project.dvc("queue", "status")
+        if "0 active, 0 idle" in status and not re.search("Queued|Running", status):
+            return status
+        assert time.monotonic() < give_up_at, status
+        time.sleep(1)
+
+
+def _steps_in(checkpoint: Path) -> int:
+    return int(torch.load(checkpoint, weights_only=True)["num_done"])
+
+
+def _assert_nothing_is_half_written(project: Project, finished: Project, stage: str) -> None:
+    """Artifacts are missing; what grows with the stage is whole, and a curve is the beginning of the final one."""
+    for path in project.declared(stage, "outs", "metrics"):
+        match path.suffix:
+            case ".tsv" if path.exists():
+                assert (finished.root / path.relative_to(project.root)).read_text().startswith(path.read_text())
+            case ".png" if path.exists():
+                Image.open(path).load()
+            case _:
+                assert not path.exists(), path
+
+
+def _contents(project: Project) -> dict[Path, bytes]:
+    """Every file of the working tree, but for DVC's, Git's and Python's own."""
+    own = {".git", ".dvc", ".checkpoints", "__pycache__"}
+    files = [path for path in project.root.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in files if not own & set(path.relative_to(project.root).parts)}

@@ -1,0 +1,68 @@
+"""Sample grids: the same noise for every subject, and files that say how they were drawn."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.grid import CELL_PX, GAP_PX
+from naruto_add.params import Base, Samples, Sampling
+from naruto_add.samples import make_sample_grids, nearest_pictures
+
+
+def test_copies_are_nearest_whatever_their_size() -> None:
+    draws = np.random.default_rng(0)
+    known = [Image.fromarray(draws.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(6)]
+    drawn = [known[4].resize((64, 64), Image.Resampling.BICUBIC), known[1]]
+
+    assert nearest_pictures(drawn, known, num=2)[:, 0].tolist() == [4, 1]
+
+
+def test_sample_grids_start_from_the_same_noise(
+    tiny_bundle: ModelBundle, tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
+) -> None:
+    unet_dir = tiny_pipeline_dir / "unet"
+    prompts = ["a man", "Naruto Uzumaki roule en suzuki"]
+    make_sample_grids(
+        Samples(seed=5, prompts=prompts, steps=[1, 2], interpolate_from="a man", interpolate_to="a girl"),
+        base=_base(tiny_pipeline_dir, tiny_bundle),
+        sampling=Sampling.model_validate({"teacher_steps": 3, "guidance_scale": 2.0, "student_scheduler": "ddim"}),
+        prompt_template="{caption}",
+        num_student_steps=2,
+        dataset_dir=tiny_dataset_dir,
+        teacher_dir=tiny_pipeline_dir,
+        student_dir=unet_dir,
+        distilled_dir=unet_dir,
+        out_dir=tmp_path / "grids",
+    )
+    with Image.open(tmp_path / "grids" / "subjects.png") as grid:
+        assert json.loads(grid.text["prompts"]) == prompts
+        cells = [_cell(grid, column) for column in range(4)]
+    assert cells[0] == cells[1]  # base and teacher are one model here, and so are the students
+    assert cells[2] == cells[3]
+    assert cells[1] != cells[2]
+    files = {path.stem: path for path in (tmp_path / "grids").iterdir()}
+    assert set(files) == {"subjects", "seeds", "steps", "interpolation", "neighbours"}
+    with Image.open(files["steps"]) as grid:
+        assert json.loads(grid.text["steps"]) == [1, 2, 3]
+        assert json.loads(grid.text["models"]) == ["distilled", "distilled", "teacher"]
+        steps = [_cell(grid, column) for column in range(3)]
+    assert steps[1:] == [cells[2], cells[1]]
+    assert steps[0] != steps[1]
+    with Image.open(files["neighbours"]) as grid:
+        assert _cell(grid, 0) == cells[3]
+        assert json.loads(grid.text["seeds"]) == [5]
+    with Image.open(files["interpolation"]) as grid:
+        assert len({_cell(grid, column) for column in (0, 3, 6)}) == 3
+
+
+def _cell(grid: Image.Image, column: int) -> bytes:
+    left = CELL_PX + GAP_PX + (CELL_PX + GAP_PX) * column
+    return grid.crop((left, grid.height - CELL_PX - GAP_PX, left + CELL_PX, grid.height - GAP_PX)).tobytes()
+
+
+def _base(model: Path, bundle: ModelBundle) -> Base:
+    side = bundle.unet.config.sample_size * 2 ** (len(bundle.vae.config.block_out_channels) - 1)
+    return Base(model=str(model), revision="", variant="", precision="fp32", resolution_px=side)
