@@ -30,8 +30,8 @@ _TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def add_lora(
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel | None,
+    unet: nn.Module,
+    text_encoder: nn.Module | None,
     *,
     targets: LoraTargets,
     rank: int,
