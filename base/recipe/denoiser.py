@@ -24,10 +24,9 @@ NOISE_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "sc
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on: scaled latent means and deviations (N, C, h, w), and token ids (N, 77)."""
+    """What is trained on: scaled latent means (N, C, h, w), which decode sharper than samples, and token ids (N, 77)."""
 
-    means: Tensor
-    deviations: Tensor
+    latents: Tensor
     token_ids: Tensor
     empty_ids: Tensor
 
@@ -135,13 +134,11 @@ def _build_unet(vae: AutoencoderKL, channels: list[int], heads: int, text_width:
 @torch.no_grad()
 def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Examples:
     images, captions = load_people(held_out=False)
-    means, deviations = [], []
+    latents = []
     for start in tqdm(range(0, len(images), 128), desc="latents", mininterval=10):
         pixels = torch.from_numpy(images[start : start + 128].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        posterior = vae.encode(pixels).latent_dist
-        means.append(posterior.mean * vae.config.scaling_factor)
-        deviations.append(posterior.std * vae.config.scaling_factor)
-    return Examples(torch.cat(means), torch.cat(deviations), _tokenize(tokenizer, captions), _tokenize(tokenizer, [""]))
+        latents.append(vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor)
+    return Examples(torch.cat(latents), _tokenize(tokenizer, captions), _tokenize(tokenizer, [""]))
 
 
 def _tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -159,12 +156,11 @@ def _loss(
     context_length: int,
     generator: torch.Generator,
 ) -> Tensor:
-    picked = torch.randint(len(examples.means), (batch_size,), generator=generator)
-    shape = examples.means[picked].shape
-    latents = examples.means[picked] + examples.deviations[picked] * torch.randn(shape, generator=generator)
+    picked = torch.randint(len(examples.latents), (batch_size,), generator=generator)
+    latents = examples.latents[picked]
     dropped = torch.rand(batch_size, generator=generator) < caption_dropout
     token_ids = torch.where(dropped[:, None], examples.empty_ids, examples.token_ids[picked])[:, :context_length]
-    noise = torch.randn(shape, generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
     timesteps = torch.randint(noise_scheduler.config.num_train_timesteps, (batch_size,), generator=generator)
     noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
     prompt_embeds = model["text_encoder"](token_ids).last_hidden_state
