@@ -24,7 +24,7 @@ NOISE_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "sc
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on: scaled latent means (N, C, h, w), which decode sharper than samples, and token ids (N, 77)."""
+    """What is trained on: scaled latent means (N, C, h, w), sharper than samples, and token ids (N, 77)."""
 
     latents: Tensor
     token_ids: Tensor
