@@ -21,7 +21,6 @@ UNTRACKED = {"src/naruto_add/params.py", "src/naruto_add/paths.py"}
 """Types, ranges and places: values are tracked as params, places as deps and outs."""
 DATA_FILES = {
     "src/naruto_add/grid.py": {"src/naruto_add/grid_font.ttf"},
-    "src/naruto_add/data/sheet.py": {"src/naruto_add/grid_font.ttf"},
 }
 """What a module reads from beside it."""
 BESIDE = ("base/", "profiles/")

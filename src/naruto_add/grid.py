@@ -1,17 +1,22 @@
-"""Labelled grids of pictures: a row for every prompt, a column for every subject, the same initial noise in a row."""
+"""Labelled grids of pictures, and the text and cells that other sheets of pictures are made of.
+
+It lies low, so that every stage can draw; and it does without torch, so that a stage that draws starts at once.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from naruto_add.files import new_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FONT = Path(__file__).with_name("grid_font.ttf")
 """Part of DejaVu Sans Condensed, with accents: Pillow's own font has none."""
@@ -22,7 +27,7 @@ INK, FAINT, PAPER = "#1b1b1f", "#6f6f78", "#ffffff"
 
 @dataclass(frozen=True)
 class GridColumn:
-    """A column's heading, and what stands under it in grey."""
+    """A column's heading, and what stands under it in grey; without a note the heading may have two lines."""
 
     name: str
     note: str
@@ -51,21 +56,49 @@ def make_grid(
 
 def draw_grid(rows: Sequence[GridRow], *, columns: Sequence[GridColumn], cell_px: int) -> Image.Image:
     """The grid as a picture: captions wrapped at the left, headings at the top, pictures in squares of `cell_px`."""
-    size = max(12, cell_px // 11)
-    font = ImageFont.truetype(FONT, size)
-    caption_px, header_px, pitch = cell_px, round(3.2 * size), cell_px + GAP_PX
-    grid = Image.new("RGB", (caption_px + pitch * len(columns) + GAP_PX, header_px + pitch * len(rows)), PAPER)
-    draw = ImageDraw.Draw(grid)
+    font = load_font(max(12, cell_px // 11))
+    header_px, pitch = round(3.2 * font.size), cell_px + GAP_PX
+    grid = Image.new("RGB", (cell_px + pitch * len(columns) + GAP_PX, header_px + pitch * len(rows)), PAPER)
     for index, column in enumerate(columns):
-        left = caption_px + pitch * index + GAP_PX
-        draw.text((left, size // 2), column.name, INK, font)
-        draw.text((left, size // 2 + round(1.25 * size)), column.note, FAINT, font)
+        left = cell_px + pitch * index + GAP_PX
+        draw_text(
+            grid, column.name, at=(left, font.size // 2), width_px=cell_px, max_lines=1 + (not column.note), font=font
+        )
+        draw_text(
+            grid, column.note, at=(left, round(1.75 * font.size)), width_px=cell_px, max_lines=1, font=font, color=FAINT
+        )
     for index, row in enumerate(rows):
         top = header_px + pitch * index
-        _draw_caption(draw, row.caption, font, (GAP_PX, top), (caption_px - GAP_PX, cell_px))
+        _draw_caption(grid, row.caption, top=top, side_px=cell_px, font=font)
         for position, image in enumerate(row.images):
-            grid.paste(fit_cell(image, cell_px), (caption_px + pitch * position + GAP_PX, top))
+            grid.paste(fit_cell(image, cell_px), (cell_px + pitch * position + GAP_PX, top))
     return grid
+
+
+def load_font(size_px: int) -> ImageFont.FreeTypeFont:
+    """The project's font."""
+    return ImageFont.truetype(FONT, size_px)
+
+
+def line_px(font: ImageFont.FreeTypeFont) -> int:
+    """From one line of text to the next."""
+    return round(1.3 * font.size)
+
+
+def draw_text(
+    image: Image.Image,
+    text: str,
+    *,
+    at: tuple[int, int],
+    width_px: int,
+    max_lines: int,
+    font: ImageFont.FreeTypeFont,
+    color: str = INK,
+) -> None:
+    """Draw wrapped text with its upper left corner `at`, cut off with an ellipsis where it does not fit."""
+    draw = ImageDraw.Draw(image)
+    for index, line in enumerate(wrap(text, font=font, width_px=width_px, max_lines=max_lines)):
+        draw.text((at[0], at[1] + index * line_px(font)), line, color, font)
 
 
 def fit_cell(image: Image.Image, cell_px: int) -> Image.Image:
@@ -95,7 +128,7 @@ def wrap(text: str, *, font: ImageFont.FreeTypeFont, width_px: int, max_lines: i
     return [*lines[: max_lines - 1], f"{last.rstrip()}…"]
 
 
-def to_images(pixels: Float[Tensor, "batch 3 height width"]) -> list[Image.Image]:
+def to_images(pixels: "Float[Tensor, 'batch 3 height width']") -> list[Image.Image]:
     """Pictures of pixels in [-1, 1]."""
     whole = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in whole]
@@ -109,14 +142,12 @@ def _refuse_ragged(rows: Sequence[GridRow], columns: Sequence[GridColumn]) -> No
             raise ValueError(f"{row.caption!r} has {len(row.images)} pictures for {len(columns)} columns")
 
 
-def _draw_caption(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, at: tuple[int, int], box: tuple[int, int]
-) -> None:
-    line_px = round(1.3 * font.size)
-    lines = wrap(text, font=font, width_px=box[0] - GAP_PX, max_lines=max(1, box[1] // line_px))
-    top = at[1] + (box[1] - line_px * len(lines)) // 2
-    for index, line in enumerate(lines):
-        draw.text((at[0], top + line_px * index), line, INK, font)
+def _draw_caption(grid: Image.Image, text: str, *, top: int, side_px: int, font: ImageFont.FreeTypeFont) -> None:
+    """In the middle of its row's height."""
+    width_px, max_lines = side_px - 2 * GAP_PX, max(1, side_px // line_px(font))
+    num_lines = len(wrap(text, font=font, width_px=width_px, max_lines=max_lines))
+    middle = top + (side_px - line_px(font) * num_lines) // 2
+    draw_text(grid, text, at=(GAP_PX, middle), width_px=width_px, max_lines=max_lines, font=font)
 
 
 def _words(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
