@@ -1,7 +1,8 @@
 """The figures of base, teacher, student and distilled student on held-out captions."""
 
 from naruto_add import paths
-from naruto_add.evaluation.report import run_evaluate
+from naruto_add.evaluation.evaluate import evaluate
+from naruto_add.evaluation.subjects import Models
 from naruto_add.params import load_params
 from naruto_add.runtime import evaluation_cache_dir, run_stage
 
@@ -9,16 +10,18 @@ from naruto_add.runtime import evaluation_cache_dir, run_stage
 def main() -> None:
     """Measure every subject."""
     params = load_params(paths.PARAMS)
-    run_evaluate(
+    evaluate(
         params.evaluate,
-        base=params.base,
-        sampling=params.sampling,
+        models=Models(
+            base=params.base,
+            sampling=params.sampling,
+            num_student_steps=len(params.add.timesteps),
+            teacher_dir=paths.TEACHER,
+            student_dir=paths.STUDENT,
+            distilled_dir=paths.DISTILLED,
+        ),
         prompt_template=params.teacher.prompt_template,
-        num_student_steps=len(params.add.timesteps),
         dataset_dir=paths.DATASET,
-        teacher_dir=paths.TEACHER,
-        student_dir=paths.STUDENT,
-        distilled_dir=paths.DISTILLED,
         cache_dir=evaluation_cache_dir(),
         metrics_path=paths.EVALUATE_METRICS,
         subject_path=paths.SUBJECT_METRICS,

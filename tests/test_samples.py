@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from naruto_add.data.dataset import load_split
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.grid import CELL_PX, GAP_PX
+from naruto_add.evaluation.subjects import Models
+from naruto_add.grid import CELL_PX, GAP_PX, fit_cell
 from naruto_add.params import Base, Samples, Sampling
 from naruto_add.samples import make_sample_grids, nearest_pictures
 
@@ -26,15 +28,19 @@ def test_sample_grids_start_from_the_same_noise(
     unet_dir = tiny_pipeline_dir / "unet"
     prompts = ["a man", "Naruto Uzumaki roule en suzuki"]
     make_sample_grids(
-        Samples(seed=5, prompts=prompts, steps=[1, 2], interpolate_from="a man", interpolate_to="a girl"),
-        base=_base(tiny_pipeline_dir, tiny_bundle),
-        sampling=Sampling.model_validate({"teacher_steps": 3, "guidance_scale": 2.0, "student_scheduler": "ddim"}),
+        Samples(
+            seed=5, prompts=prompts, num_held_out=3, steps=[1, 2], interpolate_from="a man", interpolate_to="a girl"
+        ),
+        models=Models(
+            base=_base(tiny_pipeline_dir, tiny_bundle),
+            sampling=Sampling(teacher_steps=3, guidance_scale=2.0, student_scheduler="ddim"),
+            num_student_steps=2,
+            teacher_dir=tiny_pipeline_dir,
+            student_dir=unet_dir,
+            distilled_dir=unet_dir,
+        ),
         prompt_template="{caption}",
-        num_student_steps=2,
         dataset_dir=tiny_dataset_dir,
-        teacher_dir=tiny_pipeline_dir,
-        student_dir=unet_dir,
-        distilled_dir=unet_dir,
         out_dir=tmp_path / "grids",
     )
     with Image.open(tmp_path / "grids" / "subjects.png") as grid:
@@ -44,7 +50,13 @@ def test_sample_grids_start_from_the_same_noise(
     assert cells[2] == cells[3]
     assert cells[1] != cells[2]
     files = {path.stem: path for path in (tmp_path / "grids").iterdir()}
-    assert set(files) == {"subjects", "seeds", "steps", "interpolation", "neighbours"}
+    assert set(files) == {"subjects", "held_out", "seeds", "steps", "interpolation", "neighbours"}
+    held_out = load_split(tiny_dataset_dir, "test")[:3]
+    with Image.open(files["held_out"]) as grid, Image.open(held_out[-1].image_path) as real:
+        assert json.loads(grid.text["captions"]) == [example.caption for example in held_out]
+        assert json.loads(grid.text["columns"])[0] == "real: held out"
+        assert _cell(grid, 0) == fit_cell(real, CELL_PX).tobytes()
+        assert _cell(grid, 1) == _cell(grid, 2) != _cell(grid, 3)
     with Image.open(files["steps"]) as grid:
         assert json.loads(grid.text["steps"]) == [1, 2, 3]
         assert json.loads(grid.text["models"]) == ["distilled", "distilled", "teacher"]

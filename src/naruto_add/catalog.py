@@ -52,6 +52,8 @@ CATALOG = (
     Metric("peak_vram_mib", "GPU memory that tensors took at most, drawing 8 pictures", "MiB", "lower", True),
     Metric("peak_rss_mib", "memory of the whole evaluation process at most; no subject's own", "MiB", "lower", False),
     Metric("num_images", "pictures that the row's distances are of", "", "", True),
+    Metric("num_diversity_pairs", "pairs of pictures that the diversity is of", "", "", False),
+    Metric("num_named_attributes", "attributes named in captions, that the accuracy is of", "", "", False),
 )  # fmt: skip
 
 

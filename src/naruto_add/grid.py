@@ -62,7 +62,12 @@ def draw_grid(rows: Sequence[GridRow], *, columns: Sequence[GridColumn], cell_px
     for index, column in enumerate(columns):
         left = cell_px + pitch * index + GAP_PX
         draw_text(
-            grid, column.name, at=(left, font.size // 2), width_px=cell_px, max_lines=1 + (not column.note), font=font
+            grid,
+            column.name,
+            at=(left, round(font.size / 2)),
+            width_px=cell_px,
+            max_lines=1 + (not column.note),
+            font=font,
         )
         draw_text(
             grid, column.note, at=(left, round(1.75 * font.size)), width_px=cell_px, max_lines=1, font=font, color=FAINT

@@ -164,8 +164,9 @@ class Evaluate(_Section):
     subject: Literal["base", "teacher", "student", "distilled"]
     num_images: Count
     batch_size: Positive
-    features: Literal["embedded", "inception"]
+    features: Literal["embedded", "inception", "clip", "dinov2"]
     perceptual: Literal["embedded", "alex", "vgg", "squeeze"]
+    clip_score: Text
     latency_repeats: Positive
     student_sweep: Annotated[list[Steps], Field(min_length=1)]
     teacher_sweep: Annotated[list[Steps], Field(min_length=1)]
@@ -179,6 +180,7 @@ class Samples(_Section):
 
     seed: Seed
     prompts: Annotated[list[Text], Field(min_length=1, max_length=32)]
+    num_held_out: Annotated[int, Field(ge=1, le=32)]
     steps: Annotated[list[Steps], Field(min_length=1, max_length=8)]
     interpolate_from: Text
     interpolate_to: Text

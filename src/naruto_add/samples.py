@@ -1,13 +1,12 @@
 """Pictures to look at, as grids whose PNG files say the prompts, seeds, steps and models that they were drawn with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,18 +15,12 @@ from torch import Tensor
 from naruto_add.compute import step_generator
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.prompts import fill_template
-from naruto_add.diffusion.bundle import (
-    ModelBundle,
-    decode_latents,
-    encode_prompts,
-    load_bundle,
-    load_pipeline_folder,
-    load_unet,
-)
-from naruto_add.diffusion.sampling import Sampler, initial_noise, sample_latents, student_sampler, teacher_sampler
+from naruto_add.diffusion.bundle import decode_latents, encode_prompts
+from naruto_add.diffusion.sampling import initial_noise, sample_latents
+from naruto_add.evaluation.subjects import Models, Subject, load_subjects, student_at_steps
 from naruto_add.files import new_folder
 from naruto_add.grid import CELL_PX, GridColumn, GridRow, make_grid, to_images
-from naruto_add.params import Base, Samples, Sampling
+from naruto_add.params import Samples
 
 NUM_SEEDS = 6
 NUM_BETWEEN = 7
@@ -35,39 +28,36 @@ NUM_BETWEEN = 7
 NUM_NEIGHBOURS = 4
 THUMBNAIL_PX = 16
 """Side at which pictures are compared with all training pictures."""
+NAMES = {"student": "student before ADD"}
+"""Of subjects that say too little by themselves."""
 
 
 @dataclass(frozen=True)
-class _Subject:
+class _Shown:
+    """A subject with the heading of its column."""
+
     column: GridColumn
-    bundle: ModelBundle
-    unet: UNet2DConditionModel
-    sampler: Sampler
+    subject: Subject
 
 
 def make_sample_grids(
-    params: Samples,
-    *,
-    base: Base,
-    sampling: Sampling,
-    prompt_template: str,
-    num_student_steps: int,
-    dataset_dir: Path,
-    teacher_dir: Path,
-    student_dir: Path,
-    distilled_dir: Path,
-    out_dir: Path,
+    params: Samples, *, models: Models, prompt_template: str, dataset_dir: Path, out_dir: Path
 ) -> None:
-    """Write `subjects.png` (all models) and, of the distilled one, `seeds.png`, `steps.png` (with the teacher beside),
-    `interpolation.png` (from prompt to prompt at one noise) and `neighbours.png` (the most similar training pictures).
+    """Write `subjects.png` (all models), `held_out.png` (their pictures of held-out captions beside the real ones) and,
+    of the distilled one, `seeds.png`, `steps.png` (with the teacher beside), `interpolation.png` (from prompt to prompt
+    at one noise) and `neighbours.png` (the most similar training pictures).
     """
-    subjects = _subjects(base, sampling, num_student_steps, teacher_dir, student_dir, distilled_dir)
-    teacher, distilled = subjects[1], subjects[-1]
+    shown = {name: _shown(name, subject) for name, subject in load_subjects(models).items()}
+    everyone, distilled = list(shown.values()), shown["distilled"]
+    fewer = [student_at_steps(distilled.subject, models.sampling, number) for number in params.steps]
+    steps = [*(_shown("distilled", subject) for subject in fewer), shown["teacher"]]
+    held_out = load_split(dataset_dir, "test")[: params.num_held_out]
     prompts = [fill_template(prompt_template, prompt) for prompt in params.prompts]
+    held_out_prompts = [fill_template(prompt_template, example.caption) for example in held_out]
     ends = [fill_template(prompt_template, prompt) for prompt in (params.interpolate_from, params.interpolate_to)]
-    steps = [*(_at_steps(distilled, sampling, number) for number in params.steps), teacher]
     with new_folder(out_dir) as folder:
-        _subjects_grid(subjects, params, prompts, folder / "subjects.png")
+        _subjects_grid(everyone, params, prompts, folder / "subjects.png")
+        _held_out_grid(everyone, params, held_out, held_out_prompts, folder / "held_out.png")
         _seeds_grid(distilled, params, prompts, folder / "seeds.png")
         _subjects_grid(steps, params, prompts, folder / "steps.png")
         _interpolation_grid(distilled, params, ends, folder / "interpolation.png")
@@ -82,65 +72,59 @@ def nearest_pictures(images: Sequence[Image.Image], others: Sequence[Image.Image
     return nearest
 
 
-def _subjects(
-    base: Base, sampling: Sampling, num_student_steps: int, teacher_dir: Path, student_dir: Path, distilled_dir: Path
-) -> list[_Subject]:
-    before, teacher = load_bundle(base), load_pipeline_folder(teacher_dir, precision=base.precision)
-    slow = GridColumn("base", f"{sampling.teacher_steps} steps")
-    few_steps = student_sampler(teacher, sampling, num_student_steps)
-    students = [("student before ADD", student_dir), ("distilled", distilled_dir)]
-    unets = {name: load_unet(path, precision=base.precision) for name, path in students}
-    fast = f"{num_student_steps} steps"
-    return [
-        _Subject(slow, before, before.unet, teacher_sampler(before, sampling)),
-        _Subject(GridColumn("teacher", slow.note), teacher, teacher.unet, teacher_sampler(teacher, sampling)),
-        *(_Subject(GridColumn(name, fast), teacher, unet, few_steps) for name, unet in unets.items()),
-    ]
+def _shown(name: str, subject: Subject) -> _Shown:
+    number = subject.sampler.num_inference_steps
+    return _Shown(GridColumn(NAMES.get(name, name), "1 step" if number == 1 else f"{number} steps"), subject)
 
 
-def _at_steps(student: _Subject, sampling: Sampling, num_steps: int) -> _Subject:
-    note = "1 step" if num_steps == 1 else f"{num_steps} steps"
-    sampler = student_sampler(student.bundle, sampling, num_steps)
-    return replace(student, column=GridColumn(student.column.name, note), sampler=sampler)
+def _subjects_grid(shown: Sequence[_Shown], params: Samples, prompts: list[str], path: Path) -> None:
+    drawn = [_draw_all(item.subject, prompts, seed=params.seed) for item in shown]
+    facts = _facts(shown, prompts, [params.seed])
+    _make(_rows(params.prompts, drawn), [item.column for item in shown], path, facts)
 
 
-def _subjects_grid(subjects: Sequence[_Subject], params: Samples, prompts: list[str], path: Path) -> None:
-    drawn = [_draw_subject(subject, prompts, seed=params.seed) for subject in subjects]
-    facts = _facts(subjects, prompts, [params.seed])
-    _make(_rows(params.prompts, drawn), [subject.column for subject in subjects], path, facts)
+def _held_out_grid(
+    shown: Sequence[_Shown], params: Samples, examples: list[Example], prompts: list[str], path: Path
+) -> None:
+    """The real pictures first: what their captions meant."""
+    real = [_opened(example) for example in examples]
+    drawn = [_draw_all(item.subject, prompts, seed=params.seed) for item in shown]
+    rows = _rows([example.caption for example in examples], [real, *drawn])
+    columns = [GridColumn("real", "held out"), *(item.column for item in shown)]
+    _make(rows, columns, path, _facts(shown, prompts, [params.seed]))
 
 
-def _seeds_grid(subject: _Subject, params: Samples, prompts: list[str], path: Path) -> None:
+def _seeds_grid(shown: _Shown, params: Samples, prompts: list[str], path: Path) -> None:
     seeds = [params.seed + offset for offset in range(NUM_SEEDS)]
-    drawn = [_draw_subject(subject, prompts, seed=seed) for seed in seeds]
-    columns = [GridColumn(f"seed {seed}", f"{subject.column.name}, {subject.column.note}") for seed in seeds]
-    _make(_rows(params.prompts, drawn), columns, path, _facts([subject], prompts, seeds))
+    drawn = [_draw_all(shown.subject, prompts, seed=seed) for seed in seeds]
+    columns = [GridColumn(f"seed {seed}", f"{shown.column.name}, {shown.column.note}") for seed in seeds]
+    _make(_rows(params.prompts, drawn), columns, path, _facts([shown], prompts, seeds))
 
 
-def _interpolation_grid(subject: _Subject, params: Samples, ends: list[str], path: Path) -> None:
+def _interpolation_grid(shown: _Shown, params: Samples, ends: list[str], path: Path) -> None:
     """A row per seed: the text embeddings are mixed linearly, the noise stays."""
     shares = torch.linspace(0, 1, NUM_BETWEEN).tolist()
-    start, end = encode_prompts(subject.bundle, ends)
+    start, end = encode_prompts(shown.subject.bundle, ends)
     mixed = torch.stack([torch.lerp(start, end, share) for share in shares])
     seeds = [params.seed, params.seed + 1]
     caption = f"{params.interpolate_from}, to {params.interpolate_to}"
     rows = []
     for seed in seeds:
-        noise = initial_noise(subject.bundle, 1, seed=seed).expand(NUM_BETWEEN, -1, -1, -1)
-        rows.append(GridRow(caption, _draw(subject, mixed, noise=noise, seed=seed)))
-    columns = [GridColumn(f"{100 * share:.0f}%", subject.column.note) for share in shares]
-    _make(rows, columns, path, _facts([subject], ends, seeds))
+        noise = initial_noise(shown.subject.bundle, 1, seed=seed).expand(NUM_BETWEEN, -1, -1, -1)
+        rows.append(GridRow(caption, _draw(shown.subject, mixed, noise=noise, seed=seed)))
+    columns = [GridColumn(f"{100 * share:.0f}%", shown.column.note) for share in shares]
+    _make(rows, columns, path, _facts([shown], ends, seeds))
 
 
-def _neighbours_grid(subject: _Subject, params: Samples, prompts: list[str], train: list[Example], path: Path) -> None:
-    drawn = _draw_subject(subject, prompts, seed=params.seed)
+def _neighbours_grid(shown: _Shown, params: Samples, prompts: list[str], train: list[Example], path: Path) -> None:
+    drawn = _draw_all(shown.subject, prompts, seed=params.seed)
     places = nearest_pictures(drawn, [_opened(example) for example in train], num=NUM_NEIGHBOURS)
     rows = [
         GridRow(caption, [image, *(_opened(train[place]) for place in nearest)])
         for caption, image, nearest in zip(params.prompts, drawn, places, strict=True)
     ]
     found = [GridColumn(f"training {rank + 1}", "by likeness") for rank in range(places.shape[1])]
-    _make(rows, [subject.column, *found], path, _facts([subject], prompts, [params.seed]))
+    _make(rows, [shown.column, *found], path, _facts([shown], prompts, [params.seed]))
 
 
 def _rows(captions: Sequence[str], drawn: Sequence[Sequence[Image.Image]]) -> list[GridRow]:
@@ -148,29 +132,28 @@ def _rows(captions: Sequence[str], drawn: Sequence[Sequence[Image.Image]]) -> li
     return [GridRow(caption, images) for caption, images in zip(captions, zip(*drawn, strict=True), strict=True)]
 
 
-def _facts(subjects: Sequence[_Subject], prompts: list[str], seeds: list[int]) -> dict[str, Any]:
+def _facts(shown: Sequence[_Shown], prompts: list[str], seeds: list[int]) -> dict[str, Any]:
     """What a grid's file says beside its captions and columns."""
-    models = [subject.column.name for subject in subjects]
-    steps = [subject.sampler.num_inference_steps for subject in subjects]
-    return {"prompts": prompts, "seeds": seeds, "models": models, "steps": steps}
+    steps = [item.subject.sampler.num_inference_steps for item in shown]
+    return {"prompts": prompts, "seeds": seeds, "models": [item.column.name for item in shown], "steps": steps}
 
 
 def _make(rows: list[GridRow], columns: list[GridColumn], path: Path, metadata: dict[str, Any]) -> None:
     make_grid(rows, columns=columns, cell_px=CELL_PX, path=path, metadata=metadata)
 
 
-def _draw_subject(subject: _Subject, prompts: list[str], *, seed: int) -> list[Image.Image]:
+def _draw_all(subject: Subject, prompts: list[str], *, seed: int) -> list[Image.Image]:
     """Picture i starts from the noise of (seed, i) for every subject."""
     noise = initial_noise(subject.bundle, len(prompts), seed=seed)
     return _draw(subject, encode_prompts(subject.bundle, prompts), noise=noise, seed=seed)
 
 
 def _draw(
-    subject: _Subject, embeds: Float[Tensor, "batch tokens width"], *, noise: Float[Tensor, "batch c h w"], seed: int
+    subject: Subject, embeds: Float[Tensor, "batch tokens width"], *, noise: Float[Tensor, "batch c h w"], seed: int
 ) -> list[Image.Image]:
     bundle = subject.bundle
     latents = sample_latents(
-        subject.unet,
+        bundle.unet,
         noise=noise,
         prompt_embeds=embeds,
         negative_embeds=encode_prompts(bundle, [""]),

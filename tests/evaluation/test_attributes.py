@@ -66,7 +66,11 @@ def test_the_drawn_data_set_is_learned_by_heart_and_noise_is_not_named_right() -
     found = attribute_accuracy(classifier, images, examples)
 
     assert found["attribute_accuracy"] > 0.7
-    assert set(found) == {"attribute_accuracy", *(f"attribute_accuracy_{column}" for column in COLUMNS)}
+    assert set(found) == {
+        "attribute_accuracy",
+        "num_named_attributes",
+        *(f"attribute_accuracy_{column}" for column in COLUMNS),
+    }
     assert attribute_accuracy(classifier, noise, examples)["attribute_accuracy"] < 0.5
     again = train_classifier(images, examples, num_steps=12, learning_rate=3e-3, seed=0)
     assert all((value == again[name]).all() for name, value in state.items())

@@ -7,7 +7,8 @@ import torch
 
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import Sampler, student_sampler, teacher_sampler
-from naruto_add.evaluation.generate import Subject, as_images, at_steps, draw_set, load_subjects
+from naruto_add.evaluation.generate import as_images, draw_set
+from naruto_add.evaluation.subjects import Models, Subject, at_steps, load_subjects
 from naruto_add.params import Base, Sampling
 
 PROMPTS = ["a man with white hair", "a girl at night", "a boy with a sword"]
@@ -65,12 +66,7 @@ def test_subjects_have_the_samplers_that_they_are_judged_with(tiny_pipeline_dir:
     base = Base(model=str(tiny_pipeline_dir), revision="", variant="", precision="fp32", resolution_px=32)
     unet_dir = tiny_pipeline_dir / "unet"
     subjects = load_subjects(
-        base,
-        SAMPLING,
-        num_student_steps=2,
-        teacher_dir=tiny_pipeline_dir,
-        student_dir=unet_dir,
-        distilled_dir=unet_dir,
+        Models(base, SAMPLING, 2, teacher_dir=tiny_pipeline_dir, student_dir=unet_dir, distilled_dir=unet_dir)
     )
 
     samplers = {name: (s.sampler.num_inference_steps, s.sampler.guidance_scale) for name, s in subjects.items()}

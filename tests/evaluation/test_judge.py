@@ -1,5 +1,7 @@
 """Students that cheat are exposed, and an honest one is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     return Judge(
         features=FeatureNetwork("coarse", "fd_coarse", "kd_coarse", 4, forward),
         perceptual=PerceptualNetwork("mean", "pd_mean", distance),
+        clip=None,
         seed=0,
         cache_dir=tmp_path_factory.mktemp("cache"),
     )
@@ -83,7 +86,12 @@ def test_one_repeated_image_is_exposed_by_recall_and_diversity(judge: Judge, hon
 
     assert figures["recall"] == 0
     assert figures["coverage"] < 0.3
-    assert diversity(repeated, repeated, judge=judge) == {"pd_mean_diversity": 0}
+    assert diversity(repeated, repeated, judge=judge) == {
+        "num_diversity_pairs": NUM,
+        "pd_mean_diversity": 0,
+        "pd_mean_diversity_low": 0,
+        "pd_mean_diversity_high": 0,
+    }
 
 
 def test_training_images_are_exposed_by_their_nearness(judge: Judge, held_out: Images, train: Images) -> None:
@@ -107,8 +115,6 @@ def test_equal_sets_are_at_zero_and_figures_repeat(judge: Judge, held_out: Image
 def test_few_pictures_are_flagged(judge: Judge, held_out: Images, num: int, flag: int) -> None:
     judge_of_two = FeatureNetwork("two", "fd_two", "kd_two", 4, lambda pixels: pixels[:, :2, 0, 0])
     images = np.resize(held_out, (num, 32, 32, 3))[:, :4, :4]
-    figures = distribution(
-        images, images, judge=Judge(judge_of_two, judge.perceptual, seed=0, cache_dir=judge.cache_dir)
-    )
+    figures = distribution(images, images, judge=replace(judge, features=judge_of_two))
 
     assert figures["fd_two_n_small"] == flag

@@ -1,20 +1,23 @@
 from pathlib import Path
 
+import lpips
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+from torchvision import models
 
 from naruto_add.data.shinobi.draw import draw_shinobi
-from naruto_add.evaluation.features import Images
+from naruto_add.evaluation.features import Images, as_tensor
 from naruto_add.evaluation.perceptual import (
     PerceptualNetwork,
     Trunk,
     load_perceptual_network,
     lpips_network,
-    multi_depth_distance,
     perceptual_distances,
 )
+from naruto_add.losses.perceptual import multi_depth_distance
 from naruto_add.runtime import StageError
 
 CPU = torch.device("cpu")
@@ -23,6 +26,9 @@ TRUNK_FILES: dict[Trunk, str] = {
     "alex": "alexnet_features.safetensors",
     "squeeze": "squeezenet1_1_features.safetensors",
 }
+IMAGE_SHIFT = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
+IMAGE_SCALE = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
+"""Of LPIPS, for pixels in [-1, 1]."""
 
 
 def _shinobi(num: int) -> Images:
@@ -61,12 +67,45 @@ def test_embedded_distance_orders_pairs_as_an_eye_would(embedded: PerceptualNetw
     assert slight < other
 
 
-@pytest.mark.parametrize("trunk", list(TRUNK_FILES))
-def test_lpips_is_the_packages_own_and_zero_for_equal_pictures(trunk: Trunk) -> None:
+def _trunk_weights(trunk: Trunk) -> dict[str, Tensor]:
     path = WEIGHTS / TRUNK_FILES[trunk]
     if not path.exists():
-        pytest.skip(f"{path} is not there")
-    network = lpips_network(trunk, load_file(path), CPU)
+        pytest.skip(f"{path.name} is not there")
+    return load_file(path)
+
+
+@pytest.mark.parametrize("trunk", list(TRUNK_FILES))
+def test_lpips_is_the_papers_formula(trunk: Trunk) -> None:
+    """Zhang et al. 2018, eq. 1, written out on torchvision's trunk with the package's linear heads."""
+    weights = _trunk_weights(trunk)
+    images, others = _shinobi(3), _noisy(_shinobi(3), 30)
+
+    found = perceptual_distances(images, others, network=lpips_network(trunk, weights, CPU))
+
+    expected = _written_out(trunk, weights, as_tensor(images), as_tensor(others))
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4)
+
+
+def _written_out(trunk: Trunk, weights: dict[str, Tensor], images: Tensor, others: Tensor) -> Tensor:
+    layers = {"alex": models.alexnet, "squeeze": models.squeezenet1_1}[trunk](weights=None).features.eval()
+    layers.load_state_dict({name.removeprefix("features."): value for name, value in weights.items()})
+    heads = torch.load(Path(lpips.__file__).parent / f"weights/v0.1/{trunk}.pth", map_location=CPU, weights_only=True)
+    depths = {"alex": (1, 4, 7, 9, 11), "squeeze": (1, 4, 7, 9, 10, 11, 12)}[trunk]
+    distance = torch.zeros(len(images))
+    with torch.no_grad():
+        x, y = ((item / 127.5 - 1 - IMAGE_SHIFT) / IMAGE_SCALE for item in (images, others))
+        for number, layer in enumerate(layers):
+            x, y = layer(x), layer(y)
+            if number in depths:
+                difference = (x / x.norm(dim=1, keepdim=True) - y / y.norm(dim=1, keepdim=True)).nan_to_num() ** 2
+                head = heads[f"lin{depths.index(number)}.model.1.weight"]
+                distance += (head * difference).sum(dim=1).mean(dim=(1, 2))
+    return distance
+
+
+@pytest.mark.parametrize("trunk", list(TRUNK_FILES))
+def test_lpips_is_zero_for_equal_pictures_and_grows(trunk: Trunk) -> None:
+    network = lpips_network(trunk, _trunk_weights(trunk), CPU)
     images = _shinobi(3)
 
     assert network.metric_name == "lpips"

@@ -80,8 +80,11 @@ def load_classifier(state: State, vocabulary: Vocabulary) -> AttributeClassifier
 
 def attribute_accuracy(
     classifier: AttributeClassifier, images: Images, examples: Sequence[Example]
-) -> dict[str, float]:
-    """`attribute_accuracy` over all attributes that captions name, and `attribute_accuracy_<column>`; none, no key."""
+) -> dict[str, float | int]:
+    """`attribute_accuracy` over all attributes that captions name, and `attribute_accuracy_<column>`; none, no key.
+
+    `num_named_attributes` says of how many.
+    """
     seen = _seen(classifier, images)
     hits = {
         column: [
@@ -93,7 +96,8 @@ def attribute_accuracy(
     }
     rows = {f"attribute_accuracy_{column}": found for column, found in hits.items()}
     rows["attribute_accuracy"] = [hit for found in hits.values() for hit in found]
-    return {name: float(np.mean(found)) for name, found in rows.items() if found}
+    accuracies = {name: float(np.mean(found)) for name, found in rows.items() if found}
+    return {"num_named_attributes": len(rows["attribute_accuracy"]), **accuracies}
 
 
 def is_named(column: str, example: Example) -> bool:

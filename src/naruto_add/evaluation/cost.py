@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from naruto_add.evaluation.cache import Arrays, cached
-from naruto_add.evaluation.generate import Subject, draw_set
+from naruto_add.evaluation.generate import draw_set
 from naruto_add.evaluation.judge import Metrics
 from naruto_add.evaluation.speed import latencies_ms, peak_rss_mib, peak_vram_mib
+from naruto_add.evaluation.subjects import Subject
 from naruto_add.params import Evaluate
 
 LARGE_BATCH = 8

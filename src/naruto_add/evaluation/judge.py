@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from naruto_add.compute import default_device
 from naruto_add.evaluation.cache import Arrays, cached
+from naruto_add.evaluation.clip import OFF, ClipNetwork, clip_scores, load_clip
 from naruto_add.evaluation.features import (
     FeatureNetwork,
     Images,
@@ -40,6 +41,7 @@ class Judge:
 
     features: FeatureNetwork
     perceptual: PerceptualNetwork
+    clip: ClipNetwork | None
     seed: int
     cache_dir: Path
 
@@ -50,6 +52,7 @@ def load_judge(params: Evaluate, cache_dir: Path) -> Judge:
     return Judge(
         features=load_feature_network(params.features, device),
         perceptual=load_perceptual_network(params.perceptual, device),
+        clip=None if params.clip_score == OFF else load_clip(params.clip_score, device),
         seed=params.seed,
         cache_dir=cache_dir,
     )
@@ -87,7 +90,23 @@ def closeness(images: Images, others: Images, *, judge: Judge) -> Metrics:
 
 def diversity(images: Images, reseeded: Images, *, judge: Judge) -> Metrics:
     """Mean perceptual distance of two pictures of one prompt, from different initial noise."""
-    return {f"{judge.perceptual.metric_name}_diversity": float(_perceptual(images, reseeded, judge).mean())}
+    distances = _perceptual(images, reseeded, judge)
+    interval = mean_interval(distances, seed=judge.seed)
+    name = f"{judge.perceptual.metric_name}_diversity"
+    return {"num_diversity_pairs": len(distances), **_with_interval(name, [float(distances.mean()), *interval])}
+
+
+def caption_fit(images: Images, captions: Sequence[str], *, judge: Judge) -> Metrics:
+    """The mean CLIP score of pictures and their captions; nothing without a CLIP."""
+    clip = judge.clip
+    if clip is None:
+        return {}
+    scores = cached(
+        judge.cache_dir,
+        ["clip", clip.name, list(captions), digest(images)],
+        lambda: {"scores": clip_scores(images, captions, clip)},
+    )["scores"]
+    return _with_interval("clip_score", [float(scores.mean()), *mean_interval(scores, seed=judge.seed)])
 
 
 def novelty(drawn: Features, held_out: Features, train: Features) -> Metrics:

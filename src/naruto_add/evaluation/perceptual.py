@@ -11,18 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from naruto_add.evaluation.features import (
-    NETWORK_BATCH,
-    Images,
-    as_tensor,
-    load_efficientnet_lite1,
-    resize,
-)
+from naruto_add.evaluation.features import NETWORK_BATCH, Images, as_tensor, resize
+from naruto_add.losses.perceptual import multi_depth_distance
+from naruto_add.models.backbones import load_efficientnet, resolution_maps
 from naruto_add.runtime import StageError
 
 EMBEDDED_PX = 128
@@ -98,31 +93,12 @@ def _trunk_weights(trunk: Trunk) -> Mapping[str, Tensor]:
 
 
 def _embedded(device: torch.device) -> PerceptualNetwork:
-    network = load_efficientnet_lite1(device)
+    network = load_efficientnet("lite1", device)
+
+    def maps(pixels: Tensor) -> list[Tensor]:
+        return resolution_maps(network, resize(pixels.to(device), EMBEDDED_PX) / 127.5 - 1)
 
     def distance(pixels: Tensor, others: Tensor) -> Tensor:
-        return multi_depth_distance(_maps(network, pixels.to(device)), _maps(network, others.to(device)))
+        return multi_depth_distance(maps(pixels), maps(others))
 
     return PerceptualNetwork("efficientnet_lite1", "pd_efficientnet_lite1", distance)
-
-
-def multi_depth_distance(maps: list[Tensor], others: list[Tensor]) -> Float[Tensor, " batch"]:
-    """Squared difference of unit vectors (in [0, 4]), averaged over places, then over depths: LPIPS without heads."""
-    depths = [
-        (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
-        for a, b in zip(maps, others, strict=True)
-    ]
-    return torch.stack(depths).mean(dim=0)
-
-
-def _maps(network: Any, pixels: Tensor) -> list[Tensor]:
-    """The last map of each resolution, five in all."""
-    resized = resize(pixels, EMBEDDED_PX) / 127.5 - 1
-    hidden = network._swish(network._bn0(network._conv_stem(resized)))
-    maps: list[Tensor] = []
-    for block in network._blocks:
-        output = block(hidden)
-        if output.shape[-1] != hidden.shape[-1]:
-            maps.append(hidden)
-        hidden = output
-    return [*maps, hidden]

@@ -1,18 +1,18 @@
 """Quality against latency: teacher and distilled student at many numbers of steps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from naruto_add.diffusion.sampling import student_sampler
 from naruto_add.evaluation.cache import cached
 from naruto_add.evaluation.cost import single_latencies
 from naruto_add.evaluation.features import Images
-from naruto_add.evaluation.generate import Subject, at_steps, drawn
+from naruto_add.evaluation.generate import drawn
 from naruto_add.evaluation.judge import Judge, frechet_only
+from naruto_add.evaluation.subjects import Subject, at_steps, student_at_steps
 from naruto_add.files import atomic_write_bytes
 from naruto_add.params import Evaluate, Sampling
 from naruto_add.runtime import progress
@@ -65,13 +65,8 @@ def _points(subjects: Mapping[str, Subject], sampling: Sampling, params: Evaluat
     teacher, distilled = subjects["teacher"], subjects["distilled"]
     return [
         *(("teacher", at_steps(teacher, num_steps)) for num_steps in params.teacher_sweep),
-        *(("distilled", _student_at(distilled, sampling, num_steps)) for num_steps in params.student_sweep),
+        *(("distilled", student_at_steps(distilled, sampling, num_steps)) for num_steps in params.student_sweep),
     ]
-
-
-def _student_at(student: Subject, sampling: Sampling, num_steps: int) -> Subject:
-    """With evenly spaced timesteps: other than those that it was trained at, unless the number is the same."""
-    return replace(student, sampler=student_sampler(student.bundle, sampling, num_steps))
 
 
 def _latency_ms(subject: Subject, prompts: list[str], *, params: Evaluate, cache_dir: Path) -> float:

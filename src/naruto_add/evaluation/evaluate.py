@@ -4,6 +4,7 @@ Generated sets, features, distances and timings are cached, so that another `eva
 What each figure means stands in `naruto_add.catalog`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from naruto_add.evaluation.cache import cached
 from naruto_add.evaluation.cost import costs
 from naruto_add.evaluation.features import Images
 from naruto_add.evaluation.frechet import Features
-from naruto_add.evaluation.generate import Subject, as_images, at_steps, drawn, load_subjects
+from naruto_add.evaluation.generate import as_images, drawn
 from naruto_add.evaluation.judge import (
     Judge,
     Metrics,
+    caption_fit,
     closeness,
     distribution,
     diversity,
@@ -34,12 +36,14 @@ from naruto_add.evaluation.judge import (
     novelty,
     thumbnails,
 )
+from naruto_add.evaluation.subjects import Models, Subject, at_steps, load_subjects
 from naruto_add.evaluation.sweep import sweep, write_sweep
 from naruto_add.files import write_json
-from naruto_add.params import Base, Evaluate, Sampling
+from naruto_add.params import Evaluate
 from naruto_add.runtime import StageError, progress
 
-SUBJECTS = ("base", "teacher", "student", "distilled")
+MIN_HELD_OUT = 4
+"""Half of them are still a distribution."""
 LOAD_BATCH = 64
 
 
@@ -52,17 +56,12 @@ class _Held:
     train_thumbnails: Features
 
 
-def run_evaluate(
+def evaluate(
     params: Evaluate,
     *,
-    base: Base,
-    sampling: Sampling,
+    models: Models,
     prompt_template: str,
-    num_student_steps: int,
     dataset_dir: Path,
-    teacher_dir: Path,
-    student_dir: Path,
-    distilled_dir: Path,
     cache_dir: Path,
     metrics_path: Path,
     subject_path: Path,
@@ -74,30 +73,22 @@ def run_evaluate(
     """
     held_out, train = load_split(dataset_dir, "test"), load_split(dataset_dir, "train")
     _check_enough(params, len(held_out))
-    judge = load_judge(params, cache_dir)
-    subjects = load_subjects(
-        base,
-        sampling,
-        num_student_steps=num_student_steps,
-        teacher_dir=teacher_dir,
-        student_dir=student_dir,
-        distilled_dir=distilled_dir,
-    )
+    judge, subjects = load_judge(params, cache_dir), load_subjects(models)
+    compared = subjects | {"teacher_few_steps": at_steps(subjects["teacher"], models.num_student_steps)}
     prompts = [fill_template(prompt_template, example.caption) for example in _first(held_out, params.num_images)]
-    compared = subjects | {"teacher_fast": at_steps(subjects["teacher"], num_student_steps)}
     sets = _draw_sets(compared, prompts, params=params, cache_dir=cache_dir)
-
     held = _load_held(held_out, train)
-    metrics = {name: _quality(images, held, sets["teacher"], judge=judge) for name, images in sets.items()}
-    for name, values in _diversities(compared, prompts, sets, params=params, judge=judge).items():
-        metrics[name] |= values
-    metrics |= _controls(held, train[: len(prompts)], judge=judge)
-    for name, values in _attributes(sets, held.real, held_out, train, params=params, cache_dir=cache_dir).items():
-        metrics[name] |= values
-    for name, values in costs(subjects, prompts, params=params, cache_dir=cache_dir).items():
-        metrics[name] = metrics.get(name, {}) | values
-    points = sweep(compared, prompts, drawn_sets=sets, real=held.real, sampling=sampling, params=params, judge=judge)
-
+    points = sweep(
+        compared, prompts, drawn_sets=sets, real=held.real, sampling=models.sampling, params=params, judge=judge
+    )
+    metrics = _merged(
+        {name: _quality(images, held, sets["teacher"], judge=judge) for name, images in sets.items()},
+        _controls(held, train[: len(prompts)], judge=judge),
+        _diversities(compared, prompts, sets, params=params, judge=judge),
+        _caption_fits(sets | {"real": held.real}, held_out, judge=judge),
+        _attributes(sets | {"real": held.real}, held_out, train, params=params, cache_dir=cache_dir),
+        costs(subjects, prompts, params=params, cache_dir=cache_dir),
+    )
     write_sweep(points, sweep_path)
     write_json(metrics_path, {f"{name}.{key}": value for name, row in metrics.items() for key, value in row.items()})
     write_json(subject_path, metrics[params.subject])
@@ -106,8 +97,10 @@ def run_evaluate(
 def _check_enough(params: Evaluate, num_held_out: int) -> None:
     if params.num_images == 1:
         raise StageError("evaluate.num_images: 1 picture has no distribution; use at least 2, or 0 for all")
-    if num_held_out < 2:
-        raise StageError(f"ingest.test_fraction: leaves {num_held_out} held-out picture; evaluate needs at least 2")
+    if num_held_out < MIN_HELD_OUT:
+        raise StageError(
+            f"ingest.test_fraction: leaves {num_held_out} held-out pictures; evaluate needs at least {MIN_HELD_OUT}"
+        )
 
 
 def _first(examples: list[Example], num: int) -> list[Example]:
@@ -160,16 +153,16 @@ def _diversities(
     return {name: diversity(sets[name][: len(few)], images, judge=judge) for name, images in again.items()}
 
 
+def _caption_fits(sets: dict[str, Images], held_out: list[Example], *, judge: Judge) -> dict[str, Metrics]:
+    """How well pictures fit the captions as the data set has them, without the template around them."""
+    captions = [example.caption for example in held_out]
+    return {name: caption_fit(images, captions[: len(images)], judge=judge) for name, images in sets.items()}
+
+
 def _attributes(
-    sets: dict[str, Images],
-    real: Images,
-    held_out: list[Example],
-    train: list[Example],
-    *,
-    params: Evaluate,
-    cache_dir: Path,
+    sets: dict[str, Images], held_out: list[Example], train: list[Example], *, params: Evaluate, cache_dir: Path
 ) -> dict[str, Metrics]:
-    """How often pictures show what captions name, those of `real` too; nothing for data sets without attributes."""
+    """How often pictures show what captions name; nothing for data sets without attributes."""
     if not params.classifier_steps or not has_attributes([*held_out, *train]):
         return {}
     settings = (params.classifier_steps, params.classifier_learning_rate, params.seed)
@@ -183,14 +176,29 @@ def _attributes(
     )
     classifier = load_classifier(state, vocabulary_of(train))
     return {
-        name: dict(attribute_accuracy(classifier, images, held_out[: len(images)]))
-        for name, images in {**sets, "real": real}.items()
+        name: dict(attribute_accuracy(classifier, images, held_out[: len(images)])) for name, images in sets.items()
     }
 
 
 def _controls(held: _Held, train: list[Example], *, judge: Judge) -> dict[str, Metrics]:
-    """Training pictures, as many as drawn ones, judged as if they were drawn: what a perfect model would get."""
+    """Real pictures judged as if they were drawn: what a perfect model would get.
+
+    Training ones are as many as drawn ones, so only they compare with a subject's row; the halves of the held-out ones
+    are of fewer.
+    """
+    half, other = held.real[::2], held.real[1::2]
+    half_thumbnails, other_thumbnails = held.real_thumbnails[::2], held.real_thumbnails[1::2]
     return {
-        "real_train": distribution(_load_images(train), held.real, judge=judge),
         "real": {"num_images": len(held.real)},
+        "real_train": distribution(_load_images(train), held.real, judge=judge),
+        "real_halves": {
+            **distribution(half, other, judge=judge),
+            **novelty(half_thumbnails, other_thumbnails, held.train_thumbnails),
+        },
     }
+
+
+def _merged(*parts: Mapping[str, Metrics]) -> dict[str, Metrics]:
+    """One row per name, with the metrics of all parts."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: {key: value for part in parts for key, value in part.get(name, {}).items()} for name in names}

@@ -10,18 +10,20 @@ from safetensors.torch import load_file, save_file
 
 from naruto_add.catalog import describe, is_companion
 from naruto_add.evaluation import generate, judge
-from naruto_add.evaluation.report import SUBJECTS, run_evaluate
+from naruto_add.evaluation.evaluate import evaluate
+from naruto_add.evaluation.subjects import Models
 from naruto_add.params import Base, Evaluate, Sampling
 from naruto_add.runtime import StageError
 
 Run = Callable[..., tuple[dict[str, float], dict[str, float]]]
 
+SUBJECTS = ("base", "teacher", "student", "distilled")
 FD, KD, PD = "fd_efficientnet_lite1", "kd_efficientnet_lite1", "pd_efficientnet_lite1"
 QUALITY_METRICS = {
     "num_images",
     f"{FD}_n_small",
-    f"{PD}_diversity",
-    *(f"{name}{end}" for name in (FD, KD, PD) for end in ("", "_low", "_high")),
+    "num_diversity_pairs",
+    *(f"{name}{end}" for name in (FD, KD, PD, f"{PD}_diversity") for end in ("", "_low", "_high")),
     *("precision", "recall", "density", "coverage"),
     *("nearest_train_ratio", "near_train_fraction"),
 }
@@ -45,6 +47,7 @@ def _evaluate(**changes: Any) -> Evaluate:
         "batch_size": 2,
         "features": "embedded",
         "perceptual": "embedded",
+        "clip_score": "off",
         "latency_repeats": 1,
         "student_sweep": [1, 2],
         "teacher_sweep": [2, 3],
@@ -81,17 +84,21 @@ def run(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, folder: Path) -> Run:
     student_dir = _other_weights(tiny_pipeline_dir / "unet", folder / "student", seed=2)
     distilled_dir = _other_weights(tiny_pipeline_dir / "unet", folder / "distilled", seed=3)
 
-    def evaluate(params: Evaluate) -> tuple[dict[str, float], dict[str, float]]:
-        run_evaluate(
+    models = Models(
+        base=Base(model=str(tiny_pipeline_dir), revision="", variant="", precision="fp32", resolution_px=32),
+        sampling=Sampling(teacher_steps=3, guidance_scale=2.0, student_scheduler="ddim"),
+        num_student_steps=2,
+        teacher_dir=teacher_dir,
+        student_dir=student_dir,
+        distilled_dir=distilled_dir,
+    )
+
+    def run_once(params: Evaluate) -> tuple[dict[str, float], dict[str, float]]:
+        evaluate(
             params,
-            base=Base(model=str(tiny_pipeline_dir), revision="", variant="", precision="fp32", resolution_px=32),
-            sampling=Sampling(teacher_steps=3, guidance_scale=2.0, student_scheduler="ddim"),
+            models=models,
             prompt_template="{caption}, drawn",
-            num_student_steps=2,
             dataset_dir=tiny_dataset_dir,
-            teacher_dir=teacher_dir,
-            student_dir=student_dir,
-            distilled_dir=distilled_dir,
             cache_dir=folder / "cache",
             metrics_path=folder / "evaluate.json",
             subject_path=folder / "subject.json",
@@ -99,7 +106,7 @@ def run(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, folder: Path) -> Run:
         )
         return json.loads((folder / "evaluate.json").read_text()), json.loads((folder / "subject.json").read_text())
 
-    return evaluate
+    return run_once
 
 
 def test_every_subject_has_every_metric(run: Run) -> None:
@@ -107,7 +114,7 @@ def test_every_subject_has_every_metric(run: Run) -> None:
 
     for name in SUBJECTS:
         row = {key.split(".", 1)[1] for key in metrics if key.startswith(f"{name}.")}
-        assert {key for key in row if not key.startswith("attribute_")} == QUALITY_METRICS | COST_METRICS
+        assert {key for key in row if "attribute" not in key} == QUALITY_METRICS | COST_METRICS
         assert 0 <= metrics[f"{name}.attribute_accuracy"] <= 1
     assert set(subject) >= QUALITY_METRICS | COST_METRICS
     assert "real.attribute_accuracy" in metrics
@@ -115,13 +122,18 @@ def test_every_subject_has_every_metric(run: Run) -> None:
     assert metrics["distilled.num_images"] == metrics["real.num_images"] == 4  # 0 took all that are held out
     assert metrics["teacher.pd_efficientnet_lite1"] == pytest.approx(0, abs=1e-6)
     assert metrics["teacher.speedup"] == 1
-    assert metrics["teacher_fast.pd_efficientnet_lite1"] > 0
+    assert metrics["teacher_few_steps.pd_efficientnet_lite1"] > 0
+    few_steps = {key.split(".", 1)[1] for key in metrics if key.startswith("teacher_few_steps.")}
+    assert few_steps >= QUALITY_METRICS
     assert metrics["teacher.size_mib"] == pytest.approx(metrics["base.size_mib"])
     assert metrics["distilled.fd_efficientnet_lite1_n_small"] == 1
     assert metrics["process.peak_rss_mib"] > 0
     names = {key.partition(".")[2] for key in metrics}
     assert [name for name in names if not is_companion(name) and describe(name) is None] == []
     assert metrics["real_train.num_images"] == 4
+    assert metrics["real_halves.num_images"] == 2
+    halves = {key.split(".", 1)[1] for key in metrics if key.startswith("real_halves.")}
+    assert halves == {name for name in QUALITY_METRICS if not name.startswith(PD) and name != "num_diversity_pairs"}
 
 
 def test_the_sweep_has_a_row_for_every_number_of_steps(run: Run, sweep_path: Path) -> None:

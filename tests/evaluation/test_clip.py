@@ -1,0 +1,84 @@
+"""Captions rated by a tiny CLIP as transformers itself rates them, and by nothing that is no CLIP."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from naruto_add.evaluation import clip as module
+from naruto_add.evaluation.clip import ClipNetwork, clip_scores, load_clip, score
+from naruto_add.runtime import StageError
+
+CPU = torch.device("cpu")
+TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+CAPTIONS = ["a man with white hair", "a girl at night", "a boy with a sword " * 40]
+
+
+@pytest.fixture(scope="module")
+def tiny_clip_dir(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_pipeline_dir / "tokenizer")
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = CLIPTextConfig(**TOWER, **special, vocab_size=len(tokenizer), max_position_embeddings=77)
+    config = CLIPConfig(text_config=text, vision_config=CLIPVisionConfig(**TOWER, image_size=32, patch_size=8))
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tiny_clip_dir: Path) -> ClipNetwork:
+    return load_clip(str(tiny_clip_dir), CPU)
+
+
+def _images(num: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (num, 32, 32, 3), dtype=np.uint8)
+
+
+def test_scores_are_a_hundred_cosines_that_stop_at_zero() -> None:
+    up, right = torch.tensor([[0.0, 3.0]]), torch.tensor([[5.0, 0.0]])
+
+    assert score(up, 2 * up).item() == pytest.approx(100)
+    assert score(up, right).item() == pytest.approx(0)
+    assert score(up, up + right * 3 / 5).item() == pytest.approx(100 / 2**0.5)
+    assert score(up, -up).item() == 0
+
+
+def test_scores_are_transformers_own(tiny_clip_dir: Path, tiny_clip: ClipNetwork) -> None:
+    images = _images(3)
+    processor = CLIPImageProcessor(do_resize=False, do_center_crop=False)
+    pixels = processor([Image.fromarray(image) for image in images], return_tensors="pt")
+    tokens = tiny_clip.tokenizer(CAPTIONS, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    model = CLIPModel.from_pretrained(tiny_clip_dir)
+    with torch.no_grad():
+        logits = model(**tokens, **pixels).logits_per_image / model.logit_scale.exp()
+
+    expected = 100 * logits.diagonal().clamp(min=0).numpy()
+
+    assert (expected > 0).any()
+    np.testing.assert_allclose(clip_scores(images, CAPTIONS, tiny_clip), expected, atol=1e-3)
+
+
+def test_a_picture_has_its_own_caption_in_every_batch(tiny_clip: ClipNetwork) -> None:
+    images, captions = np.repeat(_images(1), 19, axis=0), CAPTIONS[:1] * 19
+
+    assert np.ptp(clip_scores(images, captions, tiny_clip)) < 1e-3
+
+
+def test_what_is_no_clip_gives_no_clip_score(tiny_pipeline_dir: Path) -> None:
+    with pytest.raises(StageError, match=r"evaluate\.clip_score: .* is a clip_text_model and no CLIP"):
+        load_clip(str(tiny_pipeline_dir / "text_encoder"), CPU)
+
+
+def test_a_repository_needs_a_commit() -> None:
+    with pytest.raises(StageError, match=r"evaluate\.clip_score: 'openai/clip' is no folder.*owner/name@commit"):
+        load_clip("openai/clip", CPU)
+
+
+def test_a_missing_clip_names_its_place_and_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=rf"evaluate\.clip_score: {tmp_path} holds no.*set it to '{module.OFF}'"):
+        load_clip(str(tmp_path), CPU)
