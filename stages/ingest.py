@@ -11,7 +11,9 @@ def main() -> None:
     params = load_params(paths.PARAMS)
     run_ingest(
         params.ingest,
-        params.base,
+        resolution_px=params.base.resolution_px,
+        base_model=params.base.model,
+        base_revision=params.base.revision,
         dataset_dir=paths.DATASET,
         rejects_path=paths.REJECTS,
         metrics_path=paths.METRICS / "ingest.json",

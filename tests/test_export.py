@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from naruto_add import export
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.export import export_student
-from naruto_add.params import Export, Sampling
+from naruto_add.params import Export, StudentScheduler
 from naruto_add.runtime import StageError
 
 TIMESTEPS = [999, 749, 499, 249]
@@ -23,24 +24,26 @@ PROMPTS = ["a man with white hair and a sword", "a girl at sunset"]
 METRICS = {"teacher.fd_embedded": 12.25, "distilled.fd_embedded": 13.5, "distilled.num_parameters": 4200.0}
 
 
-def _sampling(scheduler: str = "ddim") -> Sampling:
-    return Sampling.model_validate({"teacher_steps": 4, "guidance_scale": 3.0, "student_scheduler": scheduler})
-
-
-def _export(tiny_pipeline_dir: Path, tmp_path: Path, *, scheduler: str = "ddim", precision: str = "fp32") -> Path:
+def _export(
+    tiny_pipeline_dir: Path,
+    tmp_path: Path,
+    *,
+    scheduler: StudentScheduler = "ddim",
+    precision: Literal["fp32", "fp16"] = "fp32",
+    source: str = "shinobi",
+) -> Path:
     out_dir = tmp_path / "models" / "export"
     export_student(
-        Export.model_validate({"precision": precision}),
+        Export(seed=0, prompts=PROMPTS, precision=precision),
         teacher_dir=tiny_pipeline_dir,
         distilled_dir=tiny_pipeline_dir / "unet",
-        sampling=_sampling(scheduler),
+        student_scheduler=scheduler,
         timesteps=TIMESTEPS,
         metrics=METRICS,
         base_model="base/model",
-        dataset_name="shinobi",
-        prompts=PROMPTS,
+        source=source,
+        hub_dataset="owner/name",
         prompt_template="{caption}",
-        seed=0,
         out_dir=out_dir,
         metrics_path=tmp_path / "metrics" / "export.json",
     )
@@ -48,7 +51,9 @@ def _export(tiny_pipeline_dir: Path, tmp_path: Path, *, scheduler: str = "ddim",
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "lcm"])
-def test_is_the_student_for_plain_diffusers(tiny_pipeline_dir: Path, tmp_path: Path, scheduler: str) -> None:
+def test_is_the_student_for_plain_diffusers(
+    tiny_pipeline_dir: Path, tmp_path: Path, scheduler: StudentScheduler
+) -> None:
     folder = _export(tiny_pipeline_dir, tmp_path, scheduler=scheduler)
     pipeline = DiffusionPipeline.from_pretrained(folder)
     assert isinstance(pipeline, StableDiffusionPipeline)
@@ -104,6 +109,18 @@ def test_a_difference_is_refused(tiny_pipeline_dir: Path, tmp_path: Path, monkey
     monkeypatch.setattr(export, "_unguided", damaged)
     with pytest.raises(StageError, match=r"predictions differ by 0\.01"):
         _export(tiny_pipeline_dir, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [("folder", "a folder of captioned pictures"), ("shinobi", "drawn shinobi"), ("hub", "`owner/name`")],
+)
+def test_model_card_names_the_pictures_it_learned_from(
+    tiny_pipeline_dir: Path, tmp_path: Path, source: str, named: str
+) -> None:
+    card = (_export(tiny_pipeline_dir, tmp_path, source=source) / "README.md").read_text(encoding="utf-8")
+    assert f"finetuned on {named} and" in card
+    assert ("owner/name" in card) is (source == "hub")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import DDIMScheduler
 from ruamel.yaml import YAML
 
 from naruto_add.params import ParamsError, load_params, parse_params, trailing_timesteps
@@ -76,7 +77,27 @@ def test_params_as_committed_are_mini() -> None:
         ("add.timestep_probabilities", [[0.25] * 4, [0.4, 0.2, 0.2, 0.2]], None),
         ("add.timestep_probabilities", [[0.5, 0.5]], "[0.5, 0.5] needs one probability for each of add.timesteps"),
         ("add.timestep_probabilities", [[0.5] * 4], "adds up to 2"),
-        ("add.discriminators", ["latent", "latent"], "names one twice"),
+        ("add.discriminators", ["latent", "latent"], "add.discriminators: ['latent', 'latent'] names one twice"),
+        (
+            "add.discriminator_blocks",
+            ["mid_block", "mid_block"],
+            "add.discriminator_blocks: ['mid_block', 'mid_block']",
+        ),
+        ("add.discriminator_timesteps", [10, 250, 10], "add.discriminator_timesteps: [10, 250, 10] names one twice"),
+        ("sampling.teacher_steps", 1000, "sampling.teacher_steps: 1000"),
+        ("evaluate.teacher_sweep", [4, 1000], "evaluate.teacher_sweep.1: 1000"),
+        (
+            "evaluate.student_sweep",
+            [1, 61],
+            "evaluate.student_sweep: 61 steps are not what sampling.student_scheduler ddim",
+        ),
+        ("samples.steps", [103], "samples.steps: 103 steps are not"),
+        ("samples.steps", [3, 7, 1000], None),
+        (
+            "student.pool_steps",
+            61,
+            "student.pool_steps: 61 steps are not what DPM-Solver++ can do; use a divisor of 1000",
+        ),
         ("add.discriminators", [], "add.discriminators"),
     ],
 )
@@ -87,6 +108,20 @@ def test_values_are_checked(mini: Any, key: str, value: Any, message: str | None
         return
     with pytest.raises(ParamsError, match=re.escape(message)):
         parse_params(changed)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("add.timesteps", [999, 666, 332]), ("evaluate.student_sweep", [1, 2, 3]), ("samples.steps", [4, 3])],
+)
+def test_lcm_takes_divisors_of_1000_only(mini: Any, key: str, value: list[int]) -> None:
+    parse_params(_with(mini, key, value))
+    lcm = _with(mini, "sampling.student_scheduler", "lcm")
+    parse_params(lcm)
+    with pytest.raises(
+        ParamsError, match=f"^{key}: 3 steps are not what .* lcm can do; use a divisor of 1000, or ddim$"
+    ):
+        parse_params(_with(lcm, key, value))
 
 
 def test_every_key_is_needed(mini: Any) -> None:
@@ -130,6 +165,14 @@ def test_numbers_as_dvc_writes_them_stay_numbers(tmp_path: Path) -> None:
 )
 def test_trailing_timesteps(num_steps: int, timesteps: list[int]) -> None:
     assert trailing_timesteps(num_steps) == timesteps
+
+
+def test_trailing_timesteps_are_those_of_diffusers() -> None:
+    """Where its rounding takes a step too many (61), and where two ways to round differ (48), too."""
+    scheduler = DDIMScheduler(timestep_spacing="trailing")
+    for num_steps in range(1, 101):
+        scheduler.set_timesteps(num_steps)
+        assert scheduler.timesteps.tolist() == trailing_timesteps(num_steps)
 
 
 def _read(path: Path) -> Any:

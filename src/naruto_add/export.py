@@ -28,10 +28,10 @@ from naruto_add.diffusion.bundle import (
     load_unet,
 )
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
-from naruto_add.diffusion.sampling import initial_noise, noise_pred, sample_latents, student_sampler
+from naruto_add.diffusion.sampling import Sampler, initial_noise, make_student_scheduler, noise_pred, sample_latents
 from naruto_add.files import new_folder, write_json
 from naruto_add.model_card import CardFacts, model_card
-from naruto_add.params import Export, Sampling
+from naruto_add.params import Export, StudentScheduler
 from naruto_add.runtime import StageError
 
 TIME_COND_PROJ_DIM = 4
@@ -55,14 +55,13 @@ def export_student(
     *,
     teacher_dir: Path,
     distilled_dir: Path,
-    sampling: Sampling,
+    student_scheduler: StudentScheduler,
     timesteps: Sequence[int],
     metrics: Mapping[str, float],
     base_model: str,
-    dataset_name: str,
-    prompts: Sequence[str],
+    source: str,
+    hub_dataset: str,
     prompt_template: str,
-    seed: int,
     out_dir: Path,
     metrics_path: Path,
 ) -> None:
@@ -72,19 +71,27 @@ def export_student(
     """
     student = load_pipeline_folder(teacher_dir, precision="fp32")
     student.unet = load_unet(distilled_dir, precision="fp32")
-    templated = [fill_template(prompt_template, prompt) for prompt in prompts]
-    facts = CardFacts(base_model, dataset_name, list(timesteps), prompts[0], prompt_template, params.precision, metrics)
+    prompts = [fill_template(prompt_template, prompt) for prompt in params.prompts]
+    facts = CardFacts(
+        base_model=base_model,
+        source=source,
+        hub_dataset=hub_dataset,
+        timesteps=list(timesteps),
+        prompt=prompts[0],
+        precision=params.precision,
+        metrics=metrics,
+    )
+    scheduler = make_student_scheduler(student.scheduler, student_scheduler, len(timesteps))
     with new_folder(out_dir) as folder:
-        save_pipeline(student, sampling, num_steps=len(timesteps), precision=params.precision, folder=folder)
+        save_pipeline(student, scheduler, precision=params.precision, folder=folder)
         (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
-        parity = check_export(student, folder, sampling=sampling, timesteps=timesteps, prompts=templated, seed=seed)
+        parity = check_export(student, scheduler, folder, timesteps=timesteps, prompts=prompts, seed=params.seed)
         _refuse_difference(parity, params.precision)
         write_json(metrics_path, _figures(parity, folder, student.unet))
 
 
-def save_pipeline(student: ModelBundle, sampling: Sampling, *, num_steps: int, precision: str, folder: Path) -> None:
+def save_pipeline(student: ModelBundle, scheduler: Any, *, precision: str, folder: Path) -> None:
     """Save tokenizer, text encoder, autoencoder, U-Net and scheduler as contiguous safetensors in `precision`."""
-    scheduler = student_sampler(student, sampling, num_steps).scheduler
     # steps_offset has no part in trailing timesteps; pipelines warn of any value but 1
     student_scheduler = type(scheduler).from_config(scheduler.config, steps_offset=1)
     unguided = ModelBundle(
@@ -101,9 +108,9 @@ def save_pipeline(student: ModelBundle, sampling: Sampling, *, num_steps: int, p
 
 def check_export(
     student: ModelBundle,
+    scheduler: Any,
     folder: Path,
     *,
-    sampling: Sampling,
     timesteps: Sequence[int],
     prompts: Sequence[str],
     seed: int,
@@ -116,7 +123,7 @@ def check_export(
     noise = initial_noise(student, len(prompts), seed=seed)
     return Parity(
         noise_pred=_noise_pred_difference(student, pipeline, noise, timesteps, list(prompts)),
-        images=_image_difference(student, pipeline, noise, sampling, list(prompts), seed),
+        images=_image_difference(student, pipeline, noise, scheduler, list(prompts), seed),
     )
 
 
@@ -169,7 +176,7 @@ def _encode_by(pipeline: Any, prompts: list[str]) -> Tensor:
 
 
 def _image_difference(
-    student: ModelBundle, pipeline: Any, noise: Tensor, sampling: Sampling, prompts: list[str], seed: int
+    student: ModelBundle, pipeline: Any, noise: Tensor, scheduler: Any, prompts: list[str], seed: int
 ) -> float:
     num_steps = len(pipeline.scheduler.timesteps)
     latents = sample_latents(
@@ -177,7 +184,7 @@ def _image_difference(
         noise=noise,
         prompt_embeds=encode_prompts(student, prompts),
         negative_embeds=encode_prompts(student, [""]),
-        sampler=student_sampler(student, sampling, num_steps),
+        sampler=Sampler(scheduler, num_steps, guidance_scale=1.0),
         generator=step_generator(seed, 0),
     )
     ours = (decode_latents(student, latents) + 1) / 2

@@ -5,21 +5,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from naruto_add.catalog import describe, headline, interval
-from naruto_add.data.prompts import fill_template
 
 SUBJECTS = ("base", "teacher", "student", "distilled")
 """Columns of the table, in this order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a model card says; `metrics` has flat keys `<subject>.<metric>`."""
+    """What a model card says; `hub_dataset` is named where `source` is hub; `metrics` has keys `<subject>.<metric>`."""
 
     base_model: str
-    dataset_name: str
+    source: str
+    hub_dataset: str
     timesteps: list[int]
     prompt: str
-    prompt_template: str
     precision: Literal["fp32", "fp16"]
     metrics: Mapping[str, float | int]
 
@@ -43,6 +42,11 @@ _DATASET_LICENCES = {
         "Naruto and its characters belong to their owners, so ask them before any use in public."
     ),
 }
+_DATASETS = {
+    "shinobi": "drawn shinobi",
+    "folder": "a folder of captioned pictures",
+    "parquet": "captioned pictures in Parquet files",
+}
 _LOADING = {
     "fp32": """from diffusers import StableDiffusionPipeline
 
@@ -62,7 +66,7 @@ def model_card(facts: CardFacts) -> str:
     sections = [_front_matter(licence), _introduction(facts), _usage(facts)]
     if facts.metrics:
         sections.append(f"## Figures\n\n{metrics_table(facts.metrics)}")
-    sections.append(f"## Licences\n\n{licence.text}\n\n{_dataset_licence(facts.dataset_name)}")
+    sections.append(f"## Licences\n\n{licence.text}\n\n{_dataset_licence(facts)}")
     return "\n\n".join(sections) + "\n"
 
 
@@ -107,19 +111,18 @@ def _front_matter(licence: _Licence) -> str:
 def _introduction(facts: CardFacts) -> str:
     return (
         f"# A text-to-image model that draws in {len(facts.timesteps)} steps\n\n"
-        f"A compact student of `{facts.base_model}`, finetuned on {facts.dataset_name} and distilled by adversarial "
+        f"A compact student of `{facts.base_model}`, finetuned on {_dataset(facts)} and distilled by adversarial "
         f"diffusion distillation with naruto-add. It was trained at the timesteps "
         f"{', '.join(map(str, facts.timesteps))}, and its scheduler visits these."
     )
 
 
 def _usage(facts: CardFacts) -> str:
-    prompt = fill_template(facts.prompt_template, facts.prompt)
     return f"""## Usage
 
 ```python
 {_LOADING[facts.precision]}
-image = pipe({prompt!r}, num_inference_steps={len(facts.timesteps)}).images[0]
+image = pipe({facts.prompt!r}, num_inference_steps={len(facts.timesteps)}).images[0]
 image.save("picture.png")
 ```
 
@@ -128,5 +131,12 @@ is built in; `guidance_scale` and `negative_prompt` change nothing, since the U-
 pipeline call it once a step."""
 
 
-def _dataset_licence(name: str) -> str:
-    return _DATASET_LICENCES.get(name, f"The licence of the pictures it was finetuned on ({name}) applies too.")
+def _dataset(facts: CardFacts) -> str:
+    return f"`{facts.hub_dataset}`" if facts.source == "hub" else _DATASETS[facts.source]
+
+
+def _dataset_licence(facts: CardFacts) -> str:
+    name = facts.hub_dataset if facts.source == "hub" else facts.source
+    return _DATASET_LICENCES.get(
+        name, f"The licence of the pictures it was finetuned on ({_dataset(facts)}) applies too."
+    )

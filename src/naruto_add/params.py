@@ -6,6 +6,7 @@ A mistake is a `ParamsError` that names the dotted key, the value and what is al
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -24,7 +25,10 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Steps = Annotated[int, Field(ge=1, le=NUM_TRAIN_TIMESTEPS)]
+TeacherSteps = Annotated[int, Field(ge=1, lt=NUM_TRAIN_TIMESTEPS)]
+"""PNDM of SD 1.x counts timesteps from 1, so that 1000 of them would end at one that no model knows."""
 Text = Annotated[str, Field(min_length=1)]
+StudentScheduler = Literal["ddim", "lcm"]
 
 
 class ParamsError(ValueError):
@@ -48,9 +52,9 @@ class Base(_Section):
 class Sampling(_Section):
     """How pictures are drawn wherever teacher and student are compared."""
 
-    teacher_steps: Annotated[int, Field(ge=1, le=NUM_TRAIN_TIMESTEPS)]
+    teacher_steps: TeacherSteps
     guidance_scale: Annotated[float, Field(ge=1, le=30)]
-    student_scheduler: Literal["ddim", "lcm"]
+    student_scheduler: StudentScheduler
 
 
 class Ingest(_Section):
@@ -101,7 +105,7 @@ class Student(_Section):
     seed: Seed
     architecture: Literal["bk_base", "bk_small", "bk_tiny", "none"]
     pool_size: Annotated[int, Field(ge=4)]
-    pool_steps: Annotated[int, Field(ge=1, le=NUM_TRAIN_TIMESTEPS)]
+    pool_steps: Steps
     num_steps: Count
     batch_size: Positive
     learning_rate: Rate
@@ -169,7 +173,7 @@ class Evaluate(_Section):
     clip_score: Text
     latency_repeats: Positive
     student_sweep: Annotated[list[Steps], Field(min_length=1)]
-    teacher_sweep: Annotated[list[Steps], Field(min_length=1)]
+    teacher_sweep: Annotated[list[TeacherSteps], Field(min_length=1)]
     sweep_images: Annotated[int, Field(ge=2)]
     classifier_steps: Count
     classifier_learning_rate: Rate
@@ -187,8 +191,10 @@ class Samples(_Section):
 
 
 class Export(_Section):
-    """The self-contained student pipeline."""
+    """The self-contained student pipeline, and the pictures that hold it to the student."""
 
+    seed: Seed
+    prompts: Annotated[list[Text], Field(min_length=1)]
     precision: Literal["fp32", "fp16"]
 
 
@@ -266,9 +272,20 @@ def _add_problems(add: Add) -> list[str]:
             f"add.timesteps: {add.timesteps} is not what a scheduler with {len(expected)} trailing steps visits; "
             f"use {expected}"
         )
-    if len(set(add.discriminators)) < len(add.discriminators):
-        problems.append(f"add.discriminators: {add.discriminators} names one twice")
-    return [*problems, *_phase_problems(add)]
+    return [*problems, *_repetitions(add), *_phase_problems(add)]
+
+
+def _repetitions(add: Add) -> list[str]:
+    lists: dict[str, list[Any]] = {
+        "discriminators": list(add.discriminators),
+        "discriminator_blocks": add.discriminator_blocks,
+        "discriminator_timesteps": add.discriminator_timesteps,
+    }
+    return [f"add.{name}: {each} names one twice; name it once" for name, each in lists.items() if _repeats(each)]
+
+
+def _repeats(values: list[Any]) -> bool:
+    return len(set(values)) < len(values)
 
 
 def _phase_problems(add: Add) -> list[str]:
@@ -285,11 +302,33 @@ def _phase_problems(add: Add) -> list[str]:
 
 
 def _scheduler_problems(params: Params) -> list[str]:
-    num_steps = len(params.add.timesteps)
-    if params.sampling.student_scheduler == "lcm" and NUM_TRAIN_TIMESTEPS % num_steps:
-        problem = f"sampling.student_scheduler: lcm cannot visit {num_steps} evenly spaced timesteps"
-        return [f"{problem}; give add.timesteps a length that divides {NUM_TRAIN_TIMESTEPS}, or use ddim"]
-    return []
+    """Numbers of steps at which the samplers would leave out the noisiest timestep, or take one too many."""
+    kind = params.sampling.student_scheduler
+    student = {
+        "add.timesteps": [len(params.add.timesteps)],
+        "evaluate.student_sweep": params.evaluate.student_sweep,
+        "samples.steps": params.samples.steps,
+    }
+    remedy = f"use a divisor of {NUM_TRAIN_TIMESTEPS}" + (", or ddim" if kind == "lcm" else "")
+    problems = [
+        f"{key}: {num_steps} steps are not what sampling.student_scheduler {kind} can do; {remedy}"
+        for key, numbers in student.items()
+        for num_steps in numbers
+        if not _can_do(kind, num_steps)
+    ]
+    if not _can_do("ddim", params.student.pool_steps):
+        problems.append(
+            f"student.pool_steps: {params.student.pool_steps} steps are not what DPM-Solver++ can do; "
+            f"use a divisor of {NUM_TRAIN_TIMESTEPS}"
+        )
+    return problems
+
+
+def _can_do(kind: str, num_steps: int) -> bool:
+    """LCM rounds its stride down; numpy's rounding gives a few strides of all trailing schedulers one step too many."""
+    if kind == "lcm":
+        return NUM_TRAIN_TIMESTEPS % num_steps == 0
+    return len(trailing_timesteps(num_steps)) == num_steps
 
 
 def _length_problems(params: Params) -> list[str]:
@@ -309,9 +348,9 @@ def _length_problems(params: Params) -> list[str]:
 
 
 def trailing_timesteps(num_steps: int) -> list[int]:
-    """The timesteps of diffusers' `timestep_spacing="trailing"`, noisiest first, for at most 1000 steps."""
-    spacing = NUM_TRAIN_TIMESTEPS / num_steps
-    return [round(NUM_TRAIN_TIMESTEPS - step * spacing) - 1 for step in range(num_steps)]
+    """The timesteps of diffusers' `timestep_spacing="trailing"`, noisiest first, computed as it does."""
+    spaced = np.arange(NUM_TRAIN_TIMESTEPS, 0, -NUM_TRAIN_TIMESTEPS / num_steps)
+    return [int(timestep) for timestep in spaced.round() - 1]
 
 
 def _ingest_problems(params: Params) -> list[str]:

@@ -5,14 +5,9 @@ from pathlib import Path
 import pytest
 
 from naruto_add.data.captions import clean_caption, count_tokens
-from naruto_add.params import Base
 from naruto_add.runtime import StageError
 
 _MODEL = Path(__file__).parents[2] / "base/model"
-
-
-def _base(model: str) -> Base:
-    return Base(model=model, revision="", variant="", precision="fp32", resolution_px=32)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +32,11 @@ def test_captions_are_cleaned(text: object, cleaned: str) -> None:
 
 
 def test_tokens_are_the_base_models_own() -> None:
-    counts = count_tokens(["a man", "a " * 75, "a " * 76], _base(str(_MODEL)))
+    counts = count_tokens(["a man", "a " * 75, "a " * 76], str(_MODEL), "")
     assert (counts.max, counts.num_truncated) == (78, 1)
     assert counts.mean == pytest.approx((4 + 77 + 78) / 3)
 
 
 def test_a_missing_tokenizer_is_an_error_that_names_the_parameter(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"base\.model: .* gives no tokenizer"):
-        count_tokens(["a man"], _base(str(tmp_path)))
+        count_tokens(["a man"], str(tmp_path), "")

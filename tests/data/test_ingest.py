@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -14,12 +15,10 @@ from PIL import Image
 from naruto_add.data.dataset import load_split
 from naruto_add.data.ingest import assign_splits, run_ingest
 from naruto_add.data.shinobi.draw import draw_shinobi
-from naruto_add.params import Base, Ingest
+from naruto_add.params import Ingest
 from naruto_add.runtime import StageError
 
-_BASE = Base(
-    model=str(Path(__file__).parents[2] / "base/model"), revision="", variant="", precision="fp32", resolution_px=32
-)
+_TOKENIZER = Path(__file__).parents[2] / "base/model/tokenizer"
 _PARAMS = Ingest(
     source="shinobi",
     path="none",
@@ -43,7 +42,9 @@ _Written = dict[str, Any]
 def _run(out: Path, **changes: Any) -> _Written:
     run_ingest(
         _PARAMS.model_copy(update=changes),
-        _BASE,
+        resolution_px=32,
+        base_model=_base_model(out / "base"),
+        base_revision="",
         dataset_dir=out / "dataset",
         rejects_path=out / "rejects.jsonl",
         metrics_path=out / "metrics.json",
@@ -54,6 +55,15 @@ def _run(out: Path, **changes: Any) -> _Written:
         "rejects": _lines(out / "rejects.jsonl"),
         "metrics": json.loads((out / "metrics.json").read_text()),
     }
+
+
+def _base_model(folder: Path) -> str:
+    """As much of a pipeline as ingest looks at: it halves pictures five times, and counts tokens."""
+    for part, num_levels in (("vae", 4), ("unet", 3)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / part / "config.json").write_text(json.dumps({"block_out_channels": [8] * num_levels}))
+    shutil.copytree(_TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
+    return str(folder)
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
@@ -260,7 +270,7 @@ def test_too_many_bad_entries_fail_loudly_after_naming_them(tmp_path: Path) -> N
     with pytest.raises(StageError, match=message):
         _run(tmp_path, source="folder", path=str(tmp_path / "set"), max_rejected=0.1)
     assert len(_lines(tmp_path / "rejects.jsonl")) == 9
-    assert {path.name for path in tmp_path.iterdir()} == {"set", "rejects.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "base", "rejects.jsonl"}
 
 
 def test_duplicates_do_not_count_as_rejected(tmp_path: Path) -> None:
@@ -293,3 +303,18 @@ def test_long_captions_are_counted(tmp_path: Path) -> None:
     _write_table(tmp_path / "set", rows)
     metrics = _run(tmp_path, source="folder", path=str(tmp_path / "set"))["metrics"]
     assert (metrics["captions.truncated"], metrics["tokens.max"]) == (1, 102)
+
+
+def test_a_base_model_that_is_not_there_fails_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"base\.model: 'base/modle' is not a folder"):
+        run_ingest(
+            _PARAMS.model_copy(update={"source": "folder"}),
+            resolution_px=32,
+            base_model="base/modle",
+            base_revision="",
+            dataset_dir=tmp_path / "dataset",
+            rejects_path=tmp_path / "rejects.jsonl",
+            metrics_path=tmp_path / "metrics.json",
+            sheet_path=tmp_path / "sheet.png",
+        )
+    assert list(tmp_path.iterdir()) == []

@@ -201,6 +201,15 @@ def test_folders_that_cannot_be_used_name_the_parameter(tmp_path: Path) -> None:
         _entries("folder", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_a_table_that_leads_elsewhere_is_not_read(tmp_path: Path, name: str) -> None:
+    _picture(tmp_path / "set/a.png")
+    (tmp_path / name).write_text("secret")
+    (tmp_path / "set" / name).symlink_to(tmp_path / name)
+    with pytest.raises(StageError, match=rf"ingest\.path: .*{name} leads out of .*; put a copy of the file there"):
+        _entries("folder", tmp_path / "set")
+
+
 def test_parquet_rows_hold_bytes_or_paths(tmp_path: Path) -> None:
     _picture(tmp_path / "set/b.png")
     _picture(tmp_path / "secret.png")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from naruto_add.params import Base
 from naruto_add.runtime import StageError
 
 _UNPRINTABLE = ("Cc", "Cs")
@@ -29,18 +28,17 @@ def clean_caption(text: object) -> str:
     return "".join(char for char in composed if unicodedata.category(char) not in _UNPRINTABLE).strip()
 
 
-def count_tokens(captions: Sequence[str], base: Base) -> TokenCounts:
+def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCounts:
     """Counts in the base model's tokens. Raises StageError where its tokenizer cannot be loaded."""
     from transformers import CLIPTokenizer  # takes seconds, which every decoding process would pay too
 
-    folder = Path(base.model) / "tokenizer"
     try:
-        if Path(base.model).is_dir():
-            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        if Path(model).is_dir():
+            tokenizer = CLIPTokenizer.from_pretrained(Path(model) / "tokenizer", local_files_only=True)
         else:
-            tokenizer = CLIPTokenizer.from_pretrained(base.model, subfolder="tokenizer", revision=base.revision)
+            tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", revision=revision)
     except (OSError, ValueError) as error:
-        raise StageError(f"base.model: {base.model!r} gives no tokenizer: {error}") from error
+        raise StageError(f"base.model: {model!r} gives no tokenizer: {error}") from error
     counts = [len(ids) for ids in tokenizer(list(captions), truncation=False, verbose=False)["input_ids"]]
     num_truncated = sum(count > tokenizer.model_max_length for count in counts)
     return TokenCounts(mean=sum(counts) / len(counts), max=max(counts), num_truncated=num_truncated)

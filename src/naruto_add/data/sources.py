@@ -100,6 +100,9 @@ def _folder(params: Ingest) -> Source:
     if not root.is_dir():
         raise StageError(f"ingest.path: {params.path!r} is not a folder; name one that holds captioned pictures")
     tables = [root / name for name in ("metadata.jsonl", "metadata.csv") if (root / name).is_file()]
+    outside = [table for table in tables if isinstance(_located(root, table.name, name=table.name), Reject)]
+    if outside:
+        raise StageError(f"ingest.path: {outside[0]} leads out of {params.path!r}; put a copy of the file there")
     if len(tables) > 1:
         raise StageError(f"ingest.path: {params.path!r} holds both metadata.jsonl and metadata.csv; keep one")
     entries = _listed(root, tables[0], params) if tables else _all_beside(root, params)

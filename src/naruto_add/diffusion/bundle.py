@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from naruto_add.base_model import check_base_model, latent_side
 from naruto_add.compute import Precision, default_device, frozen_dtype
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Base
 from naruto_add.runtime import StageError
@@ -70,9 +71,11 @@ def load_bundle(base: Base, /) -> ModelBundle:
 
     Raises StageError where it cannot be had, or where its picture size does not fit `base.resolution_px`.
     """
+    check_base_model(base.model, revision=base.revision, resolution_px=base.resolution_px)
     bundle = _load(base.model, precision=base.precision, revision=base.revision, variant=base.variant)
     _refuse_other_predictions(bundle, base.model)
-    _fit_resolution(bundle, base.resolution_px)
+    side = latent_side(bundle.vae.config, bundle.unet.config, resolution_px=base.resolution_px)
+    bundle.unet.register_to_config(sample_size=side)
     return bundle
 
 
@@ -146,10 +149,6 @@ def decode_latents(bundle: ModelBundle, latents: Float[Tensor, "batch c h w"]) -
 
 def _load(model: str, *, precision: Precision, revision: str, variant: str) -> ModelBundle:
     is_folder = Path(model).is_dir()
-    if not is_folder and Path(model).parts[0] in {"base", "models", ".", "/"}:
-        raise StageError(f"base.model: {model!r} is not a folder; name one in diffusers format, or a hub repository")
-    if not is_folder and not revision:
-        raise StageError(f"base.revision: '' is not a commit; pin the revision of the hub repository {model!r}")
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             model,
@@ -195,15 +194,3 @@ def _refuse_other_predictions(bundle: ModelBundle, model: str) -> None:
             f"base.model: {model!r} predicts {config.prediction_type} over {config.num_train_timesteps} timesteps; "
             f"use a model that predicts epsilon over {NUM_TRAIN_TIMESTEPS}, as Stable Diffusion 1.x does"
         )
-
-
-def _fit_resolution(bundle: ModelBundle, resolution_px: int) -> None:
-    factor = 2 ** (len(bundle.vae.config.block_out_channels) - 1)
-    levels = len(bundle.unet.config.block_out_channels) - 1
-    multiple = factor * 2**levels
-    if resolution_px % multiple:
-        raise StageError(
-            f"base.resolution_px: {resolution_px} is not a multiple of {multiple}, the autoencoder's factor {factor} "
-            f"times the U-Net's {2**levels}"
-        )
-    bundle.unet.register_to_config(sample_size=resolution_px // factor)
