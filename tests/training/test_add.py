@@ -13,18 +13,21 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from naruto_add.compute import DTYPES
 from naruto_add.data.dataset import load_split
 from naruto_add.data.pixels import load_pixels
+from naruto_add.diffusion import bundle as bundle_module
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, load_pipeline_folder, load_unet
 from naruto_add.diffusion.noise import alphas_cumprod, noise_pred_from_x0
 from naruto_add.diffusion.sampling import guided_noise_pred, sample_latents, student_sampler
 from naruto_add.params import Add, Params, Sampling, load_params
 from naruto_add.runtime import StageError
-from naruto_add.training import add_run, loop
-from naruto_add.training.add import distill, training_precision
+from naruto_add.training import add_run, learner
+from naruto_add.training import weights as weights_module
+from naruto_add.training.add import distill
 from naruto_add.training.add_alarms import ADVICE
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
-from naruto_add.training.add_run import AddRun, adv_weight_at
+from naruto_add.training.add_run import AddRun, adv_weight_at, training_precision
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
 
@@ -512,7 +515,7 @@ def test_the_step_draws_nothing_from_the_global_generator(build: Build) -> None:
 
 
 def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_A_ROW", 2)
+    monkeypatch.setattr(learner, "MAX_SKIPPED_IN_A_ROW", 2)
     params = add_params(renoised_weight=0.0)
     data = build.data(params)
     broken = replace(data, train=replace(data.train, x0=torch.full_like(data.train.x0, torch.nan)))
@@ -523,6 +526,7 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build, mon
     assert same(weights(run.critics.heads), heads)
     assert same(run.ema.average(), average)
     assert scalars["skipped"] == 2
+    assert scalars["student_grad_norm"] is scalars["discriminator_grad_norm"] is None
     with pytest.raises(StageError, match=r"add\.learning_rate"):
         run.train_step(1)
 
@@ -551,6 +555,28 @@ def test_fault_9_the_score_is_on_samples_never_trained_on_at_the_students_own_st
     run.student.register_forward_pre_hook(lambda *_: calls.append(1))
     run.validate(0)
     assert len(calls) == 2 * len(params.timesteps)  # the held-out pairs, and a few prompts with several noises each
+
+
+def test_validation_draws_as_evaluation_does(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half precision: with weights rounded, as a student loaded from its folder has them."""
+    monkeypatch.setattr(weights_module, "frozen_dtype", DTYPES.__getitem__)
+    monkeypatch.setattr(bundle_module, "frozen_dtype", DTYPES.__getitem__)
+    run = build.run(add_params())
+    run.precision = "bf16"
+    run.train_step(0)  # the average is drawn, and it has moved
+    with run.ema.applied():
+        run.student.save_pretrained(tmp_path)
+        drawn = run.sample_held_out()
+    held_out = run.data.held_out
+    expected = sample_latents(
+        load_unet(tmp_path, precision="bf16"),
+        noise=held_out.noise,
+        prompt_embeds=run.data.prompt_embeds[held_out.rows],
+        negative_embeds=run.data.prompt_embeds[:1],
+        sampler=student_sampler(build.bundle, run.sampling, 4),
+    )
+    assert torch.equal(drawn, expected)
+    assert {item.dtype for item in run.student.parameters()} == {torch.float32}
 
 
 def test_a_perfect_student_scores_zero(build: Build) -> None:

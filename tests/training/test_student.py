@@ -15,9 +15,11 @@ from naruto_add.diffusion.noise import x0_from_noise_pred
 from naruto_add.diffusion.sampling import guided_noise_pred, initial_noise
 from naruto_add.models.student import Architecture, shrink_unet
 from naruto_add.params import Base, Sampling, Student
-from naruto_add.training import student as student_module
+from naruto_add.training import student_run
 from naruto_add.training.pool import Pool, load_pool
-from naruto_add.training.student import Lesson, build_student, draw_batch, knowledge_losses
+from naruto_add.training.student import build_student
+from naruto_add.training.student_inputs import Lesson, draw_batch
+from naruto_add.training.student_run import knowledge_losses
 
 TIMESTEPS = [999, 749, 499, 249]
 SAMPLING = Sampling(teacher_steps=10, guidance_scale=3.0, student_scheduler="ddim")
@@ -237,7 +239,7 @@ def test_killed_warm_up_resumes_to_the_same_files(build: Callable[..., Path], mo
             raise KilledError
         return draw_batch(lesson, batch_size=batch_size, seed=seed, step=step)
 
-    monkeypatch.setattr(student_module, "draw_batch", dying)
+    monkeypatch.setattr(student_run, "draw_batch", dying)
     with pytest.raises(KilledError):
         build("resumed")
     resumed = build("resumed")
@@ -252,6 +254,6 @@ def test_held_out_samples_are_never_trained_on(build: Callable[..., Path], monke
         seen.append(lesson.pool)
         return draw_batch(lesson, **options)
 
-    monkeypatch.setattr(student_module, "draw_batch", recording)
+    monkeypatch.setattr(student_run, "draw_batch", recording)
     whole = load_pool(build("run", PARAMS.model_copy(update={"num_steps": 2})) / "pool.safetensors")
     assert all(torch.equal(pool.x0, whole.x0[:9]) for pool in seen)

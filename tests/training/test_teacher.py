@@ -14,8 +14,10 @@ from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_
 from naruto_add.models.lora import lora_layers
 from naruto_add.params import Base, Sampling, Teacher
 from naruto_add.runtime import StageError
-from naruto_add.training import loop, teacher
-from naruto_add.training.teacher import TeacherRun, draw_batch, load_data, train_teacher
+from naruto_add.training import learner, teacher_run
+from naruto_add.training.teacher import train_teacher
+from naruto_add.training.teacher_inputs import draw_batch, load_data
+from naruto_add.training.teacher_run import TeacherRun
 
 SAMPLING = Sampling(teacher_steps=4, guidance_scale=2.0, student_scheduler="ddim")
 PARAMS = Teacher(
@@ -48,7 +50,7 @@ def base_at(folder: Path) -> Base:
 @pytest.fixture(autouse=True, scope="module")
 def few_picture_steps() -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher, "PICTURE_STEPS", 2)
+        patch.setattr(teacher_run, "PICTURE_STEPS", 2)
         yield
 
 
@@ -128,13 +130,14 @@ def test_every_adapter_gets_a_gradient_after_two_steps(start: Start, text_encode
     run = start(lora_targets=targets, lora_text_encoder=text_encoder, caption_dropout=0.0)
     run.train_step(0)
     run.train_step(1)
+    run._loss(draw_batch(run._data, PARAMS, step=2)).backward()
     without = [
         name
         for name, item in run.denoiser.named_parameters()
         if item.requires_grad and not (item.grad is not None and item.grad.abs().max() > 0)
     ]
     assert without == []
-    assert len(run.trainable) == 2 * run.num_layers
+    assert len(run.learner.trainable) == 2 * run.num_layers
     assert any(name.startswith("text_encoder") for name in lora_layers(run.denoiser)) == text_encoder
 
 
@@ -169,23 +172,23 @@ def test_validation_scores_the_average_and_leaves_the_live_weights(start: Start)
     run = start(ema_decay=0.9)
     for step in range(3):
         run.train_step(step)
-    live = [item.detach().clone() for item in run.trainable]
+    live = [item.detach().clone() for item in run.learner.trainable]
     live_loss = run.validation_loss()
     assert run.validate(3)["validation_loss"] != live_loss
-    assert all(torch.equal(item, kept) for item, kept in zip(run.trainable, live, strict=True))
+    assert all(torch.equal(item, kept) for item, kept in zip(run.learner.trainable, live, strict=True))
 
 
 def test_gradients_that_are_not_finite_are_skipped_counted_and_finally_an_error(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr(learner, "MAX_SKIPPED_IN_A_ROW", 3)
     run = start()
     run.train_step(0)
     run._data.train.latents.fill_(float("nan"))
     run._data.train.flipped.fill_(float("nan"))
-    kept = [item.detach().clone() for item in run.trainable]
+    kept = [item.detach().clone() for item in run.learner.trainable]
     run.train_step(1)
-    assert all(torch.equal(item, old) for item, old in zip(run.trainable, kept, strict=True))
+    assert all(torch.equal(item, old) for item, old in zip(run.learner.trainable, kept, strict=True))
     assert run.metrics()["skipped_steps"] == 1
     with pytest.raises(StageError, match=r"not finite; lower teacher\.learning_rate"):
         for step in range(2, 4):
@@ -229,7 +232,8 @@ def test_the_best_checkpoint_is_the_one_reported(trained: Path) -> None:
 
 def test_the_grid_has_a_row_per_validation_and_a_column_per_prompt(trained: Path) -> None:
     with Image.open(trained / "grid.png") as grid:
-        assert grid.size == (128 * 3, 40 + 128 * 4)
+        assert grid.size == (128 + 134 * 2 + 6, 38 + 134 * 4)
+        assert json.loads(grid.text["captions"]) == ["base", "step 2", "step 4", "step 6"]
 
 
 def test_outs_do_not_tell_where_they_were_made(trained: Path, tiny_pipeline_dir: Path) -> None:

@@ -42,15 +42,3 @@ def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Float[Tensor, 
         for mine, its in zip(student, teacher, strict=True)
     ]
     return sum(errors[1:], start=errors[0]) / len(errors)
-
-
-def relative_sample_error(
-    x0_student: Float[Tensor, "batch *latent"],
-    x0_teacher: Float[Tensor, "batch *latent"],
-    *,
-    constant: Float[Tensor, " *latent"],
-) -> float:
-    """Squared error of the student's samples over that of always answering `constant`, the mean sample."""
-    error = (x0_student - x0_teacher).square().mean()
-    baseline = (constant - x0_teacher).square().mean()
-    return (error / baseline).item()

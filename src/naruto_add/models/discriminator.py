@@ -134,7 +134,7 @@ def gradients_off(module: nn.Module) -> Generator[None]:
             item.requires_grad_(True)
 
 
-class _SeenEnough(Exception):
+class _SeenEnough(Exception):  # noqa: N818 (no error)
     """Leaves a forward pass behind the last block that is needed."""
 
 

@@ -11,10 +11,8 @@ from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from naruto_add.losses.knowledge import relative_sample_error
 from naruto_add.runtime import StageError
 
 Architecture = Literal["bk_base", "bk_small", "bk_tiny", "none"]
@@ -110,27 +108,6 @@ def recorded_outputs(module: nn.Module, names: list[str]) -> Iterator[dict[str, 
 
 def num_parameters(module: nn.Module, /) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def check_can_sample(
-    x0_student: Float[Tensor, "batch *latent"],
-    x0_teacher: Float[Tensor, "batch *latent"],
-    *,
-    constant: Float[Tensor, " *latent"],
-) -> float:
-    """The relative sample error of a student that may start adversarial training.
-
-    Raises StageError for one whose samples, from the same noise and prompts, are no closer to the teacher's than the
-    mean picture is: a student that starts from nothing ends an order of magnitude worse (Sauer et al. 2023, table 1).
-    """
-    relative = relative_sample_error(x0_student, x0_teacher, constant=constant)
-    if relative < 1:
-        return relative
-    raise StageError(
-        f"the student cannot sample: its latents are {relative:.3g} times as far from the teacher's as the mean "
-        "picture is; raise student.num_steps, lower student.learning_rate, or remove fewer blocks "
-        "(student.architecture), before adversarial training"
-    )
 
 
 def _check_removable(config: Mapping[str, Any], architecture: Architecture) -> None:

@@ -6,12 +6,11 @@ towards what a discriminator on the teacher's features takes for real. This is t
 
 from pathlib import Path
 
-from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
 from naruto_add.files import new_folder, write_json
 from naruto_add.params import Add, Base, Sampling
 from naruto_add.training.add_inputs import load_data
-from naruto_add.training.add_run import AddRun
+from naruto_add.training.add_run import AddRun, training_precision
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import load_pool
 
@@ -35,8 +34,7 @@ def distill(
 
     `checkpoint_dir` must belong to this configuration alone: it holds caches and what a killed run resumes from.
     """
-    precision = training_precision(base.precision)
-    bundle = load_pipeline_folder(teacher_dir, precision=precision)
+    bundle = load_pipeline_folder(teacher_dir, precision=training_precision(base.precision))
     student = load_unet(student_dir, precision="fp32").requires_grad_(True)
     data = load_data(
         bundle,
@@ -46,7 +44,7 @@ def distill(
         dataset_dir=dataset_dir,
         cache_dir=checkpoint_dir,
     )
-    run = AddRun(bundle, student, data=data, params=params, sampling=sampling, precision=precision)
+    run = AddRun(bundle, student, data=data, params=params, sampling=sampling, precision=base.precision)
     run.refuse_hopeless()
     run_steps(
         run.train_step,
@@ -63,8 +61,3 @@ def distill(
     with new_folder(out_dir) as folder:
         save_unet(student, folder)
     write_json(metrics_path, run.metrics())
-
-
-def training_precision(precision: Precision) -> Precision:
-    """bf16 where half precision is asked for: fp16 needs a gradient scaler, which two losses must not share."""
-    return "fp32" if precision == "fp32" else "bf16"

@@ -1,11 +1,10 @@
 """Alarms: signs that adversarial training goes wrong, each with what was seen, since when, and what to change."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
-
-from naruto_add.training.loop import Scalars
 
 SATURATED_LOSS = 0.05
 LARGEST_GAP = 10.0
@@ -33,7 +32,7 @@ class Alarms:
         self._has_rung = dict.fromkeys(ADVICE, False)
         self._first_diversity = -1.0
 
-    def note_step(self, num_done: int, scalars: Scalars) -> None:
+    def note_step(self, num_done: int, scalars: Mapping[str, float]) -> None:
         """Watch the discriminator: whether it has nothing left to learn, and how far apart it tells real from fake."""
         loss, gap = scalars["disc_loss"], scalars["real_logit"] - scalars["fake_logit"]
         is_saturated = loss < SATURATED_LOSS

@@ -14,23 +14,23 @@ from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noisy_at_trained, x0_from_noise_pred
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents, student_sampler
 from naruto_add.losses.distillation import smooth_l1_distillation
-from naruto_add.losses.distribution import colour_drift, sliced_distance, spread
 from naruto_add.models.backbones import load_backbone
-from naruto_add.models.student import check_can_sample
 from naruto_add.params import Add, Sampling
 from naruto_add.training.add_alarms import Alarms
 from naruto_add.training.add_critics import Critics, Features, detached
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, draw_unseen
 from naruto_add.training.add_pixels import perceptual_loss
-from naruto_add.training.add_state import Learner, Patience, Scores
-from naruto_add.training.loop import Best, Ema, Scalars, Stateful
+from naruto_add.training.add_state import Patience, Scores
+from naruto_add.training.checkpoint import Stateful
+from naruto_add.training.curves import Scalars
+from naruto_add.training.learner import Learner
+from naruto_add.training.scores import check_can_sample, colour_drift, sliced_distance, spread
+from naruto_add.training.weights import Best, Ema, as_drawn
 
 VALIDATION_STREAM = 1
 DIVERSITY_STREAM = 2
 DIVERSITY_PROMPTS = 2
 DIVERSITY_SEEDS = 4
-STUDENT_ADVICE = "lower add.learning_rate or add.adv_weight"
-DISCRIMINATOR_ADVICE = "lower add.discriminator_learning_rate"
 
 
 class AddRun:
@@ -47,23 +47,29 @@ class AddRun:
         precision: Precision,
     ) -> None:
         self.bundle, self.student, self.data, self.params, self.sampling = bundle, student, data, params, sampling
-        self.accelerator = make_accelerator(precision)
+        self.precision, self.accelerator = precision, make_accelerator(training_precision(precision))
         self.alphas_cumprod = alphas_cumprod(bundle.scheduler).to(bundle.device)
         self.negative_embeds = data.prompt_embeds[:1].to(bundle.device)
         self.critics = Critics(bundle, params=params, pooled_width=data.pooled.shape[1])
-        self.learner = Learner(
-            student, learning_rate=params.learning_rate, betas=(0.9, 0.999), params=params, advice=STUDENT_ADVICE
-        )
-        self.judge = Learner(
-            self.critics.heads,
-            learning_rate=params.discriminator_learning_rate,
-            betas=(0.0, 0.999),
-            params=params,
-            advice=DISCRIMINATOR_ADVICE,
-        )
         if params.perceptual_weight:
             self.backbone = load_backbone("efficientnet_lite0", bundle.device)
         self.ema = Ema(student, params.ema_decay)
+        self.learner = Learner(
+            student,
+            self.accelerator,
+            params=params,
+            learning_rate=params.learning_rate,
+            ema=self.ema,
+            advice="lower add.learning_rate or add.adv_weight",
+        )
+        self.judge = Learner(
+            self.critics.heads,
+            self.accelerator,
+            params=params,
+            learning_rate=params.discriminator_learning_rate,
+            betas=(0.0, 0.999),
+            advice="lower add.discriminator_learning_rate",
+        )
         self.best = Best()
         self.scores = Scores()
         self.patience = Patience(params.patience)
@@ -71,15 +77,16 @@ class AddRun:
 
     def state(self) -> dict[str, Stateful]:
         """All that a resumed run needs; the rest is a function of parameters, inputs and the step's number."""
-        learners = {"student": self.learner, "discriminator": self.judge}
-        items = {f"{name}_{part}": item for name, learner in learners.items() for part, item in learner.state().items()}
-        items["discriminator_weights"] = self.critics.heads  # buffers too: a spectral norm's power iteration
-        watched: dict[str, Stateful] = {
-            "alarms": self.alarms,
-            "patience": self.patience,
+        return {
+            "student": self.learner,
+            "discriminator": self.judge,
+            "heads": self.critics.heads,  # buffers too: a spectral norm's power iteration
             "augment": self.critics.strength,
+            "best": self.best,
+            "scores": self.scores,
+            "patience": self.patience,
+            "alarms": self.alarms,
         }
-        return {**items, **watched, "ema": self.ema, "best": self.best, "scores": self.scores}
 
     def train_step(self, step: int) -> Scalars:
         """One update of the student and one of the discriminator, both on the same fakes."""
@@ -93,15 +100,13 @@ class AddRun:
         adv_loss = self.critics.adversarial_loss(fake_features, batch.pooled)
         distill_loss = self.params.pair_weight * pair_loss + self.params.renoised_weight * renoised_loss
         loss = self.params.distill_weight * distill_loss + adv_weight * adv_loss
-        perceptual: Scalars = {}
+        perceptual: dict[str, float] = {}
         if self.params.perceptual_weight:
             pixel_loss = self.perceptual_loss(x0_student, batch)
             loss = loss + self.params.perceptual_weight * pixel_loss
             perceptual = {"perceptual_loss": pixel_loss.item()}
         student_norm = self.learner.update(loss)
-        if student_norm:
-            self.ema.update()
-        scalars = self._train_discriminator(detached(fake_features), batch, step=step)
+        scalars, discriminator_norm = self._train_discriminator(detached(fake_features), batch, step=step)
         self.alarms.note_step(step + 1, scalars)
         return {
             "distill_loss": distill_loss.item(),
@@ -112,6 +117,7 @@ class AddRun:
             **perceptual,
             "adv_weight": adv_weight,
             "student_grad_norm": student_norm,
+            "discriminator_grad_norm": discriminator_norm,
             "skipped": float(self.num_skipped),
         }
 
@@ -249,7 +255,7 @@ class AddRun:
 
     def _sample(self, noise: Float[Tensor, "batch c h w"], rows: Int[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
         return sample_latents(
-            self.student,
+            as_drawn(self.student, self.precision),
             noise=noise.to(self.bundle.device),
             prompt_embeds=self.data.prompt_embeds[rows].to(self.bundle.device),
             negative_embeds=self.negative_embeds,
@@ -264,20 +270,23 @@ class AddRun:
         with self.accelerator.autocast():
             return noise_pred(self.student, noisy_latents, timesteps, prompt_embeds)
 
-    def _train_discriminator(self, fake_features: Features, batch: Batch, *, step: int) -> Scalars:
+    def _train_discriminator(
+        self, fake_features: Features, batch: Batch, *, step: int
+    ) -> tuple[dict[str, float], float | None]:
+        """Its scalars, and its gradients' norm."""
         verdict = self.critics.discriminator_losses(fake_features, batch)
         norm = self.judge.update(verdict.hinge + self.params.r1_weight * verdict.penalty)
         if self.critics.strength.is_due(step):
             unseen = draw_unseen(self.data, self.params, step=step)
             self.critics.adapt_augment(verdict.real, unseen, data=self.data, batch=batch)
-        return {
+        scalars = {
             "disc_loss": verdict.hinge.item(),
             "real_logit": torch.stack([item.mean() for item in verdict.real]).mean().item(),
             "fake_logit": torch.stack([item.mean() for item in verdict.fake]).mean().item(),
             "r1_penalty": verdict.penalty.item(),
-            "discriminator_grad_norm": norm,
             **self.critics.strength.scalars(),
         }
+        return scalars, norm
 
 
 def adv_weight_at(step: int, params: Add) -> float:
@@ -285,3 +294,8 @@ def adv_weight_at(step: int, params: Add) -> float:
     since_start = step + 1 - params.adv_start_steps
     ramp = min(1.0, since_start / max(1, params.adv_ramp_steps)) if since_start > 0 else 0.0
     return params.adv_weight * ramp
+
+
+def training_precision(precision: Precision) -> Precision:
+    """bf16 where half precision is asked for: fp16 needs a gradient scaler, which two losses must not share."""
+    return "fp32" if precision == "fp32" else "bf16"

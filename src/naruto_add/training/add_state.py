@@ -1,52 +1,7 @@
-"""What `add` keeps beside its modules: optimizers with their guards, and the validation scores."""
+"""What `add` keeps of its validations: the scores, and how long they have not been the best."""
 
+from collections.abc import Mapping
 from typing import Any
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from naruto_add.params import Add
-from naruto_add.training.loop import FiniteGuard, Scalars, Stateful, TrainableState, warmup_schedule
-
-
-class Learner:
-    """A module with its optimizer: AdamW, a linear warm-up, clipped gradients, none that are not finite."""
-
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        *,
-        learning_rate: float,
-        betas: tuple[float, float],
-        params: Add,
-        advice: str,
-    ) -> None:
-        self.module = module
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=betas, weight_decay=0.0)
-        self.schedule = warmup_schedule(self.optimizer, params.warmup_steps)
-        self.guard = FiniteGuard(advice)
-        self._max_grad_norm = params.max_grad_norm
-
-    def update(self, loss: Float[Tensor, ""]) -> float:
-        """Take one step; the gradients' norm before clipping, 0 where they were not finite and nothing was done."""
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._max_grad_norm)
-        is_allowed = self.guard.allows(norm)
-        if is_allowed:
-            self.optimizer.step()
-            self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm.item() if is_allowed else 0.0
-
-    def state(self) -> dict[str, Stateful]:
-        """For a checkpoint; of the module, buffers as well, since some are trained: a spectral norm's iteration."""
-        return {
-            "weights": TrainableState(self.module),
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "guard": self.guard,
-        }
 
 
 class Scores:
@@ -55,7 +10,7 @@ class Scores:
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
 
-    def note(self, scalars: Scalars, *, is_best: bool) -> None:
+    def note(self, scalars: Mapping[str, float], *, is_best: bool) -> None:
         if not self.values:
             self.values.update({f"start_{name}": value for name, value in scalars.items()})
         if is_best:

@@ -3,7 +3,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from naruto_add.losses.distribution import colour_drift, sliced_distance, spread
+from naruto_add.runtime import StageError
+from naruto_add.training.scores import (
+    check_can_sample,
+    colour_drift,
+    relative_sample_error,
+    sliced_distance,
+    spread,
+)
 
 
 @pytest.fixture
@@ -53,3 +60,34 @@ def test_spread_counts_differences_within_a_prompt_only() -> None:
     assert spread(prompts.expand(3, 4, 4, 8, 8)).item() == 0
     noise = torch.randn(3, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     assert abs(spread(prompts + 0.5 * noise).item() - 0.5) < 0.02
+
+
+def test_relative_error_is_one_for_the_constant_and_a_quarter_halfway_from_it() -> None:
+    x0_teacher = torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    constant = x0_teacher.mean(dim=0)
+    assert relative_sample_error(x0_teacher, x0_teacher, constant=constant) == 0
+    assert relative_sample_error(constant.expand_as(x0_teacher), x0_teacher, constant=constant) == pytest.approx(1)
+    halfway = (x0_teacher + constant) / 2
+    assert relative_sample_error(halfway, x0_teacher, constant=constant) == pytest.approx(0.25)
+
+
+def test_gate_lets_a_better_than_constant_student_through() -> None:
+    x0_teacher = torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    constant = x0_teacher.mean(dim=0)
+    halfway = (x0_teacher + constant) / 2
+    assert check_can_sample(x0_teacher, x0_teacher, constant=constant) == 0
+    assert check_can_sample(halfway, x0_teacher, constant=constant) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("fault", ["constant", "unrelated", "noise", "not finite"])
+def test_gate_refuses_a_student_that_cannot_sample(fault: str) -> None:
+    x0_teacher = torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    constant = x0_teacher.mean(dim=0)
+    x0_student = {
+        "constant": constant.expand_as(x0_teacher),
+        "unrelated": x0_teacher.roll(1, dims=0),
+        "noise": 3 * torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(1)),
+        "not finite": x0_teacher * float("nan"),
+    }[fault]
+    with pytest.raises(StageError, match=r"the student cannot sample: .* raise student\.num_steps"):
+        check_can_sample(x0_student, x0_teacher, constant=constant)

@@ -1,0 +1,79 @@
+"""What the student is warmed up on: teacher samples, and batches of them with all their randomness."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from naruto_add.compute import batch_indices, step_generator
+from naruto_add.data.latents import cached_embeddings
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
+from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_pred_from_x0, noisy_at_trained
+from naruto_add.params import NUM_TRAIN_TIMESTEPS, Sampling
+from naruto_add.training.pool import Pool
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """All that a step needs beside the student: the frozen teacher, what it drew, and where the student will sample."""
+
+    bundle: ModelBundle
+    pool: Pool
+    prompt_embeds: Float[Tensor, "prompts tokens width"]
+    negative_embeds: Float[Tensor, "1 tokens width"]
+    sampling: Sampling
+    timesteps: list[int]
+
+    @property
+    def alphas_cumprod(self) -> Float[Tensor, " timesteps"]:
+        return alphas_cumprod(self.bundle.scheduler)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one step and the noise to predict; `is_coupled` marks the stored pairs at trained timesteps."""
+
+    noisy_latents: Float[Tensor, "batch c h w"]
+    timesteps: Int[Tensor, " batch"]
+    prompt_embeds: Float[Tensor, "batch tokens width"]
+    noise: Float[Tensor, "batch c h w"]
+    is_coupled: Bool[Tensor, " batch"]
+
+
+def make_lesson(
+    bundle: ModelBundle, pool: Pool, *, sampling: Sampling, timesteps: list[int], cache_dir: Path
+) -> Lesson:
+    """The lesson on this pool, or part of it; its prompts' embeddings are kept in `cache_dir`."""
+    prompt_embeds = cached_embeddings(
+        pool.prompts,
+        text_encoder=bundle.text_encoder,
+        encode=lambda prompts: encode_prompts(bundle, prompts),
+        cache_path=cache_dir / "prompts.safetensors",
+    )
+    return Lesson(bundle, pool, prompt_embeds, encode_prompts(bundle, [""]), sampling, timesteps)
+
+
+def draw_batch(lesson: Lesson, *, batch_size: int, seed: int, step: int) -> Batch:
+    """Batch `step`: every other item is a stored pair at a trained timestep, the others have fresh noise at any."""
+    pool, device = lesson.pool, lesson.bundle.device
+    generator = step_generator(seed, step)
+    indices = torch.tensor(batch_indices(len(pool), batch_size, seed=seed, step=step))
+    is_coupled = (torch.arange(batch_size) + step) % 2 == 0
+    trained = torch.tensor(lesson.timesteps)[torch.randint(len(lesson.timesteps), (batch_size,), generator=generator)]
+    anywhere = torch.randint(NUM_TRAIN_TIMESTEPS, (batch_size,), generator=generator)
+    timesteps = trained.where(is_coupled, anywhere)
+    x0, stored = pool.x0[indices], pool.noise[indices]
+    fresh = torch.randn(x0.shape, generator=generator)
+    coupled = noisy_at_trained(x0, stored, timesteps, alphas_cumprod=lesson.alphas_cumprod)
+    free = add_noise(x0, fresh, timesteps, alphas_cumprod=lesson.alphas_cumprod)
+    noisy_latents = coupled.where(is_coupled.view(-1, 1, 1, 1), free)
+    noise = noise_pred_from_x0(noisy_latents, x0, timesteps, alphas_cumprod=lesson.alphas_cumprod)
+    return Batch(
+        noisy_latents=noisy_latents.to(device),
+        timesteps=timesteps.to(device),
+        prompt_embeds=lesson.prompt_embeds[pool.caption_index[indices]].to(device),
+        noise=noise.to(device),
+        is_coupled=is_coupled.to(device),
+    )

@@ -1,0 +1,130 @@
+"""One step of the student's warm-up by knowledge distillation, and all the state it has."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+
+from naruto_add.compute import Precision, make_accelerator, step_generator
+from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents, student_sampler
+from naruto_add.losses.knowledge import feature_loss, step_weight, weighted_error
+from naruto_add.models.student import matching_blocks, recorded_outputs
+from naruto_add.params import NUM_TRAIN_TIMESTEPS, Student
+from naruto_add.training.checkpoint import Stateful
+from naruto_add.training.curves import Scalars
+from naruto_add.training.learner import Learner
+from naruto_add.training.scores import relative_sample_error
+from naruto_add.training.student_inputs import Batch, Lesson, draw_batch
+from naruto_add.training.weights import Best, Ema, as_drawn
+
+SCORING_STREAM = 1
+
+
+class StudentRun:
+    """The student, what it is taught and what it is examined in: one step, one validation, and all their state."""
+
+    def __init__(
+        self,
+        student: UNet2DConditionModel,
+        *,
+        lesson: Lesson,
+        held_out: Lesson,
+        params: Student,
+        precision: Precision,
+    ) -> None:
+        self.student, self.lesson, self.held_out, self.params = student, lesson, held_out, params
+        self.precision, self.accelerator = precision, make_accelerator(precision)
+        self.ema = Ema(student, params.ema_decay)
+        self.best = Best()
+        self.learner = Learner(
+            student,
+            self.accelerator,
+            params=params,
+            learning_rate=params.learning_rate,
+            ema=self.ema,
+            advice="lower student.learning_rate, or use base.precision fp32",
+        )
+
+    def state(self) -> dict[str, Stateful]:
+        """All that a resumed run needs; the rest is a function of parameters, inputs and the step's number."""
+        return {"student": self.learner, "best": self.best}
+
+    def train_step(self, step: int) -> Scalars:
+        """One update of the student."""
+        batch = draw_batch(self.lesson, batch_size=self.params.batch_size, seed=self.params.seed, step=step)
+        with self.accelerator.autocast():
+            losses = knowledge_losses(self.student, batch, self.lesson)
+        loss = losses.total(self.params)
+        parts = {"loss": loss, "task": losses.task, "output": losses.output, "feature": losses.feature}
+        return {**{name: value.item() for name, value in parts.items()}, "grad_norm": self.learner.update(loss)}
+
+    def validate(self, num_done: int) -> Scalars:
+        """Score the averaged weights, and keep them if they are the best."""
+        with self.ema.applied():
+            scores = self.score()
+        self.best.offer(scores["sample_mse"], num_done, self.ema.average())
+        return {**scores}
+
+    def score(self) -> dict[str, float]:
+        """Samples from the held-out noises at the student's own steps, against what the teacher made of the same."""
+        held_out, pool, bundle = self.held_out, self.held_out.pool, self.held_out.bundle
+        x0_student = sample_latents(
+            as_drawn(self.student, self.precision),
+            noise=pool.noise.to(bundle.device),
+            prompt_embeds=held_out.prompt_embeds[pool.caption_index].to(bundle.device),
+            negative_embeds=held_out.negative_embeds,
+            sampler=student_sampler(bundle, held_out.sampling, len(held_out.timesteps)),
+            generator=step_generator(self.params.seed, 0, SCORING_STREAM),
+        ).cpu()
+        constant = self.lesson.pool.x0.mean(dim=0)
+        return {
+            "sample_mse": (x0_student - pool.x0).square().mean().item(),
+            "relative_sample_error": relative_sample_error(x0_student, pool.x0, constant=constant),
+        }
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The three parts, unweighted."""
+
+    task: Float[Tensor, ""]
+    output: Float[Tensor, ""]
+    feature: Float[Tensor, ""]
+
+    def total(self, params: Student) -> Float[Tensor, ""]:
+        """Their weighted sum."""
+        return (
+            params.task_weight * self.task + params.output_weight * self.output + params.feature_weight * self.feature
+        )
+
+
+def knowledge_losses(student: UNet2DConditionModel, batch: Batch, lesson: Lesson) -> Losses:
+    """Task, output and feature loss of the student on this batch; the teacher runs once, with no gradient."""
+    pairs = matching_blocks(student, lesson.bundle.unet)
+    with recorded_outputs(student, [mine for mine, _ in pairs]) as student_features:
+        student_pred = noise_pred(student, batch.noisy_latents, batch.timesteps, batch.prompt_embeds)
+    teacher_pred, teacher_features = _teacher_view(batch, lesson, [its for _, its in pairs])
+    stride = NUM_TRAIN_TIMESTEPS // len(lesson.timesteps)
+    weight = step_weight(batch.timesteps, stride=stride, alphas_cumprod=lesson.alphas_cumprod)
+    return Losses(
+        task=weighted_error(student_pred, batch.noise, weight),
+        output=weighted_error(student_pred, teacher_pred, weight * ~batch.is_coupled),
+        feature=feature_loss([student_features[mine] for mine, _ in pairs], teacher_features),
+    )
+
+
+@torch.no_grad()
+def _teacher_view(batch: Batch, lesson: Lesson, names: list[str]) -> tuple[Tensor, list[Tensor]]:
+    """The guided prediction, and the features of the pass with the prompt, which is the later half of the batch."""
+    with recorded_outputs(lesson.bundle.unet, names) as features:
+        teacher_pred = guided_noise_pred(
+            lesson.bundle.unet,
+            batch.noisy_latents,
+            batch.timesteps,
+            prompt_embeds=batch.prompt_embeds,
+            negative_embeds=lesson.negative_embeds,
+            guidance_scale=lesson.sampling.guidance_scale,
+        )
+    return teacher_pred, [features[name][-len(batch.timesteps) :] for name in names]

@@ -1,0 +1,160 @@
+"""The finetuning of the teacher: one step, one validation, and all their state."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from naruto_add.compute import make_accelerator
+from naruto_add.diffusion.bundle import ModelBundle, decode_latents
+from naruto_add.diffusion.noise import add_noise, alphas_cumprod, snr
+from naruto_add.diffusion.sampling import fast_sampler, initial_noise, noise_pred, sample_latents
+from naruto_add.losses.denoising import min_snr_loss
+from naruto_add.models.lora import add_lora
+from naruto_add.params import Base, Sampling, Teacher
+from naruto_add.training.checkpoint import Stateful
+from naruto_add.training.curves import Scalars
+from naruto_add.training.learner import Learner
+from naruto_add.training.pictures import ValidationPictures
+from naruto_add.training.teacher_inputs import Batch, TeacherData, draw_batch, validation_batches
+from naruto_add.training.weights import Best, Ema
+
+PICTURE_STEPS = 12
+
+
+class Denoiser(nn.Module):
+    """The U-Net, with the text encoder where that is trained too."""
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module | None) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, prompts: Tensor) -> Float[Tensor, "batch c h w"]:
+        """Epsilon, fp32."""
+        return noise_pred(self.unet, noisy_latents, timesteps, self.embed(prompts))
+
+    def embed(self, prompts: Tensor) -> Float[Tensor, "batch tokens width"]:
+        """Embeddings as they are; token ids through the text encoder."""
+        if self.text_encoder is None:
+            return prompts
+        return self.text_encoder(prompts).last_hidden_state.float()
+
+
+class TeacherRun:
+    """A finetuning in progress: adapters, their average, the optimizer, the best weights and the pictures so far."""
+
+    def __init__(
+        self, bundle: ModelBundle, data: TeacherData, *, params: Teacher, base: Base, sampling: Sampling
+    ) -> None:
+        text_encoder = bundle.text_encoder if params.lora_text_encoder else None
+        self.num_layers = add_lora(
+            bundle.unet,
+            text_encoder,
+            targets=params.lora_targets,
+            rank=params.lora_rank,
+            alpha=params.lora_alpha,
+            seed=params.seed,
+        )
+        self.denoiser = Denoiser(bundle.unet, text_encoder)
+        self.best = Best()
+        self.pictures = ValidationPictures(params.validation_prompts)
+        self._base_loss = _Value()
+        self._bundle = bundle
+        self._data = data
+        self._params = params
+        self._sampling = sampling
+        self._alpha_bar = alphas_cumprod(bundle.scheduler).to(bundle.device)
+        self._validation = validation_batches(data, batch_size=params.batch_size, seed=params.seed)
+        self._accelerator = make_accelerator(base.precision)
+        self._ema = Ema(self.denoiser, params.ema_decay)
+        self.learner = Learner(
+            self.denoiser,
+            self._accelerator,
+            params=params,
+            learning_rate=params.learning_rate,
+            ema=self._ema,
+            advice="lower teacher.learning_rate, or set base.precision to bf16 or fp32",
+        )
+
+    def state(self) -> dict[str, Stateful]:
+        """All that a checkpoint must hold."""
+        return {"lora": self.learner, "best": self.best, "base_loss": self._base_loss, "pictures": self.pictures}
+
+    def train_step(self, step: int) -> Scalars:
+        """One optimizer step on the batch that belongs to `step`, skipped if its gradient is not finite."""
+        with self._accelerator.autocast():
+            loss = self._loss(draw_batch(self._data, self._params, step=step))
+        return {"loss": loss.item(), "grad_norm": self.learner.update(loss)}
+
+    def validate(self, num_done: int) -> Scalars:
+        """Score and draw with the averaged weights, and keep them if they are the best trained so far."""
+        with self._ema.applied():
+            loss = self.validation_loss()
+            self.pictures.add(num_done, self._draw())
+        if num_done == 0:
+            self._base_loss.value = loss
+        else:
+            self.best.offer(loss, num_done, self._ema.average())
+        return {"validation_loss": loss}
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """The loss of the present weights over `validation_batches`."""
+        with self._accelerator.autocast():
+            losses = [self._loss(batch).item() * len(batch.latents) for batch in self._validation]
+        return sum(losses) / sum(len(batch.latents) for batch in self._validation)
+
+    def metrics(self) -> dict[str, float | int]:
+        """Figures of the finished run."""
+        return {
+            "adapted_layers": self.num_layers,
+            "trainable_parameters": sum(item.numel() for item in self.learner.trainable),
+            "base_validation_loss": self._base_loss.value,
+            "best_validation_loss": self.best.score,
+            "best_step": self.best.step,
+            "skipped_steps": self.learner.guard.num_skipped,
+        }
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return denoising_loss(self.denoiser, batch, alpha_bar=self._alpha_bar, snr_gamma=self._params.snr_gamma)
+
+    @torch.no_grad()
+    def _draw(self) -> Float[Tensor, "pictures 3 height width"]:
+        device = self._bundle.device
+        rows = self._data.picture_rows
+        with self._accelerator.autocast():
+            prompt_embeds = self.denoiser.embed(self._data.prompts[rows].to(device))
+            negative_embeds = self.denoiser.embed(self._data.prompts[:1].to(device))
+            latents = sample_latents(
+                self._bundle.unet,
+                noise=initial_noise(self._bundle, len(rows), seed=self._params.seed),
+                prompt_embeds=prompt_embeds,
+                negative_embeds=negative_embeds,
+                sampler=fast_sampler(self._bundle, PICTURE_STEPS, self._sampling.guidance_scale),
+            )
+        return decode_latents(self._bundle, latents).cpu()
+
+
+def denoising_loss(
+    denoiser: Denoiser, batch: Batch, *, alpha_bar: Float[Tensor, " timesteps"], snr_gamma: float
+) -> Float[Tensor, ""]:
+    """The min-SNR-weighted squared error of epsilon on this batch, on the denoiser's device."""
+    device = alpha_bar.device
+    timesteps = batch.timesteps.to(device)
+    noise = batch.noise.to(device)
+    noisy_latents = add_noise(batch.latents.to(device), noise, timesteps, alphas_cumprod=alpha_bar)
+    prediction = denoiser(noisy_latents, timesteps, batch.prompts.to(device))
+    return min_snr_loss(prediction, noise, snr(timesteps, alphas_cumprod=alpha_bar), snr_gamma=snr_gamma)
+
+
+@dataclass
+class _Value:
+    value: float = float("nan")
+
+    def state_dict(self) -> dict[str, float]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, float], /) -> None:
+        self.value = state_dict["value"]
