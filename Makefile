@@ -1,6 +1,7 @@
 # `make repro` and `make test` install what is missing, all of it inside this folder, and run. `make help` lists the rest.
 # The README has the same commands for machines without make.
 
+UV_VERSION := 0.13.9
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --no-sync
 export UV_PYTHON_DOWNLOADS := never
@@ -50,7 +51,7 @@ lock: .uv-ready ## write requirements.lock anew from pyproject.toml
 .PHONY: .uv-ready
 .uv-ready:
 	@command -v $(UV) >/dev/null || { echo "uv is missing; installing it into .uv"; \
-		python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv; }
+		python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
 
 .venv/.installed: requirements.lock pyproject.toml | .uv-ready
 	$(UV) venv --quiet --allow-existing .venv
