@@ -11,7 +11,13 @@ def main() -> None:
     params = load_params(paths.PARAMS)
     checkpoints = checkpoint_dir(
         "add",
-        params=[params.base, params.sampling, params.teacher.prompt_template, params.add],
+        params=[
+            params.base.precision,
+            params.sampling.guidance_scale,
+            params.sampling.student_scheduler,
+            params.teacher.prompt_template,
+            params.add,
+        ],
         deps=[paths.DATASET, paths.TEACHER, paths.STUDENT, paths.POOL],
     )
     with exclusive(checkpoints):
@@ -21,8 +27,9 @@ def main() -> None:
             student_dir=paths.STUDENT,
             pool_path=paths.POOL,
             params=params.add,
-            sampling=params.sampling,
-            base=params.base,
+            precision=params.base.precision,
+            guidance_scale=params.sampling.guidance_scale,
+            student_scheduler=params.sampling.student_scheduler,
             prompt_template=params.teacher.prompt_template,
             out_dir=paths.DISTILLED,
             checkpoint_dir=checkpoints,

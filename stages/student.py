@@ -10,8 +10,9 @@ def main() -> None:
     """Build and warm up the student."""
     params = load_params(paths.PARAMS)
     sections = [
-        params.base,
-        params.sampling,
+        params.base.precision,
+        params.sampling.guidance_scale,
+        params.sampling.student_scheduler,
         params.teacher.prompt_template,
         params.student,
         params.add.timesteps,
@@ -22,8 +23,9 @@ def main() -> None:
             paths.TEACHER,
             paths.DATASET,
             params=params.student,
-            sampling=params.sampling,
-            base=params.base,
+            precision=params.base.precision,
+            guidance_scale=params.sampling.guidance_scale,
+            student_scheduler=params.sampling.student_scheduler,
             prompt_template=params.teacher.prompt_template,
             timesteps=params.add.timesteps,
             out_dir=paths.STUDENT,

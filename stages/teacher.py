@@ -11,7 +11,7 @@ def main() -> None:
     params = load_params(paths.PARAMS)
     checkpoints = checkpoint_dir(
         "teacher",
-        params=[params.base, params.sampling, params.teacher],
+        params=[params.base, params.sampling.guidance_scale, params.teacher],
         deps=[paths.DATASET, *local_folder(params.base.model)],
     )
     with exclusive(checkpoints):
@@ -19,7 +19,7 @@ def main() -> None:
             paths.DATASET,
             params.teacher,
             base=params.base,
-            sampling=params.sampling,
+            guidance_scale=params.sampling.guidance_scale,
             out_dir=paths.TEACHER,
             lora_dir=paths.TEACHER_LORA,
             checkpoint_dir=checkpoints,

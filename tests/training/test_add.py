@@ -19,8 +19,14 @@ from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion import bundle as bundle_module
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, load_pipeline_folder, load_unet
 from naruto_add.diffusion.noise import alphas_cumprod, noise_pred_from_x0
-from naruto_add.diffusion.sampling import guided_noise_pred, sample_latents, student_sampler
-from naruto_add.params import Add, Params, Sampling, load_params
+from naruto_add.diffusion.sampling import (
+    Sampler,
+    guided_noise_pred,
+    make_student_scheduler,
+    sample_latents,
+    student_sampler,
+)
+from naruto_add.params import Add, Params, StudentScheduler, load_params
 from naruto_add.runtime import StageError
 from naruto_add.training import add_run, learner
 from naruto_add.training import weights as weights_module
@@ -57,10 +63,6 @@ ALL_ON = {
 
 def add_params(**values: Any) -> Add:
     return Add.model_validate({**PROFILE.add.model_dump(), **SMALL, **values})
-
-
-def sampling(**values: Any) -> Sampling:
-    return Sampling.model_validate({**PROFILE.sampling.model_dump(), **values})
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +113,15 @@ class Build:
             cache_dir=self.tmp / params.real_source,
         )
 
-    def run(self, params: Add, *, scheduler: str = "ddim", data: AddData | None = None) -> AddRun:
+    def run(self, params: Add, *, scheduler: StudentScheduler = "ddim", data: AddData | None = None) -> AddRun:
         student = load_unet(self.student_dir, precision="fp32").requires_grad_(True)
         return AddRun(
             self.bundle,
             student,
             data=data or self.data(params),
             params=params,
-            sampling=sampling(student_scheduler=scheduler),
+            guidance_scale=PROFILE.sampling.guidance_scale,
+            student_scheduler=scheduler,
             precision="fp32",
         )
 
@@ -209,7 +212,7 @@ def test_fault_3_the_teacher_is_called_with_guidance(build: Build) -> None:
             negative_embeds=run.data.prompt_embeds[:1],
             guidance_scale=scale,
         )
-        for scale in (1.0, run.sampling.guidance_scale)
+        for scale in (1.0, run.guidance_scale)
     )
     torch.testing.assert_close(x0_teacher, (noisy - (1 - bar).sqrt() * guided) / bar.sqrt())
     assert not torch.allclose(unguided, guided)
@@ -251,7 +254,7 @@ def test_fault_4_x0_is_the_one_that_alpha_bar_implies(build: Build, monkeypatch:
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "lcm"])
-def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, scheduler: str) -> None:
+def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, scheduler: StudentScheduler) -> None:
     """All the way through the last trained timestep, the student's x0 is the sampler's picture."""
     run = build.run(add_params(rollout_fraction=1.0), scheduler=scheduler)
     batch = draw_batch(run.data, run.params, step=0)
@@ -265,7 +268,7 @@ def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, s
         noise=batch.noise,
         prompt_embeds=batch.prompt_embeds,
         negative_embeds=run.data.prompt_embeds[:1],
-        sampler=student_sampler(build.bundle, run.sampling, 4),
+        sampler=Sampler(make_student_scheduler(build.bundle.scheduler, scheduler, 4), 4, guidance_scale=1.0),
         generator=torch.Generator().manual_seed(3),
     )
     torch.testing.assert_close(x0_of(run, batch).detach(), expected, rtol=1e-4, atol=1e-4)
@@ -573,7 +576,7 @@ def test_validation_draws_as_evaluation_does(build: Build, tmp_path: Path, monke
         noise=held_out.noise,
         prompt_embeds=run.data.prompt_embeds[held_out.rows],
         negative_embeds=run.data.prompt_embeds[:1],
-        sampler=student_sampler(build.bundle, run.sampling, 4),
+        sampler=student_sampler(build.bundle, PROFILE.sampling, 4),
     )
     assert torch.equal(drawn, expected)
     assert {item.dtype for item in run.student.parameters()} == {torch.float32}
@@ -657,8 +660,9 @@ def distill_into(build: Build, folder: Path, teacher_dir: Path, params: Add) -> 
         student_dir=build.student_dir,
         pool_path=build.pool_path,
         params=params,
-        sampling=sampling(),
-        base=PROFILE.base,
+        precision=PROFILE.base.precision,
+        guidance_scale=PROFILE.sampling.guidance_scale,
+        student_scheduler="ddim",
         prompt_template=TEMPLATE,
         out_dir=folder / "distilled",
         checkpoint_dir=folder / "checkpoints",

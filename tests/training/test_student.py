@@ -12,9 +12,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.noise import x0_from_noise_pred
-from naruto_add.diffusion.sampling import guided_noise_pred, initial_noise
+from naruto_add.diffusion.sampling import Sampler, guided_noise_pred, initial_noise, make_student_scheduler
 from naruto_add.models.student import Architecture, shrink_unet
-from naruto_add.params import Base, Sampling, Student
+from naruto_add.params import Student
 from naruto_add.training import student_run
 from naruto_add.training.pool import Pool, load_pool
 from naruto_add.training.student import build_student
@@ -22,8 +22,6 @@ from naruto_add.training.student_inputs import Lesson, draw_batch
 from naruto_add.training.student_run import knowledge_losses
 
 TIMESTEPS = [999, 749, 499, 249]
-SAMPLING = Sampling(teacher_steps=10, guidance_scale=3.0, student_scheduler="ddim")
-BASE = Base(model="unused", revision="", variant="", precision="fp32", resolution_px=32)
 PARAMS = Student(
     seed=0,
     architecture="bk_small",
@@ -53,7 +51,15 @@ def lesson(tiny_bundle: ModelBundle) -> Lesson:
     noise, x0 = initial_noise(tiny_bundle, 8, seed=1), initial_noise(tiny_bundle, 8, seed=2)
     pool = Pool(noise, 0.5 * x0 + 0.5 * x0.mean(dim=0), torch.arange(8) % 2, prompts)
     embeds = encode_prompts(tiny_bundle, prompts)
-    return Lesson(tiny_bundle, pool, embeds, encode_prompts(tiny_bundle, [""]), SAMPLING, TIMESTEPS)
+    return Lesson(
+        bundle=tiny_bundle,
+        pool=pool,
+        prompt_embeds=embeds,
+        negative_embeds=encode_prompts(tiny_bundle, [""]),
+        guidance_scale=3.0,
+        sampler=Sampler(make_student_scheduler(tiny_bundle.scheduler, "ddim", len(TIMESTEPS)), len(TIMESTEPS), 1.0),
+        timesteps=TIMESTEPS,
+    )
 
 
 @pytest.fixture
@@ -64,8 +70,9 @@ def build(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path) -> Ca
             tiny_pipeline_dir,
             tiny_dataset_dir,
             params=params,
-            sampling=SAMPLING,
-            base=BASE,
+            precision="fp32",
+            guidance_scale=3.0,
+            student_scheduler="ddim",
             prompt_template="{caption}",
             timesteps=TIMESTEPS,
             out_dir=folder / "student",
@@ -153,7 +160,7 @@ def test_copy_of_the_teacher_has_no_feature_loss_and_lacks_only_guidance(lesson:
     batch = draw_batch(lesson, batch_size=8, seed=0, step=0)
     student = shrink_unet(lesson.bundle.unet, "none")
     losses = knowledge_losses(student, batch, lesson)
-    unguided = replace(lesson, sampling=SAMPLING.model_copy(update={"guidance_scale": 1.0}))
+    unguided = replace(lesson, guidance_scale=1.0)
     assert losses.feature.item() < 1e-9
     assert losses.output.item() > 0
     assert knowledge_losses(student, batch, unguided).output.item() < 1e-9

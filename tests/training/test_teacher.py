@@ -12,14 +12,13 @@ from safetensors.torch import load_file
 from naruto_add.data.dataset import load_split
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder
 from naruto_add.models.lora import lora_layers
-from naruto_add.params import Base, Sampling, Teacher
+from naruto_add.params import Base, Teacher
 from naruto_add.runtime import StageError
 from naruto_add.training import learner, teacher_run
 from naruto_add.training.teacher import train_teacher
 from naruto_add.training.teacher_inputs import draw_batch, load_data
 from naruto_add.training.teacher_run import TeacherRun
 
-SAMPLING = Sampling(teacher_steps=4, guidance_scale=2.0, student_scheduler="ddim")
 PARAMS = Teacher(
     seed=0,
     prompt_template="shinobi: {caption}",
@@ -61,7 +60,7 @@ def start(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path) -> St
         bundle = load_bundle(base_at(tiny_pipeline_dir))
         cache_dir = tmp_path / f"cache{len(list(tmp_path.iterdir()))}"
         data = load_data(bundle, params, dataset_dir=tiny_dataset_dir, cache_dir=cache_dir)
-        return TeacherRun(bundle, data, params=params, base=base_at(tiny_pipeline_dir), sampling=SAMPLING)
+        return TeacherRun(bundle, data, params=params, precision="fp32", guidance_scale=2.0)
 
     return start
 
@@ -71,7 +70,7 @@ def train(folder: Path, pipeline_dir: Path, dataset_dir: Path, params: Teacher =
         dataset_dir,
         params,
         base=base_at(pipeline_dir),
-        sampling=SAMPLING,
+        guidance_scale=2.0,
         out_dir=folder / "teacher",
         lora_dir=folder / "lora",
         checkpoint_dir=folder / "checkpoints",

@@ -6,9 +6,10 @@ towards what a discriminator on the teacher's features takes for real. This is t
 
 from pathlib import Path
 
+from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
 from naruto_add.files import new_folder, write_json
-from naruto_add.params import Add, Base, Sampling
+from naruto_add.params import Add, StudentScheduler
 from naruto_add.training.add_inputs import load_data
 from naruto_add.training.add_run import AddRun, training_precision
 from naruto_add.training.loop import run_steps
@@ -22,8 +23,9 @@ def distill(
     student_dir: Path,
     pool_path: Path,
     params: Add,
-    sampling: Sampling,
-    base: Base,
+    precision: Precision,
+    guidance_scale: float,
+    student_scheduler: StudentScheduler,
     prompt_template: str,
     out_dir: Path,
     checkpoint_dir: Path,
@@ -34,7 +36,7 @@ def distill(
 
     `checkpoint_dir` must belong to this configuration alone: it holds caches and what a killed run resumes from.
     """
-    bundle = load_pipeline_folder(teacher_dir, precision=training_precision(base.precision))
+    bundle = load_pipeline_folder(teacher_dir, precision=training_precision(precision))
     student = load_unet(student_dir, precision="fp32").requires_grad_(True)
     data = load_data(
         bundle,
@@ -44,7 +46,15 @@ def distill(
         dataset_dir=dataset_dir,
         cache_dir=checkpoint_dir,
     )
-    run = AddRun(bundle, student, data=data, params=params, sampling=sampling, precision=base.precision)
+    run = AddRun(
+        bundle,
+        student,
+        data=data,
+        params=params,
+        guidance_scale=guidance_scale,
+        student_scheduler=student_scheduler,
+        precision=precision,
+    )
     run.refuse_hopeless()
     run_steps(
         run.train_step,

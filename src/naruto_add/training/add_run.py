@@ -12,10 +12,10 @@ from torch import Tensor
 from naruto_add.compute import Precision, make_accelerator, step_generator
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noisy_at_trained, x0_from_noise_pred
-from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents, student_sampler
+from naruto_add.diffusion.sampling import Sampler, guided_noise_pred, make_student_scheduler, noise_pred, sample_latents
 from naruto_add.losses.distillation import smooth_l1_distillation
 from naruto_add.models.backbones import load_backbone
-from naruto_add.params import Add, Sampling
+from naruto_add.params import Add, StudentScheduler
 from naruto_add.training.add_alarms import Alarms
 from naruto_add.training.add_critics import Critics, Features, detached
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, draw_unseen
@@ -43,11 +43,15 @@ class AddRun:
         *,
         data: AddData,
         params: Add,
-        sampling: Sampling,
+        guidance_scale: float,
+        student_scheduler: StudentScheduler,
         precision: Precision,
     ) -> None:
-        self.bundle, self.student, self.data, self.params, self.sampling = bundle, student, data, params, sampling
+        self.bundle, self.student, self.data, self.params = bundle, student, data, params
+        self.guidance_scale, self.student_scheduler = guidance_scale, student_scheduler
         self.precision, self.accelerator = precision, make_accelerator(training_precision(precision))
+        scheduler = make_student_scheduler(bundle.scheduler, student_scheduler, len(params.timesteps))
+        self._sampler = Sampler(scheduler, len(params.timesteps), guidance_scale=1.0)
         self.alphas_cumprod = alphas_cumprod(bundle.scheduler).to(bundle.device)
         self.negative_embeds = data.prompt_embeds[:1].to(bundle.device)
         self.critics = Critics(bundle, params=params, pooled_width=data.pooled.shape[1])
@@ -128,7 +132,7 @@ class AddRun:
         the stored x0 stays the teacher's answer; for `lcm` both are noised afresh, as that sampler does.
         """
         timesteps = self._timesteps(batch)
-        fresh = batch.fresh_noise[0] if self.sampling.student_scheduler == "lcm" else batch.noise
+        fresh = batch.fresh_noise[0] if self.student_scheduler == "lcm" else batch.noise
         noise = torch.where((batch.step_index == 0).view(-1, 1, 1, 1), batch.noise, fresh)
         noisy = noisy_at_trained(batch.x0, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
         return torch.where(batch.is_rollout.view(-1, 1, 1, 1), self.rollout(batch), noisy)
@@ -147,7 +151,7 @@ class AddRun:
             now_steps, later_steps = active.new_full((len(active),), now), active.new_full((len(active),), later)
             noise = self._predict_noise(latents[active], now_steps, batch.prompt_embeds[active])
             x0 = x0_from_noise_pred(latents[active], noise, now_steps, alphas_cumprod=self.alphas_cumprod)
-            if self.sampling.student_scheduler == "lcm":
+            if self.student_scheduler == "lcm":
                 noise = batch.fresh_noise[index + 1, active]
             latents[active] = add_noise(x0, noise, later_steps, alphas_cumprod=self.alphas_cumprod)
         return latents
@@ -188,7 +192,7 @@ class AddRun:
             timesteps,
             prompt_embeds=batch.prompt_embeds[: len(noisy)],
             negative_embeds=self.negative_embeds,
-            guidance_scale=self.sampling.guidance_scale,
+            guidance_scale=self.guidance_scale,
         )
         return x0_from_noise_pred(noisy, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
 
@@ -259,7 +263,7 @@ class AddRun:
             noise=noise.to(self.bundle.device),
             prompt_embeds=self.data.prompt_embeds[rows].to(self.bundle.device),
             negative_embeds=self.negative_embeds,
-            sampler=student_sampler(self.bundle, self.sampling, len(self.params.timesteps)),
+            sampler=self._sampler,
             generator=step_generator(self.params.seed, 0, VALIDATION_STREAM),
         )
 

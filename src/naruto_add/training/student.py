@@ -15,10 +15,11 @@ from pathlib import Path
 
 from diffusers import UNet2DConditionModel
 
+from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
 from naruto_add.files import new_folder, write_json
 from naruto_add.models.student import num_parameters, shrink_unet
-from naruto_add.params import Base, Sampling, Student
+from naruto_add.params import Student, StudentScheduler
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, pool_prompts, split_pool
 from naruto_add.training.student_inputs import make_lesson
@@ -30,8 +31,9 @@ def build_student(
     dataset_dir: Path,
     *,
     params: Student,
-    sampling: Sampling,
-    base: Base,
+    precision: Precision,
+    guidance_scale: float,
+    student_scheduler: StudentScheduler,
     prompt_template: str,
     timesteps: list[int],
     out_dir: Path,
@@ -45,23 +47,30 @@ def build_student(
     With `params.num_steps` 0 the student keeps its inherited weights. The weights kept are the averaged ones that score
     best on the held-out part of the pool, the inherited ones included.
     """
-    bundle = load_pipeline_folder(teacher_dir, precision=base.precision)
+    bundle = load_pipeline_folder(teacher_dir, precision=precision)
     student = shrink_unet(load_unet(teacher_dir / "unet", precision="fp32"), params.architecture).to(bundle.device)
     pool = draw_pool(
         bundle,
         prompts=pool_prompts(dataset_dir, prompt_template),
         size=params.pool_size,
         num_steps=params.pool_steps,
-        guidance_scale=sampling.guidance_scale,
+        guidance_scale=guidance_scale,
         seed=params.seed,
         path=pool_path,
         checkpoint_dir=checkpoint_dir,
     )
     lesson, held_out = (
-        make_lesson(bundle, part, sampling=sampling, timesteps=timesteps, cache_dir=checkpoint_dir)
+        make_lesson(
+            bundle,
+            part,
+            guidance_scale=guidance_scale,
+            student_scheduler=student_scheduler,
+            timesteps=timesteps,
+            cache_dir=checkpoint_dir,
+        )
         for part in split_pool(pool)
     )
-    run = StudentRun(student, lesson=lesson, held_out=held_out, params=params, precision=base.precision)
+    run = StudentRun(student, lesson=lesson, held_out=held_out, params=params, precision=precision)
     start = run.score()
     _warm_up(run, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
     with new_folder(out_dir) as folder:

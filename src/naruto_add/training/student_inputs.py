@@ -11,7 +11,8 @@ from naruto_add.compute import batch_indices, step_generator
 from naruto_add.data.latents import cached_embeddings
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_pred_from_x0, noisy_at_trained
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, Sampling
+from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
+from naruto_add.params import NUM_TRAIN_TIMESTEPS, StudentScheduler
 from naruto_add.training.pool import Pool
 
 
@@ -23,7 +24,9 @@ class Lesson:
     pool: Pool
     prompt_embeds: Float[Tensor, "prompts tokens width"]
     negative_embeds: Float[Tensor, "1 tokens width"]
-    sampling: Sampling
+    guidance_scale: float
+    sampler: Sampler
+    """The student's own."""
     timesteps: list[int]
 
     @property
@@ -43,7 +46,13 @@ class Batch:
 
 
 def make_lesson(
-    bundle: ModelBundle, pool: Pool, *, sampling: Sampling, timesteps: list[int], cache_dir: Path
+    bundle: ModelBundle,
+    pool: Pool,
+    *,
+    guidance_scale: float,
+    student_scheduler: StudentScheduler,
+    timesteps: list[int],
+    cache_dir: Path,
 ) -> Lesson:
     """The lesson on this pool, or part of it; its prompts' embeddings are kept in `cache_dir`."""
     prompt_embeds = cached_embeddings(
@@ -52,7 +61,16 @@ def make_lesson(
         encode=lambda prompts: encode_prompts(bundle, prompts),
         cache_path=cache_dir / "prompts.safetensors",
     )
-    return Lesson(bundle, pool, prompt_embeds, encode_prompts(bundle, [""]), sampling, timesteps)
+    scheduler = make_student_scheduler(bundle.scheduler, student_scheduler, len(timesteps))
+    return Lesson(
+        bundle=bundle,
+        pool=pool,
+        prompt_embeds=prompt_embeds,
+        negative_embeds=encode_prompts(bundle, [""]),
+        guidance_scale=guidance_scale,
+        sampler=Sampler(scheduler, len(timesteps), guidance_scale=1.0),
+        timesteps=timesteps,
+    )
 
 
 def draw_batch(lesson: Lesson, *, batch_size: int, seed: int, step: int) -> Batch:

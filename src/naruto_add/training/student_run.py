@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from naruto_add.compute import Precision, make_accelerator, step_generator
-from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents, student_sampler
+from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents
 from naruto_add.losses.knowledge import feature_loss, step_weight, weighted_error
 from naruto_add.models.student import matching_blocks, recorded_outputs
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Student
@@ -75,7 +75,7 @@ class StudentRun:
             noise=pool.noise.to(bundle.device),
             prompt_embeds=held_out.prompt_embeds[pool.caption_index].to(bundle.device),
             negative_embeds=held_out.negative_embeds,
-            sampler=student_sampler(bundle, held_out.sampling, len(held_out.timesteps)),
+            sampler=held_out.sampler,
             generator=step_generator(self.params.seed, 0, SCORING_STREAM),
         ).cpu()
         constant = self.lesson.pool.x0.mean(dim=0)
@@ -125,6 +125,6 @@ def _teacher_view(batch: Batch, lesson: Lesson, names: list[str]) -> tuple[Tenso
             batch.timesteps,
             prompt_embeds=batch.prompt_embeds,
             negative_embeds=lesson.negative_embeds,
-            guidance_scale=lesson.sampling.guidance_scale,
+            guidance_scale=lesson.guidance_scale,
         )
     return teacher_pred, [features[name][-len(batch.timesteps) :] for name in names]

@@ -5,7 +5,7 @@ from pathlib import Path
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, save_bundle
 from naruto_add.files import new_folder, write_json
 from naruto_add.models.lora import merge_lora, save_lora
-from naruto_add.params import Base, Sampling, Teacher
+from naruto_add.params import Base, Teacher
 from naruto_add.training.curves import Scalars
 from naruto_add.training.loop import run_steps
 from naruto_add.training.teacher_inputs import load_data
@@ -17,7 +17,7 @@ def train_teacher(
     params: Teacher,
     *,
     base: Base,
-    sampling: Sampling,
+    guidance_scale: float,
     out_dir: Path,
     lora_dir: Path,
     checkpoint_dir: Path,
@@ -32,7 +32,7 @@ def train_teacher(
     # In half precision the base weights would round away much of what is merged into them; autocast saves the time.
     bundle = load_bundle(base.model_copy(update={"precision": "fp32"}))
     data = load_data(bundle, params, dataset_dir=dataset_dir, cache_dir=checkpoint_dir)
-    run = TeacherRun(bundle, data, params=params, base=base, sampling=sampling)
+    run = TeacherRun(bundle, data, params=params, precision=base.precision, guidance_scale=guidance_scale)
 
     def validate(num_done: int) -> Scalars:
         scalars = run.validate(num_done)

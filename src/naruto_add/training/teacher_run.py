@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from naruto_add.compute import make_accelerator
+from naruto_add.compute import Precision, make_accelerator
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, snr
 from naruto_add.diffusion.sampling import fast_sampler, initial_noise, noise_pred, sample_latents
 from naruto_add.losses.denoising import min_snr_loss
 from naruto_add.models.lora import add_lora
-from naruto_add.params import Base, Sampling, Teacher
+from naruto_add.params import Teacher
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
 from naruto_add.training.learner import Learner
@@ -46,7 +46,13 @@ class TeacherRun:
     """A finetuning in progress: adapters, their average, the optimizer, the best weights and the pictures so far."""
 
     def __init__(
-        self, bundle: ModelBundle, data: TeacherData, *, params: Teacher, base: Base, sampling: Sampling
+        self,
+        bundle: ModelBundle,
+        data: TeacherData,
+        *,
+        params: Teacher,
+        precision: Precision,
+        guidance_scale: float,
     ) -> None:
         text_encoder = bundle.text_encoder if params.lora_text_encoder else None
         self.num_layers = add_lora(
@@ -64,10 +70,10 @@ class TeacherRun:
         self._bundle = bundle
         self._data = data
         self._params = params
-        self._sampling = sampling
+        self._guidance_scale = guidance_scale
         self._alpha_bar = alphas_cumprod(bundle.scheduler).to(bundle.device)
         self._validation = validation_batches(data, batch_size=params.batch_size, seed=params.seed)
-        self._accelerator = make_accelerator(base.precision)
+        self._accelerator = make_accelerator(precision)
         self._ema = Ema(self.denoiser, params.ema_decay)
         self.learner = Learner(
             self.denoiser,
@@ -132,7 +138,7 @@ class TeacherRun:
                 noise=initial_noise(self._bundle, len(rows), seed=self._params.seed),
                 prompt_embeds=prompt_embeds,
                 negative_embeds=negative_embeds,
-                sampler=fast_sampler(self._bundle, PICTURE_STEPS, self._sampling.guidance_scale),
+                sampler=fast_sampler(self._bundle, PICTURE_STEPS, self._guidance_scale),
             )
         return decode_latents(self._bundle, latents).cpu()
 
