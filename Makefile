@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro summary test slow lint types contracts check format lock
+.PHONY: help install repro summary report test slow lint types contracts check format lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ repro: install ## run what is out of date in the pipeline, then print a summary
 
 summary: install ## the figures of the last run, and where to look
 	@$(RUN) python -m naruto_add.summary
+
+report: install ## report.html: the last run's figures, grids, curves and health on one page, for offline reading
+	@$(RUN) python -m stages.report && echo report.html
 
 test: install ## the fast tests
 	$(RUN) pytest -n auto

@@ -18,7 +18,7 @@ from tests.project import DVC, TINY, WAIT_SECONDS, Project
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["ingest", "teacher", "student", "add", "evaluate", "samples", "export"]
+STAGES = ["ingest", "teacher", "student", "add", "evaluate", "samples", "export", "report"]
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def _remark_in_export_code(project: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (_lower_adv_weight, ["add", "evaluate", "samples", "export"]),
-        (_ask_for_other_samples, ["samples"]),
+        (_lower_adv_weight, ["add", "evaluate", "samples", "export", "report"]),
+        (_ask_for_other_samples, ["samples", "report"]),
         (_remark_in_export_code, ["export"]),
     ],
 )
@@ -109,12 +109,12 @@ def test_a_temporary_experiment_uses_its_own_code_and_changes_nothing_here(proje
     before = _contents(project)
     output = project.dvc("exp", "run", "--temp", "-n", "strong", "-S", "add.adv_weight=0.5")
 
-    assert project.stages_run(output) == ["add", "evaluate", "samples", "export"]
+    assert project.stages_run(output) == ["add", "evaluate", "samples", "export", "report"]
     assert _contents(project) == before
     assert project.git("status", "--porcelain") == ""
     assert len(list(project.root.glob(".checkpoints/add/*"))) == 2  # the caches of both configurations, here
     code = project.code_used()
-    for stage in ["add", "evaluate", "samples", "export"]:
+    for stage in ["add", "evaluate", "samples", "export", "report"]:
         assert code[stage]
         assert all(file.is_relative_to(project.root / ".dvc/tmp/exps") for file in code[stage]), code[stage]
 

@@ -28,7 +28,7 @@ def test_table_has_a_column_for_every_subject() -> None:
         "| metric | better | teacher | distilled |",
         "|---|---|---:|---:|",
         "| fd_lite1 | lower | 12.35 | 13.5 (11 to 16.25) |",
-        "| latency_ms | lower | 1500 | 31.5 |",
+        "| latency_ms | lower | 1,500 | 31.5 |",
         "| of_another_project |  |  | 4,200,000 |",
     ]
 
@@ -37,7 +37,7 @@ def test_summary_names_places_that_are_there(tmp_path: Path) -> None:
     (tmp_path / paths.EVALUATE_METRICS).parent.mkdir(parents=True)
     (tmp_path / paths.EVALUATE_METRICS).write_text(json.dumps(METRICS))
     text = summary(tmp_path)
-    assert re.search(r"latency_ms +lower +1500 +31\.5\n", text)
+    assert re.search(r"latency_ms +lower +1,500 +31\.5\n", text)
     assert "metrics/evaluate.json" in text
     assert "models/export" not in text
 

@@ -84,6 +84,12 @@ def interval(metrics: Mapping[str, float | int], key: str) -> tuple[float | int,
     return None if low is None or high is None else (low, high)
 
 
+def number(value: float | int, digits: int = 4) -> str:
+    """With so many significant digits; what is 1000 or more with all that stand before the point."""
+    whole = isinstance(value, int) or float(value).is_integer() or abs(value) >= 1000
+    return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
+
+
 def _matches(pattern: str, name: str) -> bool:
     start, star, end = pattern.partition("*")
     return name.startswith(start) and name.endswith(end) if star else name == pattern

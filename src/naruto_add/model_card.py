@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from naruto_add.catalog import describe, headline, interval
+from naruto_add.catalog import describe, headline, interval, number
 
 SUBJECTS = ("base", "teacher", "student", "distilled")
 """Columns of the table, in this order."""
@@ -94,12 +94,8 @@ def _cell(metrics: Mapping[str, float | int], key: str) -> str:
     if key not in metrics:
         return ""
     bounds = interval(metrics, key)
-    span = f" ({_digits(bounds[0])} to {_digits(bounds[1])})" if bounds else ""
-    return _digits(metrics[key]) + span
-
-
-def _digits(value: float | int) -> str:
-    return f"{value:,.0f}" if isinstance(value, int) or float(value).is_integer() else f"{value:.4g}"
+    span = f" ({number(bounds[0])} to {number(bounds[1])})" if bounds else ""
+    return number(metrics[key]) + span
 
 
 def _front_matter(licence: _Licence) -> str:

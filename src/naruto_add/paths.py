@@ -3,6 +3,7 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+PACKAGES = Path("requirements.lock")
 
 DATASET = Path("data/dataset")
 """images/*.png and metadata.jsonl: file_name, text, split, source and the source's own columns."""
@@ -23,3 +24,4 @@ CURVES = METRICS / "curves"
 GRIDS = METRICS / "grids"
 EVALUATE_METRICS = METRICS / "evaluate.json"
 SUBJECT_METRICS = METRICS / "subject.json"
+REPORT = Path("report.html")
