@@ -10,7 +10,8 @@ import pytest
 from diffusers import DDIMScheduler
 from ruamel.yaml import YAML
 
-from naruto_add.params import ParamsError, load_params, parse_params, trailing_timesteps
+from naruto_add.params import ParamsError, load_params, parse_params
+from naruto_add.params_rules import trailing_timesteps
 
 ROOT = Path(__file__).parent.parent
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))

@@ -85,6 +85,11 @@ def _ask_for_other_samples(project: Project) -> None:
     project.set_params({"samples.prompts": ["a man with white hair and a sword"]})
 
 
+def _lower_teacher_steps(project: Project) -> None:
+    """They count where teacher and student are compared, not in training."""
+    project.set_params({"sampling.teacher_steps": 5})
+
+
 def _remark_in_export_code(project: Project) -> None:
     with (project.root / "src/naruto_add/model_card.py").open("a") as stream:
         stream.write("# A remark.\n")
@@ -95,6 +100,7 @@ def _remark_in_export_code(project: Project) -> None:
     [
         (_lower_adv_weight, ["add", "evaluate", "samples", "export", "report"]),
         (_ask_for_other_samples, ["samples", "report"]),
+        (_lower_teacher_steps, ["evaluate", "samples", "export", "report"]),
         (_remark_in_export_code, ["export"]),
     ],
 )

@@ -19,7 +19,7 @@ UNCONFIGURED = {"report"}
 """Stages without a section: this one shows what is there."""
 SHARED_SECTIONS = {"base", "sampling"}
 
-UNTRACKED = {"src/naruto_add/params.py", "src/naruto_add/paths.py"}
+UNTRACKED = {"src/naruto_add/params.py", "src/naruto_add/params_rules.py", "src/naruto_add/paths.py"}
 """Types, ranges and places: values are tracked as params, places as deps and outs."""
 DATA_FILES = {
     "src/naruto_add/grid.py": {"src/naruto_add/grid_font.ttf"},

@@ -6,16 +6,12 @@ A mistake is a `ParamsError` that names the dotted key, the value and what is al
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 NUM_TRAIN_TIMESTEPS = 1000
 """Length of SD 1.x's noise schedule, which every model here shares."""
-
-PROBABILITY_TOLERANCE = 1e-3
-"""Thirds, written with three digits, still add up to 1."""
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -233,7 +229,9 @@ def parse_params(values: Any) -> Params:
         params = Params.model_validate(values)
     except ValidationError as error:
         raise ParamsError("\n".join(_describe(item) for item in error.errors())) from None
-    problems = _contradictions(params)
+    from naruto_add.params_rules import contradictions  # they are about the types above
+
+    problems = contradictions(params)
     if problems:
         raise ParamsError("\n".join(problems))
     return params
@@ -248,129 +246,3 @@ def _describe(item: Any) -> str:
             return f"{key}: {item['input']!r} is not a parameter; see profiles/mini.yaml for those that are"
         case _:
             return f"{key}: {item['input']!r} is refused: {item['msg']}"
-
-
-def _contradictions(params: Params) -> list[str]:
-    return [
-        *_add_problems(params.add),
-        *_scheduler_problems(params),
-        *_ingest_problems(params),
-        *_template_problems(params.teacher),
-        *_length_problems(params),
-    ]
-
-
-def _add_problems(add: Add) -> list[str]:
-    problems = [
-        f"add.timesteps: {timestep} is not below num_train_timesteps ({NUM_TRAIN_TIMESTEPS})"
-        for timestep in add.timesteps
-        if timestep >= NUM_TRAIN_TIMESTEPS
-    ]
-    expected = trailing_timesteps(len(add.timesteps))
-    if not problems and add.timesteps != expected:
-        problems.append(
-            f"add.timesteps: {add.timesteps} is not what a scheduler with {len(expected)} trailing steps visits; "
-            f"use {expected}"
-        )
-    return [*problems, *_repetitions(add), *_phase_problems(add)]
-
-
-def _repetitions(add: Add) -> list[str]:
-    lists: dict[str, list[Any]] = {
-        "discriminators": list(add.discriminators),
-        "discriminator_blocks": add.discriminator_blocks,
-        "discriminator_timesteps": add.discriminator_timesteps,
-    }
-    return [f"add.{name}: {each} names one twice; name it once" for name, each in lists.items() if _repeats(each)]
-
-
-def _repeats(values: list[Any]) -> bool:
-    return len(set(values)) < len(values)
-
-
-def _phase_problems(add: Add) -> list[str]:
-    key = "add.timestep_probabilities"
-    problems = []
-    for phase in add.timestep_probabilities:
-        if len(phase) != len(add.timesteps):
-            problems.append(f"{key}: {phase} needs one probability for each of add.timesteps {add.timesteps}")
-        elif abs(sum(phase) - 1) > PROBABILITY_TOLERANCE:
-            problems.append(f"{key}: {phase} adds up to {sum(phase):g}; probabilities add up to 1")
-    if len(add.timestep_probabilities) > add.num_steps:
-        problems.append(f"{key}: {len(add.timestep_probabilities)} phases do not fit into {add.num_steps} steps")
-    return problems
-
-
-def _scheduler_problems(params: Params) -> list[str]:
-    """Numbers of steps at which the samplers would leave out the noisiest timestep, or take one too many."""
-    kind = params.sampling.student_scheduler
-    student = {
-        "add.timesteps": [len(params.add.timesteps)],
-        "evaluate.student_sweep": params.evaluate.student_sweep,
-        "samples.steps": params.samples.steps,
-    }
-    remedy = f"use a divisor of {NUM_TRAIN_TIMESTEPS}" + (", or ddim" if kind == "lcm" else "")
-    problems = [
-        f"{key}: {num_steps} steps are not what sampling.student_scheduler {kind} can do; {remedy}"
-        for key, numbers in student.items()
-        for num_steps in numbers
-        if not _can_do(kind, num_steps)
-    ]
-    if not _can_do("ddim", params.student.pool_steps):
-        problems.append(
-            f"student.pool_steps: {params.student.pool_steps} steps are not what DPM-Solver++ can do; "
-            f"use a divisor of {NUM_TRAIN_TIMESTEPS}"
-        )
-    return problems
-
-
-def _can_do(kind: str, num_steps: int) -> bool:
-    """LCM rounds its stride down; numpy's rounding gives a few strides of all trailing schedulers one step too many."""
-    if kind == "lcm":
-        return NUM_TRAIN_TIMESTEPS % num_steps == 0
-    return len(trailing_timesteps(num_steps)) == num_steps
-
-
-def _length_problems(params: Params) -> list[str]:
-    problems = [
-        f"{name}.warmup_steps: {section.warmup_steps} is not below {name}.num_steps ({section.num_steps})"
-        for name, section in (("teacher", params.teacher), ("student", params.student), ("add", params.add))
-        if section.num_steps and section.warmup_steps >= section.num_steps
-    ]
-    if params.add.adv_start_steps + params.add.adv_ramp_steps > params.add.num_steps:
-        problems.append(
-            f"add.adv_ramp_steps: {params.add.adv_ramp_steps} after add.adv_start_steps "
-            f"({params.add.adv_start_steps}) ends behind add.num_steps ({params.add.num_steps})"
-        )
-    if params.evaluate.num_images == 1:
-        problems.append("evaluate.num_images: 1 picture has no distribution; use at least 2, or 0 for all")
-    return problems
-
-
-def trailing_timesteps(num_steps: int) -> list[int]:
-    """The timesteps of diffusers' `timestep_spacing="trailing"`, noisiest first, computed as it does."""
-    spaced = np.arange(NUM_TRAIN_TIMESTEPS, 0, -NUM_TRAIN_TIMESTEPS / num_steps)
-    return [int(timestep) for timestep in spaced.round() - 1]
-
-
-def _ingest_problems(params: Params) -> list[str]:
-    ingest = params.ingest
-    problems = []
-    if ingest.source == "shinobi" and ingest.num_drawings < 20:
-        problems.append(f"ingest.num_drawings: {ingest.num_drawings} is too few to draw; use at least 20")
-    if ingest.source == "hub" and not ingest.hub_dataset:
-        problems.append("ingest.hub_dataset: '' names nothing; ingest.source hub needs a data set, such as owner/name")
-    if ingest.source == "hub" and not ingest.revision:
-        problems.append("ingest.revision: '' is not a commit; pin the hub data set's revision")
-    if ingest.validation_fraction + ingest.test_fraction >= 0.8:
-        problems.append(
-            f"ingest.test_fraction: {ingest.test_fraction} and ingest.validation_fraction "
-            f"{ingest.validation_fraction} leave less than 0.2 of the pictures to train on"
-        )
-    return problems
-
-
-def _template_problems(teacher: Teacher) -> list[str]:
-    if teacher.prompt_template.count("{caption}") != 1:
-        return [f"teacher.prompt_template: {teacher.prompt_template!r} must hold {{caption}} once"]
-    return []

@@ -13,7 +13,7 @@ from naruto_add.diffusion.sampling import (
     noise_pred,
     sample_latents,
 )
-from naruto_add.params import trailing_timesteps
+from naruto_add.params_rules import trailing_timesteps
 
 
 @pytest.mark.parametrize("kind", ["ddim", "lcm"])
