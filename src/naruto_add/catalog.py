@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 INTERVAL_ENDS = ("_low", "_high")
-COMPANIONS = (*INTERVAL_ENDS, "_n_small")
+FEW = "_n_small"
+COMPANIONS = (*INTERVAL_ENDS, FEW)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from naruto_add.catalog import Metric, describe, headline, interval, is_companion, number
+from naruto_add.catalog import FEW, Metric, describe, headline, interval, is_companion, number
 from naruto_add.files import atomic_write_bytes
 from naruto_add.params import Params
 from naruto_add.report_charts import Chart, Point, Series, thinned
@@ -185,7 +185,7 @@ def _table(metrics: Mapping[str, float | int], subjects: Sequence[str], *, headl
         Row(
             name,
             describe(name),
-            any(metrics.get(f"{subject}.{name}_n_small") for subject in subjects),
+            any(metrics.get(f"{subject}.{name}{FEW}") for subject in subjects),
             [_cell(metrics, f"{subject}.{name}") for subject in subjects],
         )
         for name in known

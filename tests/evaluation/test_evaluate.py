@@ -116,9 +116,10 @@ def test_every_subject_has_every_metric(run: Run) -> None:
         row = {key.split(".", 1)[1] for key in metrics if key.startswith(f"{name}.")}
         assert {key for key in row if "attribute" not in key} == QUALITY_METRICS | COST_METRICS
         assert 0 <= metrics[f"{name}.attribute_accuracy"] <= 1
-    assert set(subject) >= QUALITY_METRICS | COST_METRICS
+    assert {FD, f"{FD}_n_small", KD, PD, "recall", "latency_ms", "num_images"} <= set(subject)
+    assert not [name for name in subject if name.endswith(("_low", "_high"))]
     assert "real.attribute_accuracy" in metrics
-    assert all(metrics[f"distilled.{key}"] == value for key, value in subject.items())
+    assert all(metrics[f"distilled.{key}"] == pytest.approx(value, rel=1e-3) for key, value in subject.items())
     assert metrics["distilled.num_images"] == metrics["real.num_images"] == 4  # 0 took all that are held out
     assert metrics["teacher.pd_efficientnet_lite1"] == pytest.approx(0, abs=1e-6)
     assert metrics["teacher.speedup"] == 1
@@ -163,7 +164,7 @@ def test_another_subject_draws_and_times_nothing(run: Run, monkeypatch: pytest.M
     after, subject = run(_evaluate(subject="teacher"))
 
     assert after == before
-    assert subject["latency_ms"] == before["teacher.latency_ms"]
+    assert subject["latency_ms"] == pytest.approx(before["teacher.latency_ms"], rel=1e-3)
 
 
 def test_one_picture_is_refused(run: Run) -> None:

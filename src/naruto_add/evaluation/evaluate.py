@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from naruto_add.catalog import FEW, headline
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.pixels import load_pixels
 from naruto_add.data.prompts import fill_template
@@ -67,7 +68,7 @@ def evaluate(
     subject_path: Path,
     sweep_path: Path,
 ) -> None:
-    """Write every subject's metrics as `<subject>.<metric>`, and those of `params.subject` under their bare names.
+    """Write every subject's metrics as `<subject>.<metric>`, and those of `params.subject` that matter most, bare.
 
     At `sweep_path` a table of quality and latency by number of steps.
     """
@@ -91,7 +92,13 @@ def evaluate(
     )
     write_sweep(points, sweep_path)
     write_json(metrics_path, {f"{name}.{key}": value for name, row in metrics.items() for key, value in row.items()})
-    write_json(subject_path, metrics[params.subject])
+    write_json(subject_path, _short(metrics[params.subject]))
+
+
+def _short(row: Metrics) -> Metrics:
+    """The headline figures with four digits, and whether they are of few pictures: what DVC's tables have room for."""
+    shown = {*headline(set(row)), *(name for name in row if name.endswith(FEW))}
+    return {name: row[name] if isinstance(row[name], int) else float(f"{row[name]:.4g}") for name in sorted(shown)}
 
 
 def _check_enough(params: Evaluate, num_held_out: int) -> None:
