@@ -1,5 +1,7 @@
 """Every figure that evaluation writes is explained, and by the right entry."""
 
+from pathlib import Path
+
 import pytest
 
 from naruto_add.catalog import CATALOG, describe, headline, interval
@@ -25,6 +27,12 @@ def test_names_find_their_entry(name: str, entry: str) -> None:
 @pytest.mark.parametrize("name", ["kd_x_low", "kd_x_high", "fid_n_small", "of_another_project"])
 def test_companions_and_strangers_have_none(name: str) -> None:
     assert describe(name) is None
+
+
+def test_every_entry_is_in_the_documentation() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "figures.md").read_text("utf-8")
+    names = [metric.name.replace("*", "<network>") for metric in CATALOG if metric.name != "attribute_accuracy_*"]
+    assert [name for name in names if name not in page] == []
 
 
 def test_entries_are_unique_and_say_something() -> None:
