@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -19,8 +19,9 @@ def make_accelerator(precision: Precision) -> Accelerator:
 
 
 def default_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one; of several, this process's own."""
+    device: torch.device = PartialState(cpu=not torch.cuda.is_available()).device
+    return device
 
 
 def frozen_dtype(precision: Precision) -> torch.dtype:

@@ -84,6 +84,9 @@ class Teacher(_Section):
     lora_alpha: Annotated[float, Field(gt=0)]
     num_steps: Positive
     batch_size: Positive
+    accumulation_steps: Positive
+    gradient_checkpointing: bool
+    optimizer: Literal["adamw", "adamw_8bit"]
     learning_rate: Rate
     warmup_steps: Count
     caption_dropout: Fraction
@@ -104,6 +107,8 @@ class Student(_Section):
     pool_steps: Steps
     num_steps: Count
     batch_size: Positive
+    accumulation_steps: Positive
+    optimizer: Literal["adamw", "adamw_8bit"]
     learning_rate: Rate
     warmup_steps: Count
     task_weight: Weight
@@ -122,6 +127,9 @@ class Add(_Section):
     timestep_probabilities: list[list[Fraction]]
     num_steps: Positive
     batch_size: Positive
+    accumulation_steps: Positive
+    gradient_checkpointing: bool
+    optimizer: Literal["adamw", "adamw_8bit"]
     learning_rate: Rate
     discriminator_learning_rate: Rate
     warmup_steps: Count

@@ -93,11 +93,17 @@ def _can_do(kind: str, num_steps: int) -> bool:
 
 
 def _length_problems(params: Params) -> list[str]:
-    problems = [
-        f"{name}.warmup_steps: {section.warmup_steps} is not below {name}.num_steps ({section.num_steps})"
-        for name, section in (("teacher", params.teacher), ("student", params.student), ("add", params.add))
-        if section.num_steps and section.warmup_steps >= section.num_steps
-    ]
+    problems = []
+    for name, section in (("teacher", params.teacher), ("student", params.student), ("add", params.add)):
+        if section.num_steps and section.warmup_steps >= section.num_steps:
+            problems.append(
+                f"{name}.warmup_steps: {section.warmup_steps} is not below {name}.num_steps ({section.num_steps})"
+            )
+        if section.batch_size % section.accumulation_steps:
+            problems.append(
+                f"{name}.accumulation_steps: {section.accumulation_steps} does not divide {name}.batch_size "
+                f"({section.batch_size})"
+            )
     if params.add.adv_start_steps + params.add.adv_ramp_steps > params.add.num_steps:
         problems.append(
             f"add.adv_ramp_steps: {params.add.adv_ramp_steps} after add.adv_start_steps "

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from naruto_add.losses.knowledge import feature_loss, step_weight, weighted_error
+from naruto_add.losses.knowledge import feature_loss, over_nonzero, step_weight, weighted_error
 
 SCHEDULER = DDIMScheduler(
     beta_start=0.00085,
@@ -28,9 +28,9 @@ def test_step_weight_is_what_a_ddim_step_makes_of_an_error() -> None:
 
 def test_weighted_error_averages_over_the_items_that_count() -> None:
     prediction = torch.tensor([[1.0, 1.0], [2.0, 2.0], [9.0, 9.0]])
-    loss = weighted_error(prediction, torch.zeros(3, 2), torch.tensor([1.0, 0.5, 0.0]))
+    loss = weighted_error(prediction, torch.zeros(3, 2), over_nonzero(torch.tensor([1.0, 0.5, 0.0])))
     assert loss.item() == pytest.approx((1 * 1 + 0.5 * 4) / 2)
-    assert weighted_error(prediction, torch.zeros(3, 2), torch.zeros(3)).item() == 0
+    assert weighted_error(prediction, torch.zeros(3, 2), over_nonzero(torch.zeros(3))).item() == 0
 
 
 def test_no_gradient_reaches_the_target() -> None:

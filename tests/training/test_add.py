@@ -24,11 +24,10 @@ from naruto_add.diffusion.sampling import (
     guided_noise_pred,
     make_student_scheduler,
     sample_latents,
-    student_sampler,
 )
 from naruto_add.params import Add, Params, StudentScheduler, load_params
 from naruto_add.runtime import StageError
-from naruto_add.training import add_run, learner
+from naruto_add.training import add_distiller, add_run, learner
 from naruto_add.training import weights as weights_module
 from naruto_add.training.add import distill
 from naruto_add.training.add_alarms import ADVICE
@@ -155,8 +154,7 @@ def no_gradient(module: torch.nn.Module) -> bool:
 
 
 def x0_of(run: AddRun, batch: Batch) -> Tensor:
-    timesteps = torch.tensor(run.params.timesteps)[batch.step_index]
-    return run.predict_x0(run.student_inputs(batch), timesteps, batch.prompt_embeds)
+    return run.distiller.x0_of(batch)
 
 
 # The student and the teacher
@@ -199,20 +197,21 @@ def test_fault_3_the_teacher_is_called_with_guidance(build: Build) -> None:
     sizes: list[int] = []
     build.bundle.unet.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
     batch = draw_batch(run.data, run.params, step=0)
-    x0_teacher = run.teacher_x0(batch.x0[:3], batch)
+    part = batch.part(slice(3))
+    x0_teacher = run.distiller.teacher_x0(part.x0, part)
     assert sizes == [2 * 3]  # conditional and unconditional in one batch
-    bar = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].view(-1, 1, 1, 1)
-    noisy = bar.sqrt() * batch.x0[:3] + (1 - bar).sqrt() * batch.renoised_noise
+    bar = alphas_cumprod(build.bundle.scheduler)[part.renoised_timesteps].view(-1, 1, 1, 1)
+    noisy = bar.sqrt() * part.x0 + (1 - bar).sqrt() * part.renoised_noise
     unguided, guided = (
         guided_noise_pred(
             build.bundle.unet,
             noisy,
-            batch.renoised_timesteps,
-            prompt_embeds=batch.prompt_embeds[:3],
+            part.renoised_timesteps,
+            prompt_embeds=part.prompt_embeds,
             negative_embeds=run.data.prompt_embeds[:1],
             guidance_scale=scale,
         )
-        for scale in (1.0, run.guidance_scale)
+        for scale in (1.0, run.distiller.guidance_scale)
     )
     torch.testing.assert_close(x0_teacher, (noisy - (1 - bar).sqrt() * guided) / bar.sqrt())
     assert not torch.allclose(unguided, guided)
@@ -225,18 +224,18 @@ def test_fault_3_the_target_is_the_teachers_sample_from_the_same_noise(build: Bu
     for noise, x0 in zip(batch.noise, batch.x0, strict=True):
         (index,) = torch.where((pool.noise == noise).flatten(1).all(dim=1))
         torch.testing.assert_close(pool.x0[index[0]], x0)
-    assert run.distillation_losses(batch.x0, batch)[0].item() == 0
-    assert run.distillation_losses(batch.x0 + 0.5, batch)[0].item() == pytest.approx(0.125)
+    assert run.distiller.distillation_losses(batch.x0, batch)[0].item() == 0
+    assert run.distiller.distillation_losses(batch.x0 + 0.5, batch)[0].item() == pytest.approx(0.125)
 
 
 def test_the_renoised_loss_weighs_by_alpha_and_moves_only_the_student(build: Build) -> None:
     run = build.run(add_params(renoised_fraction=1.0))
     batch = draw_batch(run.data, run.params, step=0)
     x0 = batch.x0.clone().requires_grad_()
-    loss = run.distillation_losses(x0, batch)[1]
+    loss = run.distiller.distillation_losses(x0, batch)[1]
     loss.backward()
     alpha = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].sqrt()
-    distance = torch.nn.functional.smooth_l1_loss(batch.x0, run.teacher_x0(batch.x0, batch), reduction="none")
+    distance = torch.nn.functional.smooth_l1_loss(batch.x0, run.distiller.teacher_x0(batch.x0, batch), reduction="none")
     torch.testing.assert_close(loss.detach(), (alpha * distance.flatten(1).mean(dim=1)).mean())
     assert x0.grad is not None and x0.grad.any()
     assert no_gradient(build.bundle.unet)
@@ -249,7 +248,7 @@ def test_fault_4_x0_is_the_one_that_alpha_bar_implies(build: Build, monkeypatch:
     """A student that predicts the pair's own noise has its x0 at every trained timestep but pure noise."""
     run = build.run(add_params(timesteps=[749, 499, 249], rollout_fraction=0.0))
     batch = draw_batch(run.data, run.params, step=0)
-    monkeypatch.setattr(add_run, "noise_pred", lambda *_: batch.noise)
+    monkeypatch.setattr(add_distiller, "noise_pred", lambda *_: batch.noise)
     torch.testing.assert_close(x0_of(run, batch), batch.x0, rtol=1e-4, atol=1e-4)
 
 
@@ -260,7 +259,7 @@ def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, s
     batch = draw_batch(run.data, run.params, step=0)
     generator = torch.Generator().manual_seed(3)
     fresh = torch.stack(
-        [torch.zeros_like(batch.noise), *(torch.randn(batch.noise.shape, generator=generator) for _ in range(3))]
+        [torch.zeros_like(batch.noise), *(torch.randn(batch.noise.shape, generator=generator) for _ in range(3))], dim=1
     )
     batch = replace(batch, step_index=torch.full_like(batch.step_index, 3), fresh_noise=fresh)
     expected = sample_latents(
@@ -276,14 +275,14 @@ def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, s
 
 def test_rollouts_carry_no_gradient(build: Build) -> None:
     run = build.run(add_params(rollout_fraction=1.0))
-    assert not run.student_inputs(draw_batch(run.data, run.params, step=0)).requires_grad
+    assert not run.distiller.student_inputs(draw_batch(run.data, run.params, step=0)).requires_grad
 
 
 def test_fault_7_inputs_are_noised_with_the_schedulers_alphas(build: Build) -> None:
     run = build.run(add_params(rollout_fraction=0.0))
     batch = draw_batch(run.data, run.params, step=0)
     batch = replace(batch, step_index=torch.arange(6) % 4)
-    noisy = run.student_inputs(batch)
+    noisy = run.distiller.student_inputs(batch)
     timesteps = torch.tensor(run.params.timesteps)[batch.step_index]
     expected = build.bundle.scheduler.add_noise(batch.x0, batch.noise, timesteps)
     is_first = batch.step_index == 0
@@ -295,7 +294,7 @@ def test_items_at_the_first_timestep_start_from_the_stored_noise_in_a_rollout_to
     run = build.run(add_params(rollout_fraction=1.0))
     batch = draw_batch(run.data, run.params, step=0)
     batch = replace(batch, step_index=torch.zeros_like(batch.step_index))
-    assert torch.equal(run.student_inputs(batch), batch.noise)
+    assert torch.equal(run.distiller.student_inputs(batch), batch.noise)
 
 
 def test_half_of_the_inputs_are_rollouts(build: Build) -> None:
@@ -312,7 +311,7 @@ def test_real_and_fake_are_judged_at_the_same_timesteps_with_the_same_noise(
     run = build.run(add_params(real_source="dataset"))
     seen: list[tuple[Tensor, Tensor]] = []
     fakes: list[Tensor] = []
-    features, predict_x0 = run.critics.unet_features, run.predict_x0
+    features, predict_x0 = run.critics.unet_features, run.distiller.predict_x0
 
     def note_features(noisy: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> list[Tensor]:
         seen.append((noisy.detach(), timesteps))
@@ -323,7 +322,7 @@ def test_real_and_fake_are_judged_at_the_same_timesteps_with_the_same_noise(
         return fakes[-1]
 
     monkeypatch.setattr(run.critics, "unet_features", note_features)
-    monkeypatch.setattr(run, "predict_x0", note_fakes)
+    monkeypatch.setattr(run.distiller, "predict_x0", note_fakes)
     run.train_step(0)
     real = draw_batch(run.data, run.params, step=0).real_latents
     (noisy_fake, fake_timesteps), (noisy_real, real_timesteps) = seen
@@ -396,10 +395,10 @@ def test_misaligned_captions_are_never_the_pictures_own(build: Build) -> None:
     few = replace(data, train=replace(data.train, rows=data.train.rows % 2 + 1))
     batch = draw_batch(few, params, step=0)
     rows = few.train.rows[(batch.x0[:, None] == few.train.x0).flatten(2).all(dim=2).int().argmax(dim=1)]
-    assert batch.misaligned_items.tolist() == list(range(12))
-    assert (rows[batch.misaligned_items] != rows[batch.misaligned_captions]).all()
+    assert batch.is_misaligned.all()
+    assert (batch.misaligned_prompt_embeds != data.prompt_embeds[rows]).flatten(1).any(dim=1).all()
     one = replace(data, train=replace(data.train, rows=torch.ones_like(data.train.rows)))
-    assert len(draw_batch(one, params, step=0).misaligned_items) == 0
+    assert not draw_batch(one, params, step=0).is_misaligned.any()
 
 
 def test_misaligned_captions_are_shown_to_teacher_and_heads_alike_and_count_as_fakes(build: Build) -> None:
@@ -408,10 +407,9 @@ def test_misaligned_captions_are_shown_to_teacher_and_heads_alike_and_count_as_f
     plain = build.run(add_params(r1_weight=0.0))
     batch = draw_batch(run.data, run.params, step=0)
     real = run.critics.features(batch.real_latents, batch.real_prompt_embeds, batch)
-    order = batch.misaligned_captions
-    assert batch.misaligned_items.tolist() == list(range(6))
-    renamed = run.critics.features(batch.real_latents, batch.real_prompt_embeds[order], batch)
-    logits = run.critics.judge(renamed, batch.real_pooled[order])["latent"]
+    assert batch.is_misaligned.all()
+    renamed = run.critics.features(batch.real_latents, batch.misaligned_prompt_embeds, batch)
+    logits = run.critics.judge(renamed, batch.misaligned_pooled)["latent"]
     expected = torch.stack([(1 + item).relu().mean() for item in logits]).mean()
     torch.testing.assert_close(run.critics.misaligned_loss(real, batch), expected)
     hinges = [item.critics.discriminator_losses(real, batch).hinge for item in (run, plain)]
@@ -459,6 +457,14 @@ def test_the_perceptual_loss_joins_the_students_loss(build: Build) -> None:
     losses = [run.train_step(0)["perceptual_loss"] for _ in range(6)]
     assert losses[-1] < losses[0]
     assert "perceptual_loss" not in build.run(add_params()).train_step(0)
+
+
+def test_gradient_checkpointing_changes_no_figure_and_spares_the_hooked_teacher(build: Build) -> None:
+    plain, checkpointed = (build.run(add_params(gradient_checkpointing=value)) for value in (False, True))
+    assert checkpointed.student.is_gradient_checkpointing
+    assert not build.bundle.unet.is_gradient_checkpointing
+    for step in range(2):
+        assert checkpointed.train_step(step) == pytest.approx(plain.train_step(step), rel=1e-5)
 
 
 def test_one_batch_is_overfitted(build: Build) -> None:
@@ -576,7 +582,7 @@ def test_validation_draws_as_evaluation_does(build: Build, tmp_path: Path, monke
         noise=held_out.noise,
         prompt_embeds=run.data.prompt_embeds[held_out.rows],
         negative_embeds=run.data.prompt_embeds[:1],
-        sampler=student_sampler(build.bundle, PROFILE.sampling, 4),
+        sampler=run.sampler,
     )
     assert torch.equal(drawn, expected)
     assert {item.dtype for item in run.student.parameters()} == {torch.float32}

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from naruto_add.params import Add, load_params
-from naruto_add.training.add_augment import AugmentStrength, augmented
+from naruto_add.training.add_augment import AugmentStrength, augmented, mean_sign
 
 PROFILE = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
 MAPS = torch.arange(16.0).view(1, 1, 4, 4)
@@ -54,16 +55,20 @@ def logits(positive: int) -> list[torch.Tensor]:
     return [torch.where(torch.arange(10) < positive, 2.0, -3.0).view(1, 10)] * 2
 
 
+def adapt(strength: AugmentStrength, seen: list[Tensor], unseen: list[Tensor]) -> None:
+    strength.adapt(seen=mean_sign(seen).item(), unseen=mean_sign(unseen).item())
+
+
 def test_the_strength_rises_for_what_is_learnt_by_heart_and_falls_otherwise() -> None:
     strength = AugmentStrength(add_params(augment="adaptive", augment_strength=0.5, augment_adapt_steps=40))
-    strength.adapt(logits(10), logits(4))
+    adapt(strength, logits(10), logits(4))
     assert strength.scalars() == pytest.approx({"augment_strength": 0.6, "seen_sign": 1.0, "unseen_sign": -0.2})
-    strength.adapt(logits(10), logits(10))  # right about held-out pictures as well
+    adapt(strength, logits(10), logits(10))  # right about held-out pictures as well
     assert strength.value == pytest.approx(0.5)
-    strength.adapt(logits(5), logits(5))  # fooled
+    adapt(strength, logits(5), logits(5))  # fooled
     assert strength.value == pytest.approx(0.4)
     for _ in range(20):
-        strength.adapt(logits(10), logits(0))
+        adapt(strength, logits(10), logits(0))
     assert strength.value == 1.0
     other = AugmentStrength(add_params(augment="adaptive"))
     other.load_state_dict(strength.state_dict())

@@ -40,7 +40,8 @@ def _train(folder: Path, *, num_steps: int = 12, die_at: int | None = None, inte
         loss = (model(x) - x[:, :2]).square().mean()
         if number == SKIPPED:
             loss = loss * float("inf")
-        return {"loss": loss.item(), "grad_norm": learner.update(loss)}
+        learner.backward(loss)
+        return {"loss": loss.item(), "grad_norm": learner.step()}
 
     def validate(num_done: int) -> dict[str, float]:
         score = float(sum(item.abs().sum() for item in ema.average().values()))

@@ -4,6 +4,7 @@ All three losses measure epsilon or features, but an error in epsilon does not c
 says how much it moves the sample that the student draws.
 """
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -24,21 +25,31 @@ def step_weight(
     return shift.square()
 
 
+def over_nonzero(weight: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """The weights scaled so that a mean over all items is one over those whose weight is not 0.
+
+    To be taken over the whole batch: its parts, computed apart, then add up to it.
+    """
+    return weight * len(weight) / weight.count_nonzero().clamp(min=1)
+
+
 def weighted_error(
     prediction: Float[Tensor, "batch *latent"], target: Float[Tensor, "batch *latent"], weight: Float[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
-    """Mean of the weighted squared errors of the items whose weight is not 0; 0 if there are none."""
+    """Mean of the weighted squared errors."""
     error = (prediction - target.detach()).square().flatten(1).mean(dim=1)
-    return (weight * error).sum() / weight.count_nonzero().clamp(min=1)
+    return (weight * error).mean()
 
 
 def feature_loss(student: list[Tensor], teacher: list[Tensor]) -> Float[Tensor, ""]:
-    """Mean over blocks of the squared error relative to the power of the teacher's output: 1 for a silent student.
+    """Mean over items and blocks of the squared error relative to the teacher's power: 1 for a silent student.
 
     BK-SDM's loss is absolute; relative, no block outweighs the others and one weight fits models of any scale.
     """
-    errors = [
-        (mine.float() - its.detach().float()).square().mean() / its.detach().float().square().mean().clamp(min=1e-8)
-        for mine, its in zip(student, teacher, strict=True)
-    ]
-    return sum(errors[1:], start=errors[0]) / len(errors)
+    pairs = [(mine.float(), its.detach().float()) for mine, its in zip(student, teacher, strict=True)]
+    errors = [_power(mine - its) / _power(its).clamp(min=1e-8) for mine, its in pairs]
+    return torch.stack(errors).mean()
+
+
+def _power(features: Float[Tensor, "batch *features"]) -> Float[Tensor, " batch"]:
+    return features.square().flatten(1).mean(dim=1)

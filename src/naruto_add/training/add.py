@@ -14,6 +14,7 @@ from naruto_add.training.add_inputs import load_data
 from naruto_add.training.add_run import AddRun, training_precision
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import load_pool
+from naruto_add.training.sharing import is_main, main_first
 
 
 def distill(
@@ -38,14 +39,15 @@ def distill(
     """
     bundle = load_pipeline_folder(teacher_dir, precision=training_precision(precision))
     student = load_unet(student_dir, precision="fp32").requires_grad_(True)
-    data = load_data(
-        bundle,
-        load_pool(pool_path),
-        params=params,
-        prompt_template=prompt_template,
-        dataset_dir=dataset_dir,
-        cache_dir=checkpoint_dir,
-    )
+    with main_first():
+        data = load_data(
+            bundle,
+            load_pool(pool_path),
+            params=params,
+            prompt_template=prompt_template,
+            dataset_dir=dataset_dir,
+            cache_dir=checkpoint_dir,
+        )
     run = AddRun(
         bundle,
         student,
@@ -67,7 +69,8 @@ def distill(
         curves_path=curves_path,
         is_finished=run.patience.is_over,
     )
-    run.best.copy_to(student)
-    with new_folder(out_dir) as folder:
-        save_unet(student, folder)
-    write_json(metrics_path, run.metrics())
+    if is_main():
+        run.best.copy_to(student)
+        with new_folder(out_dir) as folder:
+            save_unet(student, folder)
+        write_json(metrics_path, run.metrics())

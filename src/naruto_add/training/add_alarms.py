@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from naruto_add.training.sharing import is_main
+
 SATURATED_LOSS = 0.05
 LARGEST_GAP = 10.0
 LARGEST_DRIFT = 0.5
@@ -79,6 +81,6 @@ class Alarms:
             return
         self._has_rung[name] = True
         self.counts[name] += 1
-        if self.counts[name] == 1:
+        if self.counts[name] == 1 and is_main():
             message = f"add: alarm {name}: {seen}, since step {self._since[name]}; {ADVICE[name]}"
             tqdm.write(message, file=sys.stderr)

@@ -52,9 +52,9 @@ class AugmentStrength:
         """Whether the discriminator is to be asked about held-out pictures after this step."""
         return self.params.augment == "adaptive" and step % ADAPT_EVERY_STEPS == 0
 
-    def adapt(self, seen_logits: list[Tensor], unseen_logits: list[Tensor]) -> None:
-        """Move by what the discriminator says of reals that it was trained on, and of others."""
-        self.seen_sign, self.unseen_sign = _mean_sign(seen_logits), _mean_sign(unseen_logits)
+    def adapt(self, *, seen: float, unseen: float) -> None:
+        """Move by the mean signs of what the discriminator says of reals that it was trained on, and of others."""
+        self.seen_sign, self.unseen_sign = seen, unseen
         target = self.params.augment_target
         is_memory = self.seen_sign > target > self.unseen_sign
         change = ADAPT_EVERY_STEPS / self.params.augment_adapt_steps
@@ -76,6 +76,11 @@ class AugmentStrength:
         self.unseen_sign = state_dict["unseen_sign"]
 
 
+def mean_sign(logits: list[Tensor]) -> Float[Tensor, ""]:
+    """Over patches, then over heads."""
+    return torch.stack([item.detach().float().sign().mean() for item in logits]).mean()
+
+
 def _shift(draws: Tensor, extent: int, max_shift: float) -> Tensor:
     return ((2 * draws - 1) * max_shift * extent).round()
 
@@ -83,8 +88,3 @@ def _shift(draws: Tensor, extent: int, max_shift: float) -> Tensor:
 def _source_places(extent: int, shift: Tensor) -> Tensor:
     places = torch.arange(extent, device=shift.device) - shift.long()[:, None]
     return places.clamp(0, extent - 1)
-
-
-def _mean_sign(logits: list[Tensor]) -> float:
-    """Over patches, then over heads."""
-    return torch.stack([item.detach().float().sign().mean() for item in logits]).mean().item()

@@ -13,7 +13,7 @@ from naruto_add.models.backbones import Maps, load_backbone
 from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off
 from naruto_add.models.pixel_discriminator import PixelDiscriminator
 from naruto_add.params import Add
-from naruto_add.training.add_augment import AugmentStrength, augmented
+from naruto_add.training.add_augment import AugmentStrength, augmented, mean_sign
 from naruto_add.training.add_inputs import AddData, Batch, Pictures
 from naruto_add.training.add_pixels import decoded_squares
 
@@ -31,6 +31,11 @@ class Verdict:
     penalty: Float[Tensor, ""]
     real: list[Tensor]
     fake: list[Tensor]
+
+    def scalars(self) -> dict[str, Tensor]:
+        """For the curves."""
+        real, fake = (torch.stack([item.mean() for item in logits]).mean() for logits in (self.real, self.fake))
+        return {"disc_loss": self.hinge, "real_logit": real, "fake_logit": fake, "r1_penalty": self.penalty}
 
 
 class Critics:
@@ -74,7 +79,7 @@ class Critics:
         real = self.judge(inputs, batch.real_pooled)
         fake = self.judge(detached(fake_features), batch.pooled)
         hinge = _mean({name: [discriminator_hinge(*pair) for pair in _pairs(real[name], fake[name])] for name in real})
-        if self.params.misaligned_weight and len(batch.misaligned_items):
+        if self.params.misaligned_weight and batch.is_misaligned.all():
             hinge = hinge + self.params.misaligned_weight * self.misaligned_loss(real_features, batch)
         penalty = torch.zeros_like(hinge)
         if self.params.r1_weight:
@@ -83,51 +88,38 @@ class Critics:
 
     def misaligned_loss(self, real_features: Features, batch: Batch) -> Float[Tensor, ""]:
         """The hinge of real pictures under other pictures' captions, which every frozen network is told as well."""
-        items, captions = batch.misaligned_items, batch.misaligned_captions
-        features = {name: [item[items] for item in maps] for name, maps in real_features.items()}
+        features = dict(real_features)
         if "latent" in features:
-            part = _Part(batch.judged_timesteps[items], batch.judged_noise[items], batch.augment_draws[items])
             with torch.no_grad():
-                features["latent"] = self._seen_by_teacher(
-                    batch.real_latents[items], batch.real_prompt_embeds[captions], part
-                )
-        logits = self.judge(features, batch.real_pooled[captions])
+                features["latent"] = self._seen_by_teacher(batch.real_latents, batch.misaligned_prompt_embeds, batch)
+        logits = self.judge(features, batch.misaligned_pooled)
         return _mean({name: [misaligned_hinge(item) for item in items] for name, items in logits.items()})
 
     @torch.no_grad()
-    def adapt_augment(self, seen_logits: list[Tensor], unseen: Pictures, *, data: AddData, batch: Batch) -> None:
-        """Move the augmentation's strength by how the discriminators judge reals that they are not trained on."""
+    def signs(self, verdict: Verdict, unseen: Pictures, *, data: AddData, batch: Batch) -> dict[str, Tensor]:
+        """The mean signs of logits of reals that the discriminators are trained on, and of others."""
         device = batch.noise.device
         prompt_embeds, pooled = data.prompt_embeds[unseen.rows].to(device), data.pooled[unseen.rows].to(device)
         features = self.features(unseen.latents.to(device), prompt_embeds, batch)
-        self.strength.adapt(seen_logits, _flat(self.judge(features, pooled)))
+        return {"seen": mean_sign(verdict.real), "unseen": mean_sign(_flat(self.judge(features, pooled)))}
 
     def judge(self, features: Features, pooled: Float[Tensor, "batch w"]) -> Logits:
         """Per-patch logits of every head of every discriminator."""
         return {name: self.heads[name](maps, pooled) for name, maps in features.items()}
 
-    def _seen_by_teacher(self, x0: Tensor, prompt_embeds: Tensor, judged: "Batch | _Part") -> Maps:
-        timesteps = judged.judged_timesteps
-        x0 = self._augmented(x0, judged)
-        noisy = add_noise(x0, judged.judged_noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+    def _seen_by_teacher(self, x0: Tensor, prompt_embeds: Tensor, batch: Batch) -> Maps:
+        timesteps = batch.judged_timesteps
+        x0 = self._augmented(x0, batch)
+        noisy = add_noise(x0, batch.judged_noise, timesteps, alphas_cumprod=self.alphas_cumprod)
         return self.unet_features(noisy, timesteps, prompt_embeds)
 
-    def _augmented(self, maps: Tensor, judged: "Batch | _Part") -> Tensor:
-        return augmented(maps, judged.augment_draws, strength=self.strength.value, params=self.params)
+    def _augmented(self, maps: Tensor, batch: Batch) -> Tensor:
+        return augmented(maps, batch.augment_draws, strength=self.strength.value, params=self.params)
 
 
 def detached(features: Features) -> Features:
     """The same values without their history."""
     return {name: [item.detach() for item in maps] for name, maps in features.items()}
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What noises a part of a batch for the teacher's eyes."""
-
-    judged_timesteps: Tensor
-    judged_noise: Tensor
-    augment_draws: Tensor
 
 
 def _build_heads(num_channels: dict[str, list[int]], params: Add, *, pooled_width: int) -> nn.ModuleDict:

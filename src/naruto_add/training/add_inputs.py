@@ -17,9 +17,12 @@ from naruto_add.models.discriminator import pooled_embeds
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add
 from naruto_add.training.add_augment import NUM_DRAWS
 from naruto_add.training.pool import Pool, split_pool
+from naruto_add.training.sharing import Items
 
 RENOISED_RANGE = (round(0.02 * NUM_TRAIN_TIMESTEPS), round(0.98 * NUM_TRAIN_TIMESTEPS))
 """t' of the teacher's step: outside, its prediction says nothing (all signal) or is amplified too far (all noise)."""
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Items):
     """Latents of training pictures, and their prompts' rows; none where only the teacher counts as real."""
 
     latents: Float[Tensor, "pictures c h w"]
@@ -58,13 +61,14 @@ class AddData:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one training step sees: nothing in the step is random but the student itself.
+class Batch(Items):
+    """What one training step sees, on the CPU: nothing in the step is random but the student itself.
 
     `step_index` counts `add.timesteps`. `fresh_noise` is for samplers that re-noise, one per step. Real and fake are
-    judged at the same `judged_timesteps` with the same `judged_noise`. The first `renoised_timesteps` items get a
-    guided teacher step. Real item `misaligned_items[i]` is also shown with the caption of `misaligned_captions[i]`.
-    `crop_corner`, in [0, 1), says where in a picture its decoded square lies. `augment_draws` are those of `augmented`.
+    judged at the same `judged_timesteps` with the same `judged_noise`. Items whose `renoised_weight` is not 0 get a
+    guided teacher step; over the whole batch these weights have the mean 1. Where they are `misaligned`, which is all
+    or none, reals are also shown with another item's caption. `crop_corner`, in [0, 1), says where in a picture its
+    decoded square lies. `augment_draws` are those of `augmented`.
     """
 
     noise: Float[Tensor, "batch c h w"]
@@ -73,22 +77,20 @@ class Batch:
     pooled: Float[Tensor, "batch width"]
     step_index: Int[Tensor, " batch"]
     is_rollout: Bool[Tensor, " batch"]
-    fresh_noise: Float[Tensor, "steps batch c h w"]
+    fresh_noise: Float[Tensor, "batch steps c h w"]
     real_latents: Float[Tensor, "batch c h w"]
     real_prompt_embeds: Float[Tensor, "batch tokens width"]
     real_pooled: Float[Tensor, "batch width"]
     judged_timesteps: Int[Tensor, " batch"]
     judged_noise: Float[Tensor, "batch c h w"]
-    renoised_timesteps: Int[Tensor, " renoised"]
-    renoised_noise: Float[Tensor, "renoised c h w"]
-    misaligned_items: Int[Tensor, " misaligned"]
-    misaligned_captions: Int[Tensor, " misaligned"]
+    renoised_weight: Float[Tensor, " batch"]
+    renoised_timesteps: Int[Tensor, " batch"]
+    renoised_noise: Float[Tensor, "batch c h w"]
+    is_misaligned: Bool[Tensor, " batch"]
+    misaligned_prompt_embeds: Float[Tensor, "batch tokens width"]
+    misaligned_pooled: Float[Tensor, "batch width"]
     crop_corner: Float[Tensor, "batch 2"]
     augment_draws: Float[Tensor, "batch 4"]
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same on another device."""
-        return Batch(**{name: item.to(device) for name, item in vars(self).items()})
 
 
 def load_data(
@@ -135,8 +137,7 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
     num_steps, size = len(params.timesteps), len(items)
     rows = data.train.rows[items]
     real_latents, real_rows = _draw_real(data, items, params, generator)
-    num_renoised = round(params.renoised_fraction * size) if params.renoised_weight else 0
-    misaligned_items, misaligned_captions = _other_captions(real_rows)
+    other_rows = _other_rows(real_rows)
     judged = torch.randint(len(params.discriminator_timesteps), (size,), generator=generator)
     return Batch(
         noise=data.train.noise[items],
@@ -145,16 +146,18 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
         pooled=data.pooled[rows],
         step_index=_draw_step_index(params, size, step=step, generator=generator),
         is_rollout=_spread(params.rollout_fraction, size),
-        fresh_noise=torch.randn(num_steps, size, *latent_shape, generator=generator),
+        fresh_noise=torch.randn(size, num_steps, *latent_shape, generator=generator),
         real_latents=real_latents,
         real_prompt_embeds=data.prompt_embeds[real_rows],
         real_pooled=data.pooled[real_rows],
         judged_timesteps=torch.tensor(params.discriminator_timesteps)[judged],
         judged_noise=torch.randn(size, *latent_shape, generator=generator),
-        renoised_timesteps=torch.randint(*RENOISED_RANGE, (num_renoised,), generator=generator),
-        renoised_noise=torch.randn(num_renoised, *latent_shape, generator=generator),
-        misaligned_items=misaligned_items,
-        misaligned_captions=misaligned_captions,
+        renoised_weight=_scattered(params.renoised_fraction if params.renoised_weight else 0.0, size),
+        renoised_timesteps=torch.randint(*RENOISED_RANGE, (size,), generator=generator),
+        renoised_noise=torch.randn(size, *latent_shape, generator=generator),
+        is_misaligned=other_rows != real_rows,
+        misaligned_prompt_embeds=data.prompt_embeds[other_rows],
+        misaligned_pooled=data.pooled[other_rows],
         crop_corner=torch.rand(size, 2, generator=generator),
         augment_draws=torch.rand(size, NUM_DRAWS, generator=generator),
     )
@@ -170,6 +173,18 @@ def _spread(fraction: float, size: int) -> Bool[Tensor, " size"]:
     """True for this fraction of the items, evenly spread, so that every part of the batch has its share."""
     counts = (torch.arange(size + 1, dtype=torch.float64) * fraction + 1e-9).floor()
     return counts[1:] > counts[:-1]
+
+
+def _scattered(fraction: float, size: int) -> Float[Tensor, " size"]:
+    """Weights of mean 1, alike for this fraction of the items and 0 for the others.
+
+    The golden ratio scatters them: every part of the batch has its share, of roll-outs and others alike.
+    """
+    num_chosen = round(fraction * size)
+    weight = torch.zeros(size)
+    chosen = (torch.arange(size, dtype=torch.float64) * GOLDEN_RATIO % 1).argsort()[:num_chosen]
+    weight[chosen] = size / max(1, num_chosen)
+    return weight
 
 
 def _pairs(pool: Pool, pool_rows: Int[Tensor, " prompts"]) -> Pairs:
@@ -199,16 +214,11 @@ def _draw_step_index(params: Add, size: int, *, step: int, generator: torch.Gene
     return torch.multinomial(torch.tensor(phases[phase]), size, replacement=True, generator=generator)
 
 
-def _other_captions(rows: Int[Tensor, " batch"]) -> tuple[Int[Tensor, " misaligned"], Int[Tensor, " misaligned"]]:
-    """Items, and for each the next one, round the batch, with another prompt; none where all prompts are equal."""
-    size = len(rows)
-    pairs = [
-        (item, other)
-        for item in range(size)
-        if (other := next((at % size for at in range(item + 1, item + size) if rows[at % size] != rows[item]), -1)) >= 0
-    ]
-    items, others = torch.tensor(pairs, dtype=torch.long).view(-1, 2).unbind(1)
-    return items, others
+def _other_rows(rows: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """For each item the next one's prompt, round the batch, that is another; its own where all prompts are equal."""
+    values = rows.tolist()
+    ahead = [values[item:] + values[:item] for item in range(len(values))]
+    return torch.tensor([next((row for row in others if row != others[0]), others[0]) for others in ahead])
 
 
 def _draw_real(

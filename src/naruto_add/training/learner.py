@@ -1,5 +1,6 @@
 """How a module learns: the one place that turns gradients into new weights, for teacher, student and add alike."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from naruto_add.runtime import StageError
 from naruto_add.training.weights import Ema, TrainableState
 
 MAX_SKIPPED_IN_A_ROW = 20
+BUCKET_SIZE = 2**24
+"""Gradient values that processes exchange at once."""
 
 
 class Learner:
@@ -19,6 +22,9 @@ class Learner:
 
     Weight decay is off: small fine-tunes are short, and what is trained starts from weights that are to be kept.
     A skipped step changes nothing, neither the schedule nor the average.
+
+    Processes average their gradients here and not by DistributedDataParallel: its wrapper would have to be called in
+    place of the module, whose parts are hooked, called without gradients and several times a step.
     """
 
     def __init__(
@@ -33,16 +39,24 @@ class Learner:
         advice: str,
     ) -> None:
         self.trainable = [item for item in module.parameters() if item.requires_grad]
-        adamw = torch.optim.AdamW(self.trainable, lr=learning_rate, betas=betas, weight_decay=0.0)
+        adamw = _make_adamw(self.trainable, params=params, learning_rate=learning_rate, betas=betas)
         self.schedule = _warmup(adamw, params.warmup_steps)
         self.optimizer: Any = accelerator.prepare_optimizer(adamw)
         self.guard = FiniteGuard(advice)
         self._weights = TrainableState(module)
-        self._accelerator, self._ema, self._max_grad_norm = accelerator, ema, params.max_grad_norm
+        self._accelerator, self._ema = accelerator, ema
+        self._max_grad_norm, self._num_parts = params.max_grad_norm, params.accumulation_steps
 
-    def update(self, loss: Float[Tensor, ""]) -> float | None:
-        """Take one step down this loss; the gradients' norm before clipping, None where the step was skipped."""
-        self._accelerator.backward(loss)
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        """Take in the gradient of one of the parts that a step accumulates, its mean loss."""
+        self._accelerator.backward(loss / self._num_parts)
+
+    def step(self) -> float | None:
+        """Take one step down the accumulated gradient, and forget it.
+
+        Returns the gradient's norm before clipping, None where it was not finite and the step was skipped.
+        """
+        _average_over_processes([item.grad for item in self.trainable if item.grad is not None], self._accelerator)
         norm = self._accelerator.clip_grad_norm_(self.trainable, self._max_grad_norm)
         is_allowed = self.guard.allows(norm)
         # The scaler of fp16 skips such a step by itself, and must see it to lower its scale.
@@ -108,3 +122,48 @@ class FiniteGuard:
 def _warmup(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear increase over `warmup_steps`, then constant."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup_steps + 1)))
+
+
+def _make_adamw(
+    trainable: list[torch.nn.Parameter],
+    *,
+    params: Teacher | Student | Add,
+    learning_rate: float,
+    betas: tuple[float, float],
+) -> torch.optim.Optimizer:
+    match params.optimizer:
+        case "adamw":
+            return torch.optim.AdamW(trainable, lr=learning_rate, betas=betas, weight_decay=0.0, fused=True)
+        case "adamw_8bit":
+            adamw_8bit = _adamw_8bit(type(params).__name__.lower())
+            return adamw_8bit(trainable, lr=learning_rate, betas=betas, weight_decay=0.0)
+
+
+def _adamw_8bit(section: str) -> Any:
+    try:
+        bitsandbytes = importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise StageError(
+            f"{section}.optimizer: adamw_8bit needs the package bitsandbytes, which cannot be imported ({error}); "
+            "install it (`pip install bitsandbytes`), or use adamw"
+        ) from error
+    return bitsandbytes.optim.AdamW8bit
+
+
+def _average_over_processes(gradients: list[Tensor], accelerator: Accelerator) -> None:
+    """In few large messages, each of which needs its own size in memory once more."""
+    if accelerator.num_processes == 1:
+        return
+    for bucket in _buckets(gradients):
+        flat = accelerator.reduce(torch.cat([item.flatten() for item in bucket]), reduction="mean")
+        for item, mean in zip(bucket, flat.split([item.numel() for item in bucket]), strict=True):
+            item.copy_(mean.view_as(item))
+
+
+def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
+    buckets: list[list[Tensor]] = [[]]
+    for item in gradients:
+        if sum(other.numel() for other in buckets[-1]) >= BUCKET_SIZE:
+            buckets.append([])
+        buckets[-1].append(item)
+    return buckets

@@ -10,9 +10,9 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from naruto_add.runtime import progress
 from naruto_add.training.checkpoint import Checkpoint, Stateful
 from naruto_add.training.curves import Curves, Scalars
+from naruto_add.training.sharing import is_main, shown, summed, wait_for_all
 
 
 def run_steps(
@@ -37,11 +37,12 @@ def run_steps(
     curves = Curves(num_steps)
     checkpoint = Checkpoint(checkpoint_dir / f"{name}.pt", {**state, "curves": curves})
     first = checkpoint.load()
+    wait_for_all()  # nobody writes before all have read
     if first is None:
         first = 0
         curves.add_validation(0, validate(0))
     with _interruptible() as interrupted:
-        bar = progress(range(first, num_steps), desc=name, total=num_steps, initial=first)
+        bar = shown(range(first, num_steps), desc=name, total=num_steps, initial=first)
         for step in bar:
             if is_finished():
                 break
@@ -51,14 +52,19 @@ def run_steps(
             is_validation = num_done % validation_every_steps == 0 or num_done == num_steps
             if is_validation:
                 curves.add_validation(num_done, validate(num_done))
-                curves.write(curves_path)
-            if is_validation or interrupted.is_set() or checkpoint.is_due():
-                checkpoint.save(num_done)
-            if interrupted.is_set():
+            is_interrupted = summed(interrupted.is_set()) > 0  # a signal may reach but one of the processes
+            if is_main():
+                if is_validation:
+                    curves.write(curves_path)
+                if is_validation or is_interrupted or checkpoint.is_due():
+                    checkpoint.save(num_done)
+            if is_interrupted:
+                wait_for_all()  # the main process is still saving
                 raise KeyboardInterrupt
-            shown = {key: f"{value:.3g}" for key, value in list(scalars.items())[:3] if value is not None}
-            bar.set_postfix(shown, refresh=False)
-    curves.write(curves_path)
+            values = {key: f"{value:.3g}" for key, value in list(scalars.items())[:3] if value is not None}
+            bar.set_postfix(values, refresh=False)
+    if is_main():
+        curves.write(curves_path)
 
 
 @contextmanager

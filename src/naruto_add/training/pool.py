@@ -5,6 +5,7 @@ cannot draw (LADD, Sauer et al. 2024, section 3.2).
 """
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.sampling import fast_sampler, initial_noise, sample_latents
 from naruto_add.files import content_hash, new_file
-from naruto_add.runtime import StageError, progress
+from naruto_add.runtime import StageError
+from naruto_add.training.sharing import is_main, num_processes, shared_out, shown, wait_for_all
 
 CHUNK = 32
 """Samples that are drawn in one batch and kept when the run is interrupted."""
@@ -88,14 +90,10 @@ def draw_pool(
             sampler=sampler,
         ).cpu()
 
-    chunks = []
-    for start in progress(range(0, size, CHUNK), desc="pool"):
-        chunk_path = checkpoint_dir / "pool" / f"{key}-{start:07d}.safetensors"
-        if not chunk_path.exists():
-            _write(chunk_path, {"x0": _finite(draw(start), guidance_scale)}, {})
-        chunks.append(_read(chunk_path)[0]["x0"])
+    chunks = _chunks(range(0, size, CHUNK), lambda start: _finite(draw(start), guidance_scale), checkpoint_dir, key)
     pool = Pool(noise.cpu(), torch.cat(chunks), torch.tensor(caption_index), prompts)
-    _write(path, {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}, {"prompts": prompts})
+    if is_main():
+        _write(path, {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}, {"prompts": prompts})
     return pool
 
 
@@ -116,6 +114,21 @@ def split_pool(pool: Pool, /) -> tuple[Pool, Pool]:
 
 def _part(pool: Pool, part: slice) -> Pool:
     return Pool(pool.noise[part], pool.x0[part], pool.caption_index[part], pool.prompts)
+
+
+def _chunks(starts: Sequence[int], draw: Callable[[int], Tensor], checkpoint_dir: Path, key: str) -> list[Tensor]:
+    """Every chunk, drawn by one of the processes unless an earlier run has left it in `checkpoint_dir`."""
+    paths = {start: checkpoint_dir / "pool" / f"{key}-{start:07d}.safetensors" for start in starts}
+    missing = [start for start in starts if not paths[start].exists()]
+    wait_for_all()  # nobody writes before all have looked
+    num_at_once = num_processes()
+    for first in shown(range(0, len(missing), num_at_once), desc="pool"):
+        together = missing[first : first + num_at_once]
+        for start, x0 in zip(together, shared_out(together, draw), strict=True):
+            if is_main():
+                _write(paths[start], {"x0": x0}, {})
+    wait_for_all()
+    return [_read(paths[start])[0]["x0"] for start in starts]
 
 
 def _finite(x0: Tensor, guidance_scale: float) -> Tensor:

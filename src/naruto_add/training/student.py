@@ -22,6 +22,7 @@ from naruto_add.models.student import num_parameters, shrink_unet
 from naruto_add.params import Student, StudentScheduler
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, pool_prompts, split_pool
+from naruto_add.training.sharing import is_main
 from naruto_add.training.student_inputs import make_lesson
 from naruto_add.training.student_run import StudentRun
 
@@ -73,11 +74,12 @@ def build_student(
     run = StudentRun(student, lesson=lesson, held_out=held_out, params=params, precision=precision)
     start = run.score()
     _warm_up(run, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
-    with new_folder(out_dir) as folder:
-        save_unet(student, folder)
     outcome = {"pool_size": len(pool), "best_step": run.best.step, **run.score()}
-    at_start = {f"{name}_start": value for name, value in start.items()}
-    write_json(metrics_path, {**_sizes(bundle.unet, student), **outcome, **at_start})
+    if is_main():
+        with new_folder(out_dir) as folder:
+            save_unet(student, folder)
+        at_start = {f"{name}_start": value for name, value in start.items()}
+        write_json(metrics_path, {**_sizes(bundle.unet, student), **outcome, **at_start})
 
 
 def _warm_up(run: StudentRun, *, checkpoint_dir: Path, curves_path: Path) -> None:

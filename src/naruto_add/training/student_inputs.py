@@ -12,8 +12,10 @@ from naruto_add.data.latents import cached_embeddings
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_pred_from_x0, noisy_at_trained
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
+from naruto_add.losses.knowledge import over_nonzero, step_weight
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, StudentScheduler
 from naruto_add.training.pool import Pool
+from naruto_add.training.sharing import Items, main_first
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,19 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Inputs of one step and the noise to predict; `is_coupled` marks the stored pairs at trained timesteps."""
+class Batch(Items):
+    """Inputs of one step, on the CPU, and the noise to predict; `is_coupled` marks stored pairs at trained timesteps.
+
+    The weights are such that means over the whole batch are means over the items that count.
+    """
 
     noisy_latents: Float[Tensor, "batch c h w"]
     timesteps: Int[Tensor, " batch"]
     prompt_embeds: Float[Tensor, "batch tokens width"]
     noise: Float[Tensor, "batch c h w"]
     is_coupled: Bool[Tensor, " batch"]
+    task_weight: Float[Tensor, " batch"]
+    output_weight: Float[Tensor, " batch"]
 
 
 def make_lesson(
@@ -55,12 +62,13 @@ def make_lesson(
     cache_dir: Path,
 ) -> Lesson:
     """The lesson on this pool, or part of it; its prompts' embeddings are kept in `cache_dir`."""
-    prompt_embeds = cached_embeddings(
-        pool.prompts,
-        text_encoder=bundle.text_encoder,
-        encode=lambda prompts: encode_prompts(bundle, prompts),
-        cache_path=cache_dir / "prompts.safetensors",
-    )
+    with main_first():
+        prompt_embeds = cached_embeddings(
+            pool.prompts,
+            text_encoder=bundle.text_encoder,
+            encode=lambda prompts: encode_prompts(bundle, prompts),
+            cache_path=cache_dir / "prompts.safetensors",
+        )
     scheduler = make_student_scheduler(bundle.scheduler, student_scheduler, len(timesteps))
     return Lesson(
         bundle=bundle,
@@ -75,7 +83,7 @@ def make_lesson(
 
 def draw_batch(lesson: Lesson, *, batch_size: int, seed: int, step: int) -> Batch:
     """Batch `step`: every other item is a stored pair at a trained timestep, the others have fresh noise at any."""
-    pool, device = lesson.pool, lesson.bundle.device
+    pool = lesson.pool
     generator = step_generator(seed, step)
     indices = torch.tensor(batch_indices(len(pool), batch_size, seed=seed, step=step))
     is_coupled = (torch.arange(batch_size) + step) % 2 == 0
@@ -88,10 +96,14 @@ def draw_batch(lesson: Lesson, *, batch_size: int, seed: int, step: int) -> Batc
     free = add_noise(x0, fresh, timesteps, alphas_cumprod=lesson.alphas_cumprod)
     noisy_latents = coupled.where(is_coupled.view(-1, 1, 1, 1), free)
     noise = noise_pred_from_x0(noisy_latents, x0, timesteps, alphas_cumprod=lesson.alphas_cumprod)
+    stride = NUM_TRAIN_TIMESTEPS // len(lesson.timesteps)
+    weight = step_weight(timesteps, stride=stride, alphas_cumprod=lesson.alphas_cumprod)
     return Batch(
-        noisy_latents=noisy_latents.to(device),
-        timesteps=timesteps.to(device),
-        prompt_embeds=lesson.prompt_embeds[pool.caption_index[indices]].to(device),
-        noise=noise.to(device),
-        is_coupled=is_coupled.to(device),
+        noisy_latents=noisy_latents,
+        timesteps=timesteps,
+        prompt_embeds=lesson.prompt_embeds[pool.caption_index[indices]],
+        noise=noise,
+        is_coupled=is_coupled,
+        task_weight=over_nonzero(weight),
+        output_weight=over_nonzero(weight * ~is_coupled),
     )

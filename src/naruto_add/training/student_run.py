@@ -7,19 +7,19 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
-from naruto_add.compute import Precision, make_accelerator, step_generator
-from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred, sample_latents
-from naruto_add.losses.knowledge import feature_loss, step_weight, weighted_error
+from naruto_add.compute import Precision, make_accelerator
+from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
+from naruto_add.losses.knowledge import feature_loss, weighted_error
 from naruto_add.models.student import matching_blocks, recorded_outputs
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, Student
+from naruto_add.params import Student
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
+from naruto_add.training.held_out import sample_shared
 from naruto_add.training.learner import Learner
 from naruto_add.training.scores import relative_sample_error
+from naruto_add.training.sharing import means, own_parts
 from naruto_add.training.student_inputs import Batch, Lesson, draw_batch
 from naruto_add.training.weights import Best, Ema, as_drawn
-
-SCORING_STREAM = 1
 
 
 class StudentRun:
@@ -36,6 +36,7 @@ class StudentRun:
     ) -> None:
         self.student, self.lesson, self.held_out, self.params = student, lesson, held_out, params
         self.precision, self.accelerator = precision, make_accelerator(precision)
+        self.parts = own_parts(params)
         self.ema = Ema(student, params.ema_decay)
         self.best = Best()
         self.learner = Learner(
@@ -54,11 +55,14 @@ class StudentRun:
     def train_step(self, step: int) -> Scalars:
         """One update of the student."""
         batch = draw_batch(self.lesson, batch_size=self.params.batch_size, seed=self.params.seed, step=step)
-        with self.accelerator.autocast():
-            losses = knowledge_losses(self.student, batch, self.lesson)
-        loss = losses.total(self.params)
-        parts = {"loss": loss, "task": losses.task, "output": losses.output, "feature": losses.feature}
-        return {**{name: value.item() for name, value in parts.items()}, "grad_norm": self.learner.update(loss)}
+        rows = []
+        for part in self.parts:
+            with self.accelerator.autocast():
+                losses = knowledge_losses(self.student, batch.part(part, self.lesson.bundle.device), self.lesson)
+            loss = losses.total(self.params)
+            self.learner.backward(loss)
+            rows.append({"loss": loss, "task": losses.task, "output": losses.output, "feature": losses.feature})
+        return {**means(rows), "grad_norm": self.learner.step()}
 
     def validate(self, num_done: int) -> Scalars:
         """Score the averaged weights, and keep them if they are the best."""
@@ -69,15 +73,15 @@ class StudentRun:
 
     def score(self) -> dict[str, float]:
         """Samples from the held-out noises at the student's own steps, against what the teacher made of the same."""
-        held_out, pool, bundle = self.held_out, self.held_out.pool, self.held_out.bundle
-        x0_student = sample_latents(
+        held_out, pool = self.held_out, self.held_out.pool
+        x0_student = sample_shared(
             as_drawn(self.student, self.precision),
-            noise=pool.noise.to(bundle.device),
-            prompt_embeds=held_out.prompt_embeds[pool.caption_index].to(bundle.device),
-            negative_embeds=held_out.negative_embeds,
+            bundle=held_out.bundle,
+            noise=pool.noise,
+            prompt_embeds=held_out.prompt_embeds[pool.caption_index],
             sampler=held_out.sampler,
-            generator=step_generator(self.params.seed, 0, SCORING_STREAM),
-        ).cpu()
+            seed=self.params.seed,
+        )
         constant = self.lesson.pool.x0.mean(dim=0)
         return {
             "sample_mse": (x0_student - pool.x0).square().mean().item(),
@@ -106,11 +110,9 @@ def knowledge_losses(student: UNet2DConditionModel, batch: Batch, lesson: Lesson
     with recorded_outputs(student, [mine for mine, _ in pairs]) as student_features:
         student_pred = noise_pred(student, batch.noisy_latents, batch.timesteps, batch.prompt_embeds)
     teacher_pred, teacher_features = _teacher_view(batch, lesson, [its for _, its in pairs])
-    stride = NUM_TRAIN_TIMESTEPS // len(lesson.timesteps)
-    weight = step_weight(batch.timesteps, stride=stride, alphas_cumprod=lesson.alphas_cumprod)
     return Losses(
-        task=weighted_error(student_pred, batch.noise, weight),
-        output=weighted_error(student_pred, teacher_pred, weight * ~batch.is_coupled),
+        task=weighted_error(student_pred, batch.noise, batch.task_weight),
+        output=weighted_error(student_pred, teacher_pred, batch.output_weight),
         feature=feature_loss([student_features[mine] for mine, _ in pairs], teacher_features),
     )
 

@@ -8,6 +8,7 @@ from naruto_add.models.lora import merge_lora, save_lora
 from naruto_add.params import Base, Teacher
 from naruto_add.training.curves import Scalars
 from naruto_add.training.loop import run_steps
+from naruto_add.training.sharing import is_main, main_first
 from naruto_add.training.teacher_inputs import load_data
 from naruto_add.training.teacher_run import Denoiser, TeacherRun
 
@@ -31,12 +32,14 @@ def train_teacher(
     """
     # In half precision the base weights would round away much of what is merged into them; autocast saves the time.
     bundle = load_bundle(base.model_copy(update={"precision": "fp32"}))
-    data = load_data(bundle, params, dataset_dir=dataset_dir, cache_dir=checkpoint_dir)
+    with main_first():
+        data = load_data(bundle, params, dataset_dir=dataset_dir, cache_dir=checkpoint_dir)
     run = TeacherRun(bundle, data, params=params, precision=base.precision, guidance_scale=guidance_scale)
 
     def validate(num_done: int) -> Scalars:
         scalars = run.validate(num_done)
-        run.pictures.write(validation_grid_path)
+        if is_main():
+            run.pictures.write(validation_grid_path)
         return scalars
 
     run_steps(
@@ -50,9 +53,10 @@ def train_teacher(
         curves_path=curves_path,
     )
     run.best.copy_to(run.denoiser)
-    _save(bundle, run.denoiser, out_dir=out_dir, lora_dir=lora_dir)
-    write_json(metrics_path, run.metrics())
-    run.pictures.write(validation_grid_path)
+    if is_main():
+        _save(bundle, run.denoiser, out_dir=out_dir, lora_dir=lora_dir)
+        write_json(metrics_path, run.metrics())
+        run.pictures.write(validation_grid_path)
 
 
 def _save(bundle: ModelBundle, denoiser: Denoiser, *, out_dir: Path, lora_dir: Path) -> None:

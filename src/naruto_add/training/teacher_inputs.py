@@ -13,6 +13,7 @@ from naruto_add.data.latents import CachedLatents, cached_embeddings, cached_lat
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Teacher
+from naruto_add.training.sharing import Items
 
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 VALIDATION_STREAM = 1
@@ -32,7 +33,7 @@ class TeacherData:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Items):
     """What one training step sees, on the CPU."""
 
     latents: Float[Tensor, "batch c h w"]

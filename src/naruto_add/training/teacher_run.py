@@ -17,6 +17,7 @@ from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
 from naruto_add.training.learner import Learner
 from naruto_add.training.pictures import ValidationPictures
+from naruto_add.training.sharing import means, own_parts, shared_out
 from naruto_add.training.teacher_inputs import Batch, TeacherData, draw_batch, validation_batches
 from naruto_add.training.weights import Best, Ema
 
@@ -64,6 +65,8 @@ class TeacherRun:
             seed=params.seed,
         )
         self.denoiser = Denoiser(bundle.unet, text_encoder)
+        if params.gradient_checkpointing:
+            bundle.unet.enable_gradient_checkpointing()
         self.best = Best()
         self.pictures = ValidationPictures(params.validation_prompts)
         self._base_loss = _Value()
@@ -73,6 +76,7 @@ class TeacherRun:
         self._guidance_scale = guidance_scale
         self._alpha_bar = alphas_cumprod(bundle.scheduler).to(bundle.device)
         self._validation = validation_batches(data, batch_size=params.batch_size, seed=params.seed)
+        self._parts = own_parts(params)
         self._accelerator = make_accelerator(precision)
         self._ema = Ema(self.denoiser, params.ema_decay)
         self.learner = Learner(
@@ -90,9 +94,14 @@ class TeacherRun:
 
     def train_step(self, step: int) -> Scalars:
         """One optimizer step on the batch that belongs to `step`, skipped if its gradient is not finite."""
-        with self._accelerator.autocast():
-            loss = self._loss(draw_batch(self._data, self._params, step=step))
-        return {"loss": loss.item(), "grad_norm": self.learner.update(loss)}
+        batch = draw_batch(self._data, self._params, step=step)
+        losses = []
+        for part in self._parts:
+            with self._accelerator.autocast():
+                loss = self._loss(batch.part(part))
+            self.learner.backward(loss)
+            losses.append({"loss": loss})
+        return {**means(losses), "grad_norm": self.learner.step()}
 
     def validate(self, num_done: int) -> Scalars:
         """Score and draw with the averaged weights, and keep them if they are the best trained so far."""
@@ -109,8 +118,8 @@ class TeacherRun:
     def validation_loss(self) -> float:
         """The loss of the present weights over `validation_batches`."""
         with self._accelerator.autocast():
-            losses = [self._loss(batch).item() * len(batch.latents) for batch in self._validation]
-        return sum(losses) / sum(len(batch.latents) for batch in self._validation)
+            sums = shared_out(self._validation, lambda batch: self._loss(batch).item() * len(batch.latents))
+        return float(sum(sums) / sum(len(batch.latents) for batch in self._validation))
 
     def metrics(self) -> dict[str, float | int]:
         """Figures of the finished run."""

@@ -1,0 +1,142 @@
+"""The student's side of a step: what it is shown, its x0, and how far that is from the teacher's."""
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noisy_at_trained, x0_from_noise_pred
+from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
+from naruto_add.losses.distillation import smooth_l1_distillation
+from naruto_add.models.backbones import load_backbone
+from naruto_add.params import Add, StudentScheduler
+from naruto_add.training.add_inputs import Batch
+from naruto_add.training.add_pixels import perceptual_loss
+
+
+class Distiller:
+    """The student and its frozen teacher: nothing here changes either."""
+
+    def __init__(
+        self,
+        student: UNet2DConditionModel,
+        bundle: ModelBundle,
+        *,
+        negative_embeds: Float[Tensor, "1 tokens width"],
+        params: Add,
+        guidance_scale: float,
+        student_scheduler: StudentScheduler,
+        accelerator: Accelerator,
+    ) -> None:
+        self.student, self.bundle, self.params = student, bundle, params
+        self.guidance_scale, self.student_scheduler = guidance_scale, student_scheduler
+        self.accelerator, self.negative_embeds = accelerator, negative_embeds.to(bundle.device)
+        self.alphas_cumprod = alphas_cumprod(bundle.scheduler).to(bundle.device)
+        if params.perceptual_weight:
+            self.backbone = load_backbone("efficientnet_lite0", bundle.device)
+
+    def x0_of(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
+        """The student's x0 of what this batch shows it, with a gradient."""
+        return self.predict_x0(self.student_inputs(batch), self._timesteps(batch), batch.prompt_embeds)
+
+    def losses(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """`pair_loss` and `renoised_loss`, both weighted in `distill_loss`, and `perceptual_loss` where it counts."""
+        pair_loss, renoised_loss = self.distillation_losses(x0_student, batch)
+        distill_loss = self.params.pair_weight * pair_loss + self.params.renoised_weight * renoised_loss
+        losses = {"distill_loss": distill_loss, "pair_loss": pair_loss, "renoised_loss": renoised_loss}
+        if self.params.perceptual_weight:
+            losses["perceptual_loss"] = self.perceptual_loss(x0_student, batch)
+        return losses
+
+    def student_inputs(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
+        """x_t: teacher samples noised again, and the student's own way from pure noise; pure noise at t = 999.
+
+        For `ddim` both keep the pair's own noise, which is also what the deterministic sampler carries along, so that
+        the stored x0 stays the teacher's answer; for `lcm` both are noised afresh, as that sampler does.
+        """
+        timesteps = self._timesteps(batch)
+        fresh = batch.fresh_noise[:, 0] if self.student_scheduler == "lcm" else batch.noise
+        noise = torch.where((batch.step_index == 0).view(-1, 1, 1, 1), batch.noise, fresh)
+        noisy = noisy_at_trained(batch.x0, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+        return torch.where(batch.is_rollout.view(-1, 1, 1, 1), self.rollout(batch), noisy)
+
+    @torch.no_grad()
+    def rollout(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
+        """The student's own x_t at every item's timestep, drawn from its stored noise (backward simulation).
+
+        Items that are not to be rolled out keep their noise. Step by step what the student's scheduler does.
+        """
+        latents = batch.noise.clone()
+        for index, (now, later) in enumerate(zip(self.params.timesteps, self.params.timesteps[1:], strict=False)):
+            (active,) = torch.where(batch.is_rollout & (batch.step_index > index))
+            if not len(active):
+                break
+            now_steps, later_steps = active.new_full((len(active),), now), active.new_full((len(active),), later)
+            noise = self._predict_noise(latents[active], now_steps, batch.prompt_embeds[active])
+            x0 = x0_from_noise_pred(latents[active], noise, now_steps, alphas_cumprod=self.alphas_cumprod)
+            if self.student_scheduler == "lcm":
+                noise = batch.fresh_noise[active, index + 1]
+            latents[active] = add_noise(x0, noise, later_steps, alphas_cumprod=self.alphas_cumprod)
+        return latents
+
+    def predict_x0(
+        self,
+        noisy_latents: Float[Tensor, "batch c h w"],
+        timesteps: Int[Tensor, " batch"],
+        prompt_embeds: Float[Tensor, "batch tokens width"],
+    ) -> Float[Tensor, "batch c h w"]:
+        """The student's x0, fp32, with a gradient."""
+        noise = self._predict_noise(noisy_latents, timesteps, prompt_embeds)
+        return x0_from_noise_pred(noisy_latents, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+
+    def distillation_losses(
+        self, x0_student: Float[Tensor, "batch c h w"], batch: Batch
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Distance to the guided teacher's stored sample, and to one guided teacher step from the noised x0_student.
+
+        The latter is the paper's (Sauer et al. 2023, eq. 4) with its c(t) = alpha_t, in latents instead of pixels.
+        """
+        pair_loss = smooth_l1_distillation(x0_student, batch.x0, torch.ones_like(batch.renoised_weight))
+        (chosen,) = torch.where(batch.renoised_weight > 0)
+        if not len(chosen):
+            return pair_loss, torch.zeros_like(pair_loss)
+        part = batch.part(chosen)
+        x0_teacher = self.teacher_x0(x0_student[chosen], part)
+        weight = part.renoised_weight * self.alphas_cumprod[part.renoised_timesteps].sqrt()
+        share = len(chosen) / len(x0_student)
+        return pair_loss, share * smooth_l1_distillation(x0_student[chosen], x0_teacher, weight)
+
+    @torch.no_grad()
+    def teacher_x0(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, "batch c h w"]:
+        """The guided teacher's x0, one step from the student's, noised to the batch's `renoised_timesteps`."""
+        timesteps = batch.renoised_timesteps
+        noisy = add_noise(x0_student, batch.renoised_noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+        noise = guided_noise_pred(
+            self.bundle.unet,
+            noisy,
+            timesteps,
+            prompt_embeds=batch.prompt_embeds,
+            negative_embeds=self.negative_embeds,
+            guidance_scale=self.guidance_scale,
+        )
+        return x0_from_noise_pred(noisy, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+
+    def perceptual_loss(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, ""]:
+        """How different the decoded student's squares look from those of the teacher's stored sample."""
+        return perceptual_loss(
+            self.bundle.vae,
+            self.backbone,
+            x0_student,
+            batch.x0,
+            corner=batch.crop_corner,
+            side_px=self.params.perceptual_crop_px,
+        )
+
+    def _timesteps(self, batch: Batch) -> Int[Tensor, " batch"]:
+        return torch.tensor(self.params.timesteps, device=batch.step_index.device)[batch.step_index]
+
+    def _predict_noise(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            return noise_pred(self.student, noisy_latents, timesteps, prompt_embeds)
