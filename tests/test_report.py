@@ -183,7 +183,8 @@ def test_points_stand_where_they_should() -> None:
 HARNESS = """<!DOCTYPE html><title>harness</title><body><script>
 addEventListener("message", event => { document.body.dataset.seen = JSON.stringify(event.data); });
 </script><iframe src="report.html" style="width: WIDTHpx; height: 900px; border: 0"></iframe>"""
-PROBE = """<script>addEventListener("load", () => parent.postMessage({
+PROBE = """<script>document.querySelectorAll("details").forEach(details => { details.open = true; });
+addEventListener("load", () => parent.postMessage({
   width: document.documentElement.clientWidth,
   scroll: document.documentElement.scrollWidth,
   pictures: [...document.images].map(image => image.naturalWidth),

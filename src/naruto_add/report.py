@@ -24,6 +24,7 @@ from naruto_add.runtime import StageError
 TEMPLATE = Path(__file__).with_name("report.html")
 SUBJECTS = ("teacher", "distilled", "student", "base")
 """The two that are compared come first: a phone shows no more."""
+CONTROLS = ("teacher_few_steps", "real_train", "real_halves", "real")
 TRAINED = ("teacher", "student", "add")
 """Stages whose health is told."""
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "datasets", "clean-fid", "lpips")
@@ -170,9 +171,10 @@ def _source(params: Params) -> str:
 
 
 def _subjects(metrics: Mapping[str, float | int]) -> list[str]:
-    """Models, then controls."""
+    """Models, then controls, then whatever else has a figure."""
     found = dict.fromkeys(key.partition(".")[0] for key in metrics)
-    return [*(name for name in SUBJECTS if name in found), *(name for name in found if name not in SUBJECTS)]
+    known = (*SUBJECTS, *CONTROLS)
+    return [*(name for name in known if name in found), *(name for name in found if name not in known)]
 
 
 def _table(metrics: Mapping[str, float | int], subjects: Sequence[str], *, headline_only: bool) -> Table:
