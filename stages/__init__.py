@@ -1,4 +1,4 @@
-"""The seven stages: wiring only. Run as `python -m stages.NAME` in the folder that holds dvc.yaml.
+"""The pipeline's stages: wiring only. Run as `python -m stages.NAME` in the folder that holds dvc.yaml.
 
 DVC's temporary experiments run in a copy of the repository, and must use the copy's code, not the installed one.
 """

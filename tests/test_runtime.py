@@ -10,7 +10,7 @@ import pytest
 
 from naruto_add import runtime
 from naruto_add.files import new_folder
-from naruto_add.params import Export, ParamsError
+from naruto_add.params import Export, ParamsError, load_params
 from naruto_add.runtime import StageError, checkpoint_dir, evaluation_cache_dir, exclusive, local_folder, run_stage
 
 ROOT = Path(__file__).parent.parent
@@ -145,3 +145,31 @@ def test_ctrl_c_ends_with_an_error() -> None:
 def test_only_folders_are_deps_of_the_model(repository: Path) -> None:
     assert local_folder(str(repository)) == [repository]
     assert local_folder("owner/name") == []
+
+
+def test_a_second_process_of_one_launch_does_not_ask_for_the_lock(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with exclusive(repository / "folder"):
+        monkeypatch.setenv("RANK", "1")
+        with exclusive(repository / "folder"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "needs_hub"),
+    [
+        ("evaluate", {}, False),
+        ("evaluate", {"features": "clip"}, True),
+        ("evaluate", {"clip_score": "owner/name@" + "0" * 40}, True),
+        ("ingest", {"source": "hub"}, True),
+        ("add", {"pixel_backbone": "dinov2_small"}, False),
+        ("add", {"pixel_backbone": "dinov2_small", "discriminators": ["pixel"]}, True),
+    ],
+)
+def test_hub_libraries_stay_offline_unless_a_parameter_names_a_hub(
+    section: str, change: dict[str, Any], needs_hub: bool
+) -> None:
+    params = load_params(ROOT / "profiles" / "mini.yaml")
+    params = params.model_copy(update={section: getattr(params, section).model_copy(update=change)})
+    assert runtime._needs_hub(params) is needs_hub

@@ -2,10 +2,11 @@
 
 Under `accelerate launch` the processes share each batch, with the same result but for rounding: two processes of one
 thread each are faster on two cores than one process of two threads. Both networks are saved in fp16 with SD 1.5's
-noise schedule and PNDM scheduler, next to the autoencoder and tokenizer that the earlier stages left in the same folder,
+noise schedule and PNDM scheduler, next to the autoencoder and tokenizer that the earlier stages left in the folder,
 which becomes a complete StableDiffusionPipeline.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def train_denoiser(
     text_width: int,
     text_layers: int,
     text_heads: int,
-    num_steps: int,
+    cycle_steps: list[int],
     batch_size: int,
     learning_rate: float,
     warmup_steps: int,
@@ -80,18 +81,16 @@ def train_denoiser(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=num_steps, pct_start=warmup_steps / num_steps
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _in_cycle(step, cycle_steps, warmup_steps))
     state = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     checkpoint = CHECKPOINTS / "denoiser.pt"
     first_step = load_checkpoint(checkpoint, state)
     parallel_model = accelerator.prepare_model(model)
     noise_scheduler = DDPMScheduler(**NOISE_SCHEDULE)
     progress = tqdm(
-        range(first_step, num_steps),
+        range(first_step, sum(cycle_steps)),
         initial=first_step,
-        total=num_steps,
+        total=sum(cycle_steps),
         desc="denoiser",
         mininterval=10,
         disable=not accelerator.is_main_process,
@@ -126,6 +125,21 @@ def train_denoiser(
         ema.copy_to(model.parameters())
         _save(model_dir, vae, tokenizer, text_encoder, unet)
         checkpoint.unlink()
+
+
+def _in_cycle(step: int, cycle_steps: list[int], warmup_steps: int) -> float:
+    """The learning rate's factor: in every cycle a linear rise, then a cosine to nothing."""
+    start = 0
+    for length in cycle_steps:
+        if step < start + length:
+            break
+        start += length
+    else:
+        return 0.0
+    done = step - start
+    rise = (done + 1) / (warmup_steps + 1)
+    fall = (1 + math.cos(math.pi * (done - warmup_steps) / (length - warmup_steps))) / 2
+    return rise if done < warmup_steps else fall
 
 
 def _build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int) -> CLIPTextModel:

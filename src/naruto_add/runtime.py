@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from naruto_add.files import content_hash
-from naruto_add.params import ParamsError, load_params
+from naruto_add.params import Params, ParamsError, load_params
 
 T = TypeVar("T")
 
@@ -79,10 +79,14 @@ def _plain(item: Any) -> Any:
 
 @contextmanager
 def exclusive(folder: Path) -> Generator[None]:
-    """Hold `folder` for this process; on success its checkpoints (*.pt) go, for nothing is left to resume.
+    """Hold `folder` for this run; on success its checkpoints (*.pt) go, for nothing is left to resume.
 
-    Raises StageError at once where another process holds it.
+    Of the processes that `accelerate launch` started, the first holds it for all. Raises StageError at once where
+    another run holds it.
     """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
@@ -135,5 +139,16 @@ def prepare_process(params_path: Path) -> None:
         params = load_params(params_path)
     except ParamsError:
         return  # the stage itself will say so
-    if Path(params.base.model).is_dir() and params.ingest.source != "hub":
+    if not _needs_hub(params):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _needs_hub(params: Params) -> bool:
+    """Whether anything that the parameters name is to be had on a hub only."""
+    repositories = [params.base.model, *([params.evaluate.clip_score] if params.evaluate.clip_score != "off" else [])]
+    return (
+        not all(Path(item).is_dir() for item in repositories)
+        or params.ingest.source == "hub"
+        or params.evaluate.features in {"clip", "dinov2"}
+        or ("pixel" in params.add.discriminators and params.add.pixel_backbone == "dinov2_small")
+    )

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from naruto_add.runtime import StageError
 from naruto_add.data.dataset import load_split
 from naruto_add.data.pixels import load_pixels
+from naruto_add.runtime import StageError
 
 
 def test_splits_come_in_the_files_order(tiny_dataset_dir: Path) -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from naruto_add.data.dataset import Example, load_split
-from naruto_add.data.pixels import load_pixels
 from naruto_add.data.latents import CachedLatents, cached_embeddings, cached_latents, hash_model, unique_prompts
+from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts
 from naruto_add.runtime import StageError
 
