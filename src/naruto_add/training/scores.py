@@ -16,14 +16,15 @@ SMALLEST_SIDE = 4
 def sliced_distance(
     latents: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"]
 ) -> Float[Tensor, ""]:
-    """Sliced Wasserstein-1 distance between the two sets' 3x3 patches, in the reference's standard deviations.
+    """Sliced Wasserstein-1 distance between the two sets' 3x3 patches, in the reference's standard deviation.
 
     The mean over a pyramid of halved resolutions, each with the same fixed random directions (Rabin et al. 2011; as a
     score of generators: Karras et al. 2018, section 5). Zero only for equal patch distributions: blur, which a mean
     squared error rewards, narrows them and shows; so do drifting colours and lost variety. It needs no feature network,
-    so that the checkpoint is not chosen by what the discriminator or the final evaluation sees.
+    so that the checkpoint is not chosen by what the discriminator or the final evaluation sees. One deviation for all
+    channels: an autoencoder may leave some of them unused, and their rest of noise says nothing about a picture.
     """
-    scale = reference.std(dim=(0, 2, 3), keepdim=True)
+    scale = reference.std()
     levels = [(latents / scale, reference / scale)]
     while min(levels[-1][0].shape[-2:]) >= 2 * SMALLEST_SIDE:
         levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
@@ -34,9 +35,9 @@ def sliced_distance(
 def colour_drift(
     latents: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "others channels height width"]
 ) -> Float[Tensor, ""]:
-    """How far the mean of the channel that has drifted most is from the reference's, in its standard deviations."""
+    """How far the mean of the channel that drifted most is from the reference's, in the standard deviation of all."""
     axes = (0, 2, 3)
-    return ((latents.mean(dim=axes) - reference.mean(dim=axes)).abs() / reference.std(dim=axes)).max()
+    return (latents.mean(dim=axes) - reference.mean(dim=axes)).abs().max() / reference.std()
 
 
 def spread(latents: Float[Tensor, "prompts seeds *latent"]) -> Float[Tensor, ""]:
