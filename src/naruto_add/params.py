@@ -12,6 +12,8 @@ from ruamel.yaml.error import YAMLError
 
 NUM_TRAIN_TIMESTEPS = 1000
 """Length of SD 1.x's noise schedule, which every model here shares."""
+CAPTION_MATCH = "caption_match"
+"""`add.image_text_network` that is trained on the spot; anything else names a CLIP."""
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -150,6 +152,11 @@ class Add(_Section):
     r1_weight: Weight
     perceptual_weight: Weight
     perceptual_crop_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
+    image_text_weight: Weight
+    image_text_network: Text
+    image_text_crop_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
+    caption_match_steps: Positive
+    caption_match_learning_rate: Rate
     augment: Literal["off", "fixed", "adaptive"]
     augment_strength: Fraction
     augment_flip: bool

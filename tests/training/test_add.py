@@ -31,6 +31,7 @@ from naruto_add.training import add_distiller, add_run, learner
 from naruto_add.training import weights as weights_module
 from naruto_add.training.add import distill
 from naruto_add.training.add_alarms import ADVICE
+from naruto_add.training.add_image_text import ImageText, load_image_text
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
 from naruto_add.training.add_run import AddRun, adv_weight_at, training_precision
 from naruto_add.training.loop import run_steps
@@ -112,7 +113,14 @@ class Build:
             cache_dir=self.tmp / params.real_source,
         )
 
-    def run(self, params: Add, *, scheduler: StudentScheduler = "ddim", data: AddData | None = None) -> AddRun:
+    def run(
+        self,
+        params: Add,
+        *,
+        scheduler: StudentScheduler = "ddim",
+        data: AddData | None = None,
+        image_text: ImageText | None = None,
+    ) -> AddRun:
         student = load_unet(self.student_dir, precision="fp32").requires_grad_(True)
         return AddRun(
             self.bundle,
@@ -122,6 +130,7 @@ class Build:
             guidance_scale=PROFILE.sampling.guidance_scale,
             student_scheduler=scheduler,
             precision="fp32",
+            image_text=image_text,
         )
 
 
@@ -457,6 +466,28 @@ def test_the_perceptual_loss_joins_the_students_loss(build: Build) -> None:
     losses = [run.train_step(0)["perceptual_loss"] for _ in range(6)]
     assert losses[-1] < losses[0]
     assert "perceptual_loss" not in build.run(add_params()).train_step(0)
+
+
+def test_the_image_text_loss_joins_the_students_loss(build: Build) -> None:
+    """Its own weights descend on it, and it is not computed where it does not count."""
+    values = {"adv_weight": 0.0, "distill_weight": 0.0, "image_text_weight": 1.0, "image_text_crop_px": 32}
+    params = add_params(**values, rollout_fraction=0.0, renoised_weight=0.0, learning_rate=1e-4, caption_match_steps=2)
+    data = build.data(params)
+    image_text = load_image_text(
+        build.bundle,
+        data.prompts,
+        params=params,
+        prompt_template=TEMPLATE,
+        dataset_dir=build.dataset_dir,
+        cache_dir=build.tmp,
+    )
+    run = build.run(params, data=data, image_text=image_text)
+    losses = [run.train_step(0)["image_text_loss"] for _ in range(6)]
+    assert losses[-1] < losses[0]
+    assert {"image_text_accuracy", "image_text_chance"} <= run.metrics().keys()
+    assert "image_text_loss" not in build.run(add_params()).train_step(0)
+    batch = draw_batch(data, params, step=0)
+    assert torch.equal(data.prompt_embeds[batch.prompt_rows], batch.prompt_embeds)
 
 
 def test_gradient_checkpointing_changes_no_figure_and_spares_the_hooked_teacher(build: Build) -> None:

@@ -12,6 +12,7 @@ from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.losses.distillation import smooth_l1_distillation
 from naruto_add.models.backbones import load_backbone
 from naruto_add.params import Add, StudentScheduler
+from naruto_add.training.add_image_text import ImageText
 from naruto_add.training.add_inputs import Batch
 from naruto_add.training.add_pixels import perceptual_loss
 
@@ -29,10 +30,12 @@ class Distiller:
         guidance_scale: float,
         student_scheduler: StudentScheduler,
         accelerator: Accelerator,
+        image_text: ImageText | None,
     ) -> None:
         self.student, self.bundle, self.params = student, bundle, params
         self.guidance_scale, self.student_scheduler = guidance_scale, student_scheduler
         self.accelerator, self.negative_embeds = accelerator, negative_embeds.to(bundle.device)
+        self.image_text = image_text
         self.alphas_cumprod = alphas_cumprod(bundle.scheduler).to(bundle.device)
         if params.perceptual_weight:
             self.backbone = load_backbone("efficientnet_lite0", bundle.device)
@@ -42,12 +45,20 @@ class Distiller:
         return self.predict_x0(self.student_inputs(batch), self._timesteps(batch), batch.prompt_embeds)
 
     def losses(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`pair_loss` and `renoised_loss`, both weighted in `distill_loss`, and `perceptual_loss` where it counts."""
+        """`pair_loss` and `renoised_loss`, both weighted in `distill_loss`, and those of pictures that count."""
         pair_loss, renoised_loss = self.distillation_losses(x0_student, batch)
         distill_loss = self.params.pair_weight * pair_loss + self.params.renoised_weight * renoised_loss
         losses = {"distill_loss": distill_loss, "pair_loss": pair_loss, "renoised_loss": renoised_loss}
         if self.params.perceptual_weight:
             losses["perceptual_loss"] = self.perceptual_loss(x0_student, batch)
+        if self.image_text:
+            losses["image_text_loss"] = self.image_text.loss(
+                self.bundle.vae,
+                x0_student,
+                batch.prompt_rows,
+                corner=batch.crop_corner,
+                side_px=self.params.image_text_crop_px,
+            )
         return losses
 
     def student_inputs(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
