@@ -85,6 +85,8 @@ def test_params_as_committed_are_mini() -> None:
             "add.discriminator_blocks: ['mid_block', 'mid_block']",
         ),
         ("add.discriminator_timesteps", [10, 250, 10], "add.discriminator_timesteps: [10, 250, 10] names one twice"),
+        ("add.discriminator_scales", [1, 2], None),
+        ("add.discriminator_scales", [2, 2], "add.discriminator_scales: [2, 2] names one twice"),
         ("sampling.teacher_steps", 1000, "sampling.teacher_steps: 1000"),
         ("evaluate.teacher_sweep", [4, 1000], "evaluate.teacher_sweep.1: 1000"),
         (
@@ -109,6 +111,13 @@ def test_values_are_checked(mini: Any, key: str, value: Any, message: str | None
         return
     with pytest.raises(ParamsError, match=re.escape(message)):
         parse_params(changed)
+
+
+def test_averaged_squares_are_large_enough_for_their_network(mini: Any) -> None:
+    pixel = _with(_with(mini, "add.discriminators", ["pixel"]), "add.discriminator_scales", [1, 2])
+    parse_params(pixel)
+    with pytest.raises(ParamsError, match="4 leaves 16 px of squares of 64 px"):
+        parse_params(_with(pixel, "add.discriminator_scales", [1, 4]))
 
 
 @pytest.mark.parametrize(

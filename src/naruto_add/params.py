@@ -144,6 +144,7 @@ class Add(_Section):
     adv_ramp_steps: Count
     discriminators: Annotated[list[Literal["latent", "pixel"]], Field(min_length=1, max_length=2)]
     discriminator_blocks: Annotated[list[Text], Field(min_length=1)]
+    discriminator_scales: Annotated[list[Annotated[int, Field(ge=1, le=8)]], Field(min_length=1)]
     discriminator_width: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
     discriminator_timesteps: Annotated[list[Annotated[int, Field(ge=0, lt=NUM_TRAIN_TIMESTEPS)]], Field(min_length=1)]
     pixel_backbone: Literal["efficientnet_lite0", "dinov2_small"]

@@ -31,8 +31,10 @@ from naruto_add.training import add_distiller, add_run, learner
 from naruto_add.training import weights as weights_module
 from naruto_add.training.add import distill
 from naruto_add.training.add_alarms import ADVICE
+from naruto_add.training.add_critics import averaged
 from naruto_add.training.add_image_text import ImageText, load_image_text
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
+from naruto_add.training.add_pixels import decoded_squares
 from naruto_add.training.add_run import AddRun, adv_weight_at, training_precision
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
@@ -444,6 +446,44 @@ def test_pixel_discriminators_reach_the_student_and_train_their_heads_alone(
     run.train_step(0)
     assert same(weights(run.critics.backbone.network), backbone)
     assert all(not torch.equal(item, heads[name]) for name, item in weights(run.critics.heads).items() if item.ndim > 2)
+
+
+def test_every_scale_of_the_teachers_maps_has_heads_of_its_own(build: Build) -> None:
+    """The averaged maps are judged too; at a scale of 1 nothing changes."""
+    plain, run = build.run(add_params()), build.run(add_params(discriminator_scales=[1, 2], misaligned_weight=0.5))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = batch.x0.clone().requires_grad_()
+    features = run.critics.features(x0, batch.prompt_embeds, batch)
+    assert list(features) == list(run.critics.heads) == ["latent", "latent_2"]
+    assert same(features["latent"], plain.critics.features(x0, batch.prompt_embeds, batch)["latent"])
+    for item, smaller in zip(features["latent"], features["latent_2"], strict=True):
+        torch.testing.assert_close(smaller.mean(dim=(2, 3)), item.mean(dim=(2, 3)))
+    run.critics.adversarial_loss({"latent_2": features["latent_2"]}, batch.pooled).backward()
+    assert x0.grad is not None and x0.grad.flatten(1).any(dim=1).all()
+    heads = weights(run.critics.heads)
+    run.train_step(0)
+    assert all(not torch.equal(item, heads[name]) for name, item in weights(run.critics.heads).items() if item.ndim > 2)
+
+
+def test_every_scale_of_decoded_squares_is_seen_by_the_backbone(build: Build) -> None:
+    values = {"discriminators": ["pixel"], "pixel_crop_px": 64, "discriminator_scales": [1, 2]}
+    run = build.run(add_params(**values))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    features = run.critics.features(x0, batch.prompt_embeds, batch)
+    squares = decoded_squares(build.bundle.vae, x0, batch.crop_corner, side_px=64)
+    expected = run.critics.backbone(torch.nn.functional.avg_pool2d(squares, 2))
+    for item, other in zip(features["pixel_2"], expected, strict=True):
+        torch.testing.assert_close(item, other)
+    run.critics.adversarial_loss({"pixel_2": features["pixel_2"]}, batch.pooled).backward()
+    assert x0.grad is not None and x0.grad.flatten(1).any(dim=1).all()
+
+
+def test_averages_are_those_of_squares_and_never_of_nothing() -> None:
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    assert averaged(maps, 2)[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+    assert averaged(maps, 8)[0, 0].tolist() == [[7.5]]
+    assert averaged(maps, 1) is maps
 
 
 # The step
