@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 WIDTH = 64
-CHANNELS = (3, 32, 64, 128)
+CHANNELS = (32, 64, 128)
+PATCH_PX = 4
+"""Pictures enter as patches: whole pixels would take most of the time."""
 NUM_GROUPS = 8
 
 
@@ -17,10 +19,10 @@ class CaptionMatch(nn.Module):
 
     def __init__(self, pooled_width: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [nn.Conv2d(3, CHANNELS[0], PATCH_PX, stride=PATCH_PX)]
         for before, after in zip(CHANNELS, CHANNELS[1:], strict=False):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(NUM_GROUPS, after), nn.SiLU()]
-        self.body = nn.Sequential(*layers)
+            layers += [nn.GroupNorm(NUM_GROUPS, before), nn.SiLU(), nn.Conv2d(before, after, 3, stride=2, padding=1)]
+        self.body = nn.Sequential(*layers, nn.GroupNorm(NUM_GROUPS, CHANNELS[-1]), nn.SiLU())
         self.image_head = nn.Linear(CHANNELS[-1], WIDTH)
         self.text_tower = nn.Sequential(
             nn.LayerNorm(pooled_width), nn.Linear(pooled_width, 2 * WIDTH), nn.SiLU(), nn.Linear(2 * WIDTH, WIDTH)
