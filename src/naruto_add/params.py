@@ -137,8 +137,12 @@ class Add(_Section):
     warmup_steps: Count
     distill_weight: Weight
     pair_weight: Weight
+    pair_target: Literal["stored", "solve"]
+    solve_steps: Steps
     renoised_weight: Weight
     renoised_fraction: Fraction
+    renoised_space: Literal["latent", "pixel"]
+    renoised_crop_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
     adv_weight: Weight
     adv_start_steps: Count
     adv_ramp_steps: Count

@@ -38,7 +38,7 @@ def _add_problems(add: Add) -> list[str]:
             f"add.timesteps: {add.timesteps} is not what a scheduler with {len(expected)} trailing steps visits; "
             f"use {expected}"
         )
-    return [*problems, *_repetitions(add), *_phase_problems(add)]
+    return [*problems, *_repetitions(add), *_phase_problems(add), *_solve_problems(add)]
 
 
 def _scale_problems(params: Params) -> list[str]:
@@ -59,6 +59,13 @@ def _repetitions(add: Add) -> list[str]:
         "discriminator_timesteps": add.discriminator_timesteps,
     }
     return [f"add.{name}: {each} names one twice; name it once" for name, each in lists.items() if _repeats(each)]
+
+
+def _solve_problems(add: Add) -> list[str]:
+    last = min(add.timesteps)
+    if add.pair_target != "solve" or add.solve_steps <= last + 1:
+        return []
+    return [f"add.solve_steps: {add.solve_steps} steps do not fit below timestep {last}; use at most {last + 1}"]
 
 
 def _repeats(values: list[Any]) -> bool:

@@ -21,6 +21,7 @@ from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, load_pipelin
 from naruto_add.diffusion.noise import alphas_cumprod, noise_pred_from_x0
 from naruto_add.diffusion.sampling import (
     Sampler,
+    fast_sampler,
     guided_noise_pred,
     make_student_scheduler,
     sample_latents,
@@ -54,6 +55,10 @@ SMALL = {
 ALL_ON = {
     "discriminators": ["latent", "pixel"],
     "pixel_crop_px": 32,
+    "pair_target": "solve",
+    "solve_steps": 2,
+    "renoised_space": "pixel",
+    "renoised_crop_px": 32,
     "misaligned_weight": 0.5,
     "perceptual_weight": 0.5,
     "perceptual_crop_px": 32,
@@ -165,7 +170,7 @@ def no_gradient(module: torch.nn.Module) -> bool:
 
 
 def x0_of(run: AddRun, batch: Batch) -> Tensor:
-    return run.distiller.x0_of(batch)
+    return run.distiller.x0_of(run.distiller.student_inputs(batch), batch)
 
 
 # The student and the teacher
@@ -250,6 +255,56 @@ def test_the_renoised_loss_weighs_by_alpha_and_moves_only_the_student(build: Bui
     torch.testing.assert_close(loss.detach(), (alpha * distance.flatten(1).mean(dim=1)).mean())
     assert x0.grad is not None and x0.grad.any()
     assert no_gradient(build.bundle.unet)
+
+
+def test_the_renoised_loss_can_be_one_of_pixels(build: Build) -> None:
+    """The paper's: decoded squares of both, weighted alike, with a gradient through the student's side alone."""
+    run = build.run(add_params(renoised_fraction=1.0, renoised_space="pixel", renoised_crop_px=32))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = batch.x0.clone().requires_grad_()
+    loss = run.distiller.distillation_losses(x0, batch)[1]
+    loss.backward()
+    alpha = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].sqrt()
+    with torch.no_grad():
+        seen, target = (
+            decoded_squares(build.bundle.vae, item, batch.crop_corner, side_px=32)
+            for item in (batch.x0, run.distiller.teacher_x0(batch.x0, batch))
+        )
+    distance = torch.nn.functional.smooth_l1_loss(seen, target, reduction="none").flatten(1).mean(dim=1)
+    torch.testing.assert_close(loss.detach(), (alpha * distance).mean())
+    assert x0.grad is not None and x0.grad.flatten(1).any(dim=1).all()
+    assert no_gradient(build.bundle.unet) and no_gradient(build.bundle.vae)
+
+
+def test_a_solved_target_is_the_teachers_way_on_from_what_the_student_saw(build: Build) -> None:
+    """From pure noise it is the teacher's sample; elsewhere it follows the student's own way."""
+    run = build.run(add_params(pair_target="solve", solve_steps=2, rollout_fraction=1.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    noisy = run.distiller.student_inputs(batch)
+    target = run.distiller.pair_target(noisy, batch)
+    assert not target.requires_grad and no_gradient(build.bundle.unet)
+    others = run.distiller.pair_target(noisy + 0.5, batch)
+    assert ((others - target).abs().flatten(1).amax(dim=1) > 0.01).all()
+    first = replace(batch, step_index=torch.zeros_like(batch.step_index))
+    expected = sample_latents(
+        build.bundle.unet,
+        noise=batch.noise,
+        prompt_embeds=batch.prompt_embeds,
+        negative_embeds=run.data.prompt_embeds[:1],
+        sampler=fast_sampler(build.bundle, 2, PROFILE.sampling.guidance_scale),
+    )
+    torch.testing.assert_close(run.distiller.pair_target(batch.noise, first), expected, rtol=1e-3, atol=1e-3)
+    assert build.run(add_params()).distiller.pair_target(noisy, batch) is batch.x0
+
+
+def test_the_solved_target_is_what_the_pair_loss_and_the_student_learn_from(build: Build) -> None:
+    values = {"pair_target": "solve", "solve_steps": 2, "adv_weight": 0.0, "renoised_weight": 0.0}
+    run = build.run(add_params(**values))
+    batch = draw_batch(run.data, run.params, step=0)
+    noisy = run.distiller.student_inputs(batch)
+    x0, target = run.distiller.x0_of(noisy, batch), run.distiller.pair_target(noisy, batch)
+    expected = torch.nn.functional.smooth_l1_loss(x0, target).item()
+    assert run.train_step(0)["pair_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 # Noise and timesteps

@@ -4,6 +4,8 @@ Of the teacher, a step costs one forward pass of features on the reals, one forw
 discriminator's update reuses them), and a guided call on a part of the batch.
 """
 
+from dataclasses import replace
+
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
@@ -119,10 +121,11 @@ class AddRun:
 
     def _learn_from(self, batch: Batch, adv_weight: float, unseen: Pictures | None) -> dict[str, Tensor]:
         """Gradients of both sides on one part of a batch; the discriminator's updates reuse the student's fakes."""
-        x0_student = self.distiller.x0_of(batch)
+        noisy = self.distiller.student_inputs(batch)
+        x0_student = self.distiller.x0_of(noisy, batch)
         with torch.set_grad_enabled(adv_weight > 0):
             fake_features = self.critics.features(x0_student, batch.prompt_embeds, batch)
-        losses = self.distiller.losses(x0_student, batch)
+        losses = self.distiller.losses(x0_student, replace(batch, x0=self.distiller.pair_target(noisy, batch)))
         adv_loss = self.critics.adversarial_loss(fake_features, batch.pooled)
         loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * adv_loss
         if "perceptual_loss" in losses:
