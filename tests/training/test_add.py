@@ -834,3 +834,15 @@ def test_the_best_validated_average_is_written_not_the_last_iterate(
     written = load_unet(out_dir, precision="fp32")
     assert same(weights(written), weights(load_unet(build.student_dir, precision="fp32")))
     assert json.loads((tmp_path / "add.json").read_text())["best_step"] == 0
+
+
+def test_distill_says_how_far_the_image_text_network_can_be_trusted(
+    build: Build, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    values = {"image_text_weight": 0.5, "image_text_crop_px": 32, "caption_match_steps": 2}
+    distill_into(build, tmp_path, tiny_pipeline_dir, add_params(num_steps=2, **values))
+    assert len(list((tmp_path / "checkpoints").glob("caption_match-*.safetensors"))) == 1
+    assert "image_text_loss" in (tmp_path / "curves.tsv").read_text().splitlines()[0].split("\t")
+    metrics = json.loads((tmp_path / "add.json").read_text())
+    assert metrics["image_text_chance"] == pytest.approx(0.25)
+    assert 0 <= metrics["image_text_accuracy"] <= 1
