@@ -151,6 +151,7 @@ def make_run(params: Params) -> AddRun:
         held_out=pairs,
         pictures=none,
         unseen=none,
+        prompts=[""] * NUM_PAIRS,
         prompt_embeds=torch.randn(NUM_PAIRS, NUM_TOKENS, TEXT_WIDTH),
         pooled=torch.randn(NUM_PAIRS, TEXT_WIDTH),
     )

@@ -85,6 +85,11 @@ def test_params_as_committed_are_mini() -> None:
             "add.discriminator_blocks: ['mid_block', 'mid_block']",
         ),
         ("add.discriminator_timesteps", [10, 250, 10], "add.discriminator_timesteps: [10, 250, 10] names one twice"),
+        ("add.pair_target", "guess", "add.pair_target: 'guess'"),
+        ("add.solve_steps", 251, None),
+        ("add.renoised_space", "feature", "add.renoised_space: 'feature'"),
+        ("add.discriminator_scales", [1, 2], None),
+        ("add.discriminator_scales", [2, 2], "add.discriminator_scales: [2, 2] names one twice"),
         ("sampling.teacher_steps", 1000, "sampling.teacher_steps: 1000"),
         ("evaluate.teacher_sweep", [4, 1000], "evaluate.teacher_sweep.1: 1000"),
         (
@@ -109,6 +114,20 @@ def test_values_are_checked(mini: Any, key: str, value: Any, message: str | None
         return
     with pytest.raises(ParamsError, match=re.escape(message)):
         parse_params(changed)
+
+
+def test_a_solve_has_a_timestep_for_every_step(mini: Any) -> None:
+    solve = _with(mini, "add.pair_target", "solve")
+    parse_params(_with(solve, "add.solve_steps", 250))
+    with pytest.raises(ParamsError, match="251 steps do not fit below timestep 249; use at most 250"):
+        parse_params(_with(solve, "add.solve_steps", 251))
+
+
+def test_averaged_squares_are_large_enough_for_their_network(mini: Any) -> None:
+    pixel = _with(_with(mini, "add.discriminators", ["pixel"]), "add.discriminator_scales", [1, 2])
+    parse_params(pixel)
+    with pytest.raises(ParamsError, match="4 leaves 16 px of squares of 64 px"):
+        parse_params(_with(pixel, "add.discriminator_scales", [1, 4]))
 
 
 @pytest.mark.parametrize(

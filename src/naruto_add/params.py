@@ -12,6 +12,8 @@ from ruamel.yaml.error import YAMLError
 
 NUM_TRAIN_TIMESTEPS = 1000
 """Length of SD 1.x's noise schedule, which every model here shares."""
+CAPTION_MATCH = "caption_match"
+"""`add.image_text_network` that is trained on the spot; anything else names a CLIP."""
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -135,13 +137,18 @@ class Add(_Section):
     warmup_steps: Count
     distill_weight: Weight
     pair_weight: Weight
+    pair_target: Literal["stored", "solve"]
+    solve_steps: Steps
     renoised_weight: Weight
     renoised_fraction: Fraction
+    renoised_space: Literal["latent", "pixel"]
+    renoised_crop_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
     adv_weight: Weight
     adv_start_steps: Count
     adv_ramp_steps: Count
     discriminators: Annotated[list[Literal["latent", "pixel"]], Field(min_length=1, max_length=2)]
     discriminator_blocks: Annotated[list[Text], Field(min_length=1)]
+    discriminator_scales: Annotated[list[Annotated[int, Field(ge=1, le=8)]], Field(min_length=1)]
     discriminator_width: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
     discriminator_timesteps: Annotated[list[Annotated[int, Field(ge=0, lt=NUM_TRAIN_TIMESTEPS)]], Field(min_length=1)]
     pixel_backbone: Literal["efficientnet_lite0", "dinov2_small"]
@@ -150,6 +157,11 @@ class Add(_Section):
     r1_weight: Weight
     perceptual_weight: Weight
     perceptual_crop_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
+    image_text_weight: Weight
+    image_text_network: Text
+    image_text_crop_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
+    caption_match_steps: Positive
+    caption_match_learning_rate: Rate
     augment: Literal["off", "fixed", "adaptive"]
     augment_strength: Fraction
     augment_flip: bool

@@ -10,10 +10,15 @@ PROBABILITY_TOLERANCE = 1e-3
 """Thirds, written with three digits, still add up to 1."""
 
 
+SMALLEST_SQUARE_PX = 32
+"""EfficientNet halves pictures five times."""
+
+
 def contradictions(params: Params) -> list[str]:
     """A message for everything that cannot work, with key, value and remedy."""
     return [
         *_add_problems(params.add),
+        *_scale_problems(params),
         *_scheduler_problems(params),
         *_ingest_problems(params),
         *_template_problems(params.teacher),
@@ -33,16 +38,34 @@ def _add_problems(add: Add) -> list[str]:
             f"add.timesteps: {add.timesteps} is not what a scheduler with {len(expected)} trailing steps visits; "
             f"use {expected}"
         )
-    return [*problems, *_repetitions(add), *_phase_problems(add)]
+    return [*problems, *_repetitions(add), *_phase_problems(add), *_solve_problems(add)]
+
+
+def _scale_problems(params: Params) -> list[str]:
+    """Squares that are averaged to less than the pixel discriminator's network can see."""
+    add = params.add
+    side_px, scale = min(add.pixel_crop_px, params.base.resolution_px), max(add.discriminator_scales)
+    if "pixel" not in add.discriminators or scale == 1 or side_px // scale >= SMALLEST_SQUARE_PX:
+        return []
+    problem = f"{scale} leaves {side_px // scale} px of squares of {side_px} px, fewer than {SMALLEST_SQUARE_PX}"
+    return [f"add.discriminator_scales: {problem}; use a smaller scale or a larger add.pixel_crop_px"]
 
 
 def _repetitions(add: Add) -> list[str]:
     lists: dict[str, list[Any]] = {
         "discriminators": list(add.discriminators),
         "discriminator_blocks": add.discriminator_blocks,
+        "discriminator_scales": add.discriminator_scales,
         "discriminator_timesteps": add.discriminator_timesteps,
     }
     return [f"add.{name}: {each} names one twice; name it once" for name, each in lists.items() if _repeats(each)]
+
+
+def _solve_problems(add: Add) -> list[str]:
+    last = min(add.timesteps)
+    if add.pair_target != "solve" or add.solve_steps <= last + 1:
+        return []
+    return [f"add.solve_steps: {add.solve_steps} steps do not fit below timestep {last}; use at most {last + 1}"]
 
 
 def _repeats(values: list[Any]) -> bool:

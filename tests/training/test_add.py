@@ -21,6 +21,7 @@ from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, load_pipelin
 from naruto_add.diffusion.noise import alphas_cumprod, noise_pred_from_x0
 from naruto_add.diffusion.sampling import (
     Sampler,
+    fast_sampler,
     guided_noise_pred,
     make_student_scheduler,
     sample_latents,
@@ -31,7 +32,10 @@ from naruto_add.training import add_distiller, add_run, learner
 from naruto_add.training import weights as weights_module
 from naruto_add.training.add import distill
 from naruto_add.training.add_alarms import ADVICE
+from naruto_add.training.add_critics import averaged
+from naruto_add.training.add_image_text import ImageText, load_image_text
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
+from naruto_add.training.add_pixels import decoded_squares
 from naruto_add.training.add_run import AddRun, adv_weight_at, training_precision
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
@@ -51,6 +55,10 @@ SMALL = {
 ALL_ON = {
     "discriminators": ["latent", "pixel"],
     "pixel_crop_px": 32,
+    "pair_target": "solve",
+    "solve_steps": 2,
+    "renoised_space": "pixel",
+    "renoised_crop_px": 32,
     "misaligned_weight": 0.5,
     "perceptual_weight": 0.5,
     "perceptual_crop_px": 32,
@@ -112,7 +120,14 @@ class Build:
             cache_dir=self.tmp / params.real_source,
         )
 
-    def run(self, params: Add, *, scheduler: StudentScheduler = "ddim", data: AddData | None = None) -> AddRun:
+    def run(
+        self,
+        params: Add,
+        *,
+        scheduler: StudentScheduler = "ddim",
+        data: AddData | None = None,
+        image_text: ImageText | None = None,
+    ) -> AddRun:
         student = load_unet(self.student_dir, precision="fp32").requires_grad_(True)
         return AddRun(
             self.bundle,
@@ -122,6 +137,7 @@ class Build:
             guidance_scale=PROFILE.sampling.guidance_scale,
             student_scheduler=scheduler,
             precision="fp32",
+            image_text=image_text,
         )
 
 
@@ -154,7 +170,7 @@ def no_gradient(module: torch.nn.Module) -> bool:
 
 
 def x0_of(run: AddRun, batch: Batch) -> Tensor:
-    return run.distiller.x0_of(batch)
+    return run.distiller.x0_of(run.distiller.student_inputs(batch), batch)
 
 
 # The student and the teacher
@@ -239,6 +255,56 @@ def test_the_renoised_loss_weighs_by_alpha_and_moves_only_the_student(build: Bui
     torch.testing.assert_close(loss.detach(), (alpha * distance.flatten(1).mean(dim=1)).mean())
     assert x0.grad is not None and x0.grad.any()
     assert no_gradient(build.bundle.unet)
+
+
+def test_the_renoised_loss_can_be_one_of_pixels(build: Build) -> None:
+    """The paper's: decoded squares of both, weighted alike, with a gradient through the student's side alone."""
+    run = build.run(add_params(renoised_fraction=1.0, renoised_space="pixel", renoised_crop_px=32))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = batch.x0.clone().requires_grad_()
+    loss = run.distiller.distillation_losses(x0, batch)[1]
+    loss.backward()
+    alpha = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].sqrt()
+    with torch.no_grad():
+        seen, target = (
+            decoded_squares(build.bundle.vae, item, batch.crop_corner, side_px=32)
+            for item in (batch.x0, run.distiller.teacher_x0(batch.x0, batch))
+        )
+    distance = torch.nn.functional.smooth_l1_loss(seen, target, reduction="none").flatten(1).mean(dim=1)
+    torch.testing.assert_close(loss.detach(), (alpha * distance).mean())
+    assert x0.grad is not None and x0.grad.flatten(1).any(dim=1).all()
+    assert no_gradient(build.bundle.unet) and no_gradient(build.bundle.vae)
+
+
+def test_a_solved_target_is_the_teachers_way_on_from_what_the_student_saw(build: Build) -> None:
+    """From pure noise it is the teacher's sample; elsewhere it follows the student's own way."""
+    run = build.run(add_params(pair_target="solve", solve_steps=2, rollout_fraction=1.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    noisy = run.distiller.student_inputs(batch)
+    target = run.distiller.pair_target(noisy, batch)
+    assert not target.requires_grad and no_gradient(build.bundle.unet)
+    others = run.distiller.pair_target(noisy + 0.5, batch)
+    assert ((others - target).abs().flatten(1).amax(dim=1) > 0.01).all()
+    first = replace(batch, step_index=torch.zeros_like(batch.step_index))
+    expected = sample_latents(
+        build.bundle.unet,
+        noise=batch.noise,
+        prompt_embeds=batch.prompt_embeds,
+        negative_embeds=run.data.prompt_embeds[:1],
+        sampler=fast_sampler(build.bundle, 2, PROFILE.sampling.guidance_scale),
+    )
+    torch.testing.assert_close(run.distiller.pair_target(batch.noise, first), expected, rtol=1e-3, atol=1e-3)
+    assert build.run(add_params()).distiller.pair_target(noisy, batch) is batch.x0
+
+
+def test_the_solved_target_is_what_the_pair_loss_and_the_student_learn_from(build: Build) -> None:
+    values = {"pair_target": "solve", "solve_steps": 2, "adv_weight": 0.0, "renoised_weight": 0.0}
+    run = build.run(add_params(**values))
+    batch = draw_batch(run.data, run.params, step=0)
+    noisy = run.distiller.student_inputs(batch)
+    x0, target = run.distiller.x0_of(noisy, batch), run.distiller.pair_target(noisy, batch)
+    expected = torch.nn.functional.smooth_l1_loss(x0, target).item()
+    assert run.train_step(0)["pair_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 # Noise and timesteps
@@ -437,6 +503,44 @@ def test_pixel_discriminators_reach_the_student_and_train_their_heads_alone(
     assert all(not torch.equal(item, heads[name]) for name, item in weights(run.critics.heads).items() if item.ndim > 2)
 
 
+def test_every_scale_of_the_teachers_maps_has_heads_of_its_own(build: Build) -> None:
+    """The averaged maps are judged too; at a scale of 1 nothing changes."""
+    plain, run = build.run(add_params()), build.run(add_params(discriminator_scales=[1, 2], misaligned_weight=0.5))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = batch.x0.clone().requires_grad_()
+    features = run.critics.features(x0, batch.prompt_embeds, batch)
+    assert list(features) == list(run.critics.heads) == ["latent", "latent_2"]
+    assert same(features["latent"], plain.critics.features(x0, batch.prompt_embeds, batch)["latent"])
+    for item, smaller in zip(features["latent"], features["latent_2"], strict=True):
+        torch.testing.assert_close(smaller.mean(dim=(2, 3)), item.mean(dim=(2, 3)))
+    run.critics.adversarial_loss({"latent_2": features["latent_2"]}, batch.pooled).backward()
+    assert x0.grad is not None and x0.grad.flatten(1).any(dim=1).all()
+    heads = weights(run.critics.heads)
+    run.train_step(0)
+    assert all(not torch.equal(item, heads[name]) for name, item in weights(run.critics.heads).items() if item.ndim > 2)
+
+
+def test_every_scale_of_decoded_squares_is_seen_by_the_backbone(build: Build) -> None:
+    values = {"discriminators": ["pixel"], "pixel_crop_px": 64, "discriminator_scales": [1, 2]}
+    run = build.run(add_params(**values))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    features = run.critics.features(x0, batch.prompt_embeds, batch)
+    squares = decoded_squares(build.bundle.vae, x0, batch.crop_corner, side_px=64)
+    expected = run.critics.backbone(torch.nn.functional.avg_pool2d(squares, 2))
+    for item, other in zip(features["pixel_2"], expected, strict=True):
+        torch.testing.assert_close(item, other)
+    run.critics.adversarial_loss({"pixel_2": features["pixel_2"]}, batch.pooled).backward()
+    assert x0.grad is not None and x0.grad.flatten(1).any(dim=1).all()
+
+
+def test_averages_are_those_of_squares_and_never_of_nothing() -> None:
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    assert averaged(maps, 2)[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+    assert averaged(maps, 8)[0, 0].tolist() == [[7.5]]
+    assert averaged(maps, 1) is maps
+
+
 # The step
 
 
@@ -457,6 +561,28 @@ def test_the_perceptual_loss_joins_the_students_loss(build: Build) -> None:
     losses = [run.train_step(0)["perceptual_loss"] for _ in range(6)]
     assert losses[-1] < losses[0]
     assert "perceptual_loss" not in build.run(add_params()).train_step(0)
+
+
+def test_the_image_text_loss_joins_the_students_loss(build: Build) -> None:
+    """Its own weights descend on it, and it is not computed where it does not count."""
+    values = {"adv_weight": 0.0, "distill_weight": 0.0, "image_text_weight": 1.0, "image_text_crop_px": 32}
+    params = add_params(**values, rollout_fraction=0.0, renoised_weight=0.0, learning_rate=1e-4, caption_match_steps=2)
+    data = build.data(params)
+    image_text = load_image_text(
+        build.bundle,
+        data.prompts,
+        params=params,
+        prompt_template=TEMPLATE,
+        dataset_dir=build.dataset_dir,
+        cache_dir=build.tmp,
+    )
+    run = build.run(params, data=data, image_text=image_text)
+    losses = [run.train_step(0)["image_text_loss"] for _ in range(6)]
+    assert losses[-1] < losses[0]
+    assert {"image_text_accuracy", "image_text_chance"} <= run.metrics().keys()
+    assert "image_text_loss" not in build.run(add_params()).train_step(0)
+    batch = draw_batch(data, params, step=0)
+    assert torch.equal(data.prompt_embeds[batch.prompt_rows], batch.prompt_embeds)
 
 
 def test_gradient_checkpointing_changes_no_figure_and_spares_the_hooked_teacher(build: Build) -> None:
@@ -708,3 +834,15 @@ def test_the_best_validated_average_is_written_not_the_last_iterate(
     written = load_unet(out_dir, precision="fp32")
     assert same(weights(written), weights(load_unet(build.student_dir, precision="fp32")))
     assert json.loads((tmp_path / "add.json").read_text())["best_step"] == 0
+
+
+def test_distill_says_how_far_the_image_text_network_can_be_trusted(
+    build: Build, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    values = {"image_text_weight": 0.5, "image_text_crop_px": 32, "caption_match_steps": 2}
+    distill_into(build, tmp_path, tiny_pipeline_dir, add_params(num_steps=2, **values))
+    assert len(list((tmp_path / "checkpoints").glob("caption_match-*.safetensors"))) == 1
+    assert "image_text_loss" in (tmp_path / "curves.tsv").read_text().splitlines()[0].split("\t")
+    metrics = json.loads((tmp_path / "add.json").read_text())
+    assert metrics["image_text_chance"] == pytest.approx(0.25)
+    assert 0 <= metrics["image_text_accuracy"] <= 1

@@ -10,6 +10,7 @@ from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
 from naruto_add.files import new_folder, write_json
 from naruto_add.params import Add, StudentScheduler
+from naruto_add.training.add_image_text import ImageText, load_image_text
 from naruto_add.training.add_inputs import load_data
 from naruto_add.training.add_run import AddRun, training_precision
 from naruto_add.training.loop import run_steps
@@ -48,6 +49,16 @@ def distill(
             dataset_dir=dataset_dir,
             cache_dir=checkpoint_dir,
         )
+        image_text: ImageText | None = None
+        if params.image_text_weight:
+            image_text = load_image_text(
+                bundle,
+                data.prompts,
+                params=params,
+                prompt_template=prompt_template,
+                dataset_dir=dataset_dir,
+                cache_dir=checkpoint_dir,
+            )
     run = AddRun(
         bundle,
         student,
@@ -56,6 +67,7 @@ def distill(
         guidance_scale=guidance_scale,
         student_scheduler=student_scheduler,
         precision=precision,
+        image_text=image_text,
     )
     run.refuse_hopeless()
     run_steps(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from naruto_add.training.add_inputs import AddData, Batch, Pictures
 from naruto_add.training.add_pixels import decoded_squares
 
 Features = dict[str, Maps]
-"""Maps by discriminator."""
+"""Maps by discriminator, each of its scales counting as one."""
 Logits = dict[str, list[Float[Tensor, "batch _"]]]
 """Per-patch logits of every head, by discriminator."""
 
@@ -47,10 +48,10 @@ class Critics:
         num_channels: dict[str, list[int]] = {}
         if "latent" in params.discriminators:
             self.unet_features = UnetFeatures(bundle.unet, params.discriminator_blocks)
-            num_channels["latent"] = self.unet_features.num_channels
+            num_channels |= {name: self.unet_features.num_channels for name, _ in self._scales("latent")}
         if "pixel" in params.discriminators:
             self.backbone = load_backbone(params.pixel_backbone, bundle.device)
-            num_channels["pixel"] = self.backbone.num_channels
+            num_channels |= {name: self.backbone.num_channels for name, _ in self._scales("pixel")}
         self.heads = _build_heads(num_channels, params, pooled_width=pooled_width).to(bundle.device)
 
     def features(
@@ -58,11 +59,12 @@ class Critics:
     ) -> Features:
         """What the frozen networks see in x0: the teacher after noising it, the backbone in decoded squares."""
         features: Features = {}
-        if "latent" in self.heads:
-            features["latent"] = self._seen_by_teacher(x0, prompt_embeds, batch)
-        if "pixel" in self.heads:
+        if "latent" in self.params.discriminators:
+            features |= self._latent_features(x0, prompt_embeds, batch)
+        if "pixel" in self.params.discriminators:
             squares = decoded_squares(self.vae, x0, batch.crop_corner, side_px=self.params.pixel_crop_px)
-            features["pixel"] = self.backbone(self._augmented(squares, batch))
+            squares = self._augmented(squares, batch)
+            features |= {name: self.backbone(averaged(squares, scale)) for name, scale in self._scales("pixel")}
         return features
 
     def adversarial_loss(self, fake_features: Features, pooled: Float[Tensor, "batch w"]) -> Float[Tensor, ""]:
@@ -89,9 +91,9 @@ class Critics:
     def misaligned_loss(self, real_features: Features, batch: Batch) -> Float[Tensor, ""]:
         """The hinge of real pictures under other pictures' captions, which every frozen network is told as well."""
         features = dict(real_features)
-        if "latent" in features:
+        if "latent" in self.params.discriminators:
             with torch.no_grad():
-                features["latent"] = self._seen_by_teacher(batch.real_latents, batch.misaligned_prompt_embeds, batch)
+                features |= self._latent_features(batch.real_latents, batch.misaligned_prompt_embeds, batch)
         logits = self.judge(features, batch.misaligned_pooled)
         return _mean({name: [misaligned_hinge(item) for item in items] for name, items in logits.items()})
 
@@ -107,14 +109,32 @@ class Critics:
         """Per-patch logits of every head of every discriminator."""
         return {name: self.heads[name](maps, pooled) for name, maps in features.items()}
 
-    def _seen_by_teacher(self, x0: Tensor, prompt_embeds: Tensor, batch: Batch) -> Maps:
+    def _latent_features(self, x0: Tensor, prompt_embeds: Tensor, batch: Batch) -> Features:
+        """The teacher sees once; every scale but the first is of its maps."""
         timesteps = batch.judged_timesteps
         x0 = self._augmented(x0, batch)
         noisy = add_noise(x0, batch.judged_noise, timesteps, alphas_cumprod=self.alphas_cumprod)
-        return self.unet_features(noisy, timesteps, prompt_embeds)
+        maps = self.unet_features(noisy, timesteps, prompt_embeds)
+        return {name: [averaged(item, scale) for item in maps] for name, scale in self._scales("latent")}
+
+    def _scales(self, kind: str) -> list[tuple[str, int]]:
+        return [(scaled_name(kind, scale), scale) for scale in self.params.discriminator_scales]
 
     def _augmented(self, maps: Tensor, batch: Batch) -> Tensor:
         return augmented(maps, batch.augment_draws, strength=self.strength.value, params=self.params)
+
+
+def averaged(maps: Float[Tensor, "batch c h w"], scale: int) -> Float[Tensor, "batch c _ _"]:
+    """Means over squares of `scale` places, or over the whole where that is smaller."""
+    if scale == 1:
+        return maps
+    height, width = (max(1, extent // scale) for extent in maps.shape[-2:])
+    return F.adaptive_avg_pool2d(maps, (height, width))
+
+
+def scaled_name(kind: str, scale: int) -> str:
+    """The discriminator of this kind (latent, pixel) at this scale; at full size, the kind itself."""
+    return kind if scale == 1 else f"{kind}_{scale}"
 
 
 def detached(features: Features) -> Features:
@@ -128,7 +148,9 @@ def _build_heads(num_channels: dict[str, list[int]], params: Add, *, pooled_widt
         torch.manual_seed(params.seed)
         return nn.ModuleDict(
             {
-                name: kinds[name](channels, width=params.discriminator_width, pooled_width=pooled_width)
+                name: kinds[name.partition("_")[0]](
+                    channels, width=params.discriminator_width, pooled_width=pooled_width
+                )
                 for name, channels in num_channels.items()
             }
         )

@@ -9,11 +9,13 @@ from torch import Tensor
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noisy_at_trained, x0_from_noise_pred
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
+from naruto_add.diffusion.solver import solve_x0
 from naruto_add.losses.distillation import smooth_l1_distillation
 from naruto_add.models.backbones import load_backbone
 from naruto_add.params import Add, StudentScheduler
+from naruto_add.training.add_image_text import ImageText
 from naruto_add.training.add_inputs import Batch
-from naruto_add.training.add_pixels import perceptual_loss
+from naruto_add.training.add_pixels import decoded_squares, perceptual_loss
 
 
 class Distiller:
@@ -29,25 +31,51 @@ class Distiller:
         guidance_scale: float,
         student_scheduler: StudentScheduler,
         accelerator: Accelerator,
+        image_text: ImageText | None,
     ) -> None:
         self.student, self.bundle, self.params = student, bundle, params
         self.guidance_scale, self.student_scheduler = guidance_scale, student_scheduler
         self.accelerator, self.negative_embeds = accelerator, negative_embeds.to(bundle.device)
+        self.image_text = image_text
         self.alphas_cumprod = alphas_cumprod(bundle.scheduler).to(bundle.device)
         if params.perceptual_weight:
             self.backbone = load_backbone("efficientnet_lite0", bundle.device)
 
-    def x0_of(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
-        """The student's x0 of what this batch shows it, with a gradient."""
-        return self.predict_x0(self.student_inputs(batch), self._timesteps(batch), batch.prompt_embeds)
+    def x0_of(self, noisy_latents: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, "batch c h w"]:
+        """The student's x0 of what this batch shows it (`student_inputs`), with a gradient."""
+        return self.predict_x0(noisy_latents, self._timesteps(batch), batch.prompt_embeds)
+
+    def pair_target(self, noisy_latents: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, "batch c h w"]:
+        """The teacher's answer to what the student saw: its stored sample, or its own way on from there."""
+        if self.params.pair_target == "stored":
+            return batch.x0
+
+        def predict_x0(latents: Tensor, timesteps: Tensor) -> Tensor:
+            return self._guided_x0(latents, timesteps, batch.prompt_embeds)
+
+        return solve_x0(
+            predict_x0,
+            noisy_latents,
+            self._timesteps(batch),
+            num_steps=self.params.solve_steps,
+            alphas_cumprod=self.alphas_cumprod,
+        )
 
     def losses(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`pair_loss` and `renoised_loss`, both weighted in `distill_loss`, and `perceptual_loss` where it counts."""
+        """`pair_loss` and `renoised_loss`, both weighted in `distill_loss`, and those of pictures that count."""
         pair_loss, renoised_loss = self.distillation_losses(x0_student, batch)
         distill_loss = self.params.pair_weight * pair_loss + self.params.renoised_weight * renoised_loss
         losses = {"distill_loss": distill_loss, "pair_loss": pair_loss, "renoised_loss": renoised_loss}
         if self.params.perceptual_weight:
             losses["perceptual_loss"] = self.perceptual_loss(x0_student, batch)
+        if self.image_text:
+            losses["image_text_loss"] = self.image_text.loss(
+                self.bundle.vae,
+                x0_student,
+                batch.prompt_rows,
+                corner=batch.crop_corner,
+                side_px=self.params.image_text_crop_px,
+            )
         return losses
 
     def student_inputs(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
@@ -94,9 +122,9 @@ class Distiller:
     def distillation_losses(
         self, x0_student: Float[Tensor, "batch c h w"], batch: Batch
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Distance to the guided teacher's stored sample, and to one guided teacher step from the noised x0_student.
+        """Distance to the guided teacher's x0 of the batch, and to one guided teacher step from the noised x0_student.
 
-        The latter is the paper's (Sauer et al. 2023, eq. 4) with its c(t) = alpha_t, in latents instead of pixels.
+        The latter is the paper's (Sauer et al. 2023, eq. 4) with its c(t) = alpha_t, of latents or of pixels as there.
         """
         pair_loss = smooth_l1_distillation(x0_student, batch.x0, torch.ones_like(batch.renoised_weight))
         (chosen,) = torch.where(batch.renoised_weight > 0)
@@ -106,25 +134,27 @@ class Distiller:
         x0_teacher = self.teacher_x0(x0_student[chosen], part)
         weight = part.renoised_weight * self.alphas_cumprod[part.renoised_timesteps].sqrt()
         share = len(chosen) / len(x0_student)
-        return pair_loss, share * smooth_l1_distillation(x0_student[chosen], x0_teacher, weight)
+        student, teacher = self._compared(x0_student[chosen], x0_teacher, part)
+        return pair_loss, share * smooth_l1_distillation(student, teacher, weight)
+
+    def _compared(self, x0_student: Tensor, x0_teacher: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Both as they are, or decoded squares of both."""
+        if self.params.renoised_space == "latent":
+            return x0_student, x0_teacher
+        vae, corner, side_px = self.bundle.vae, batch.crop_corner, self.params.renoised_crop_px
+        with torch.no_grad():
+            teacher = decoded_squares(vae, x0_teacher, corner, side_px=side_px)
+        return decoded_squares(vae, x0_student, corner, side_px=side_px), teacher
 
     @torch.no_grad()
     def teacher_x0(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, "batch c h w"]:
         """The guided teacher's x0, one step from the student's, noised to the batch's `renoised_timesteps`."""
         timesteps = batch.renoised_timesteps
         noisy = add_noise(x0_student, batch.renoised_noise, timesteps, alphas_cumprod=self.alphas_cumprod)
-        noise = guided_noise_pred(
-            self.bundle.unet,
-            noisy,
-            timesteps,
-            prompt_embeds=batch.prompt_embeds,
-            negative_embeds=self.negative_embeds,
-            guidance_scale=self.guidance_scale,
-        )
-        return x0_from_noise_pred(noisy, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
+        return self._guided_x0(noisy, timesteps, batch.prompt_embeds)
 
     def perceptual_loss(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, ""]:
-        """How different the decoded student's squares look from those of the teacher's stored sample."""
+        """How different the decoded student's squares look from those of the teacher's x0 of the batch."""
         return perceptual_loss(
             self.bundle.vae,
             self.backbone,
@@ -133,6 +163,17 @@ class Distiller:
             corner=batch.crop_corner,
             side_px=self.params.perceptual_crop_px,
         )
+
+    def _guided_x0(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        noise = guided_noise_pred(
+            self.bundle.unet,
+            noisy_latents,
+            timesteps,
+            prompt_embeds=prompt_embeds,
+            negative_embeds=self.negative_embeds,
+            guidance_scale=self.guidance_scale,
+        )
+        return x0_from_noise_pred(noisy_latents, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
 
     def _timesteps(self, batch: Batch) -> Int[Tensor, " batch"]:
         return torch.tensor(self.params.timesteps, device=batch.step_index.device)[batch.step_index]

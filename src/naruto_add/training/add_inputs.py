@@ -47,7 +47,7 @@ class Pictures(Items):
 
 @dataclass(frozen=True)
 class AddData:
-    """Everything, on the CPU; rows count `prompt_embeds` and `pooled`, and row 0 is the empty prompt.
+    """Everything, on the CPU; rows count `prompts`, `prompt_embeds` and `pooled`, and row 0 is the empty prompt.
 
     `unseen` are pictures like those that the discriminator takes for real, but never trained on.
     """
@@ -56,6 +56,7 @@ class AddData:
     held_out: Pairs
     pictures: Pictures
     unseen: Pictures
+    prompts: list[str]
     prompt_embeds: Float[Tensor, "prompts tokens width"]
     pooled: Float[Tensor, "prompts width"]
 
@@ -75,6 +76,7 @@ class Batch(Items):
     x0: Float[Tensor, "batch c h w"]
     prompt_embeds: Float[Tensor, "batch tokens width"]
     pooled: Float[Tensor, "batch width"]
+    prompt_rows: Int[Tensor, " batch"]
     step_index: Int[Tensor, " batch"]
     is_rollout: Bool[Tensor, " batch"]
     fresh_noise: Float[Tensor, "batch steps c h w"]
@@ -124,6 +126,7 @@ def load_data(
         held_out=held_out,
         pictures=pictures,
         unseen=_with_pairs(others, held_out) if params.real_source != "dataset" else others,
+        prompts=prompts,
         prompt_embeds=prompt_embeds,
         pooled=pooled_embeds(prompt_embeds, tokenize(bundle, prompts), eos_token_id=bundle.tokenizer.eos_token_id),
     )
@@ -144,6 +147,7 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
         x0=data.train.x0[items],
         prompt_embeds=data.prompt_embeds[rows],
         pooled=data.pooled[rows],
+        prompt_rows=rows,
         step_index=_draw_step_index(params, size, step=step, generator=generator),
         is_rollout=_spread(params.rollout_fraction, size),
         fresh_noise=torch.randn(size, num_steps, *latent_shape, generator=generator),

@@ -4,6 +4,8 @@ Of the teacher, a step costs one forward pass of features on the reals, one forw
 discriminator's update reuses them), and a guided call on a part of the batch.
 """
 
+from dataclasses import replace
+
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
@@ -16,6 +18,7 @@ from naruto_add.params import Add, StudentScheduler
 from naruto_add.training.add_alarms import Alarms
 from naruto_add.training.add_critics import Critics, detached
 from naruto_add.training.add_distiller import Distiller
+from naruto_add.training.add_image_text import ImageText
 from naruto_add.training.add_inputs import AddData, Batch, Pictures, draw_batch, draw_unseen
 from naruto_add.training.add_state import Patience, Scores
 from naruto_add.training.checkpoint import Stateful
@@ -44,6 +47,7 @@ class AddRun:
         guidance_scale: float,
         student_scheduler: StudentScheduler,
         precision: Precision,
+        image_text: ImageText | None = None,
     ) -> None:
         self.bundle, self.student, self.data, self.params = bundle, student, data, params
         num_steps = len(params.timesteps)
@@ -61,6 +65,7 @@ class AddRun:
             guidance_scale=guidance_scale,
             student_scheduler=student_scheduler,
             accelerator=accelerator,
+            image_text=image_text,
         )
         self.ema = Ema(student, params.ema_decay)
         self.learner = Learner(
@@ -116,14 +121,17 @@ class AddRun:
 
     def _learn_from(self, batch: Batch, adv_weight: float, unseen: Pictures | None) -> dict[str, Tensor]:
         """Gradients of both sides on one part of a batch; the discriminator's updates reuse the student's fakes."""
-        x0_student = self.distiller.x0_of(batch)
+        noisy = self.distiller.student_inputs(batch)
+        x0_student = self.distiller.x0_of(noisy, batch)
         with torch.set_grad_enabled(adv_weight > 0):
             fake_features = self.critics.features(x0_student, batch.prompt_embeds, batch)
-        losses = self.distiller.losses(x0_student, batch)
+        losses = self.distiller.losses(x0_student, replace(batch, x0=self.distiller.pair_target(noisy, batch)))
         adv_loss = self.critics.adversarial_loss(fake_features, batch.pooled)
         loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * adv_loss
         if "perceptual_loss" in losses:
             loss = loss + self.params.perceptual_weight * losses["perceptual_loss"]
+        if "image_text_loss" in losses:
+            loss = loss + self.params.image_text_weight * losses["image_text_loss"]
         self.learner.backward(loss)
         verdict = self.critics.discriminator_losses(detached(fake_features), batch)
         self.judge.backward(verdict.hinge + self.params.r1_weight * verdict.penalty)
@@ -177,6 +185,7 @@ class AddRun:
             "discriminator_params": sum(item.numel() for item in self.critics.heads.parameters()),
             "skipped": self.num_skipped,
             **self.alarms.metrics(),
+            **(self.distiller.image_text.metrics() if self.distiller.image_text else {}),
             **self.scores.values,
         }
 
