@@ -112,7 +112,7 @@ def test_the_page_says_what_the_files_say(page: Path) -> None:
     assert "12.35" in text and "1,111 to 1,666" in text and "0.875" in text
     assert "few pictures" in text
     assert "colour: 2 alarms" in text and "gap: 0 alarms" in text
-    assert "add: best at step {0} of {0}, at the very end".format(PARAMS.add.num_steps) in text
+    assert f"add: best at step {PARAMS.add.num_steps} of {PARAMS.add.num_steps}, at the very end" in text
     assert f"student: best at step 0 of {PARAMS.student.num_steps}, training did not help" in text
     assert (ROOT / "params.yaml").read_text().splitlines()[-1] in page.read_text()
     assert re.search(r"torch ?\d+\.\d+", text)
@@ -132,7 +132,7 @@ def test_troubles_are_marked_as_such(page: Path) -> None:
     assert {text.split(",")[0]: kind for kind, text in marked} == {
         "add: colour: 2 alarms": "bad",
         "add: gap: 0 alarms": "well",
-        "add: best at step {0} of {0}".format(PARAMS.add.num_steps): "well",
+        f"add: best at step {PARAMS.add.num_steps} of {PARAMS.add.num_steps}": "well",
         "add: 0 steps skipped": "well",
         f"student: best at step 0 of {PARAMS.student.num_steps}": "bad",
     }
