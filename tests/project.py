@@ -46,7 +46,7 @@ TINY: dict[str, Any] = {
     "evaluate.latency_repeats": 1,
     "evaluate.teacher_sweep": [4, 6],
     "evaluate.student_sweep": [1, 4],
-    "evaluate.sweep_images": 4,
+    "evaluate.few_images": 4,
     "evaluate.classifier_steps": 2,
 }
 

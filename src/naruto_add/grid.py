@@ -107,11 +107,13 @@ def draw_text(
 
 
 def fit_cell(image: Image.Image, cell_px: int) -> Image.Image:
-    """The whole picture scaled into a square, its proportions kept."""
+    """The whole picture scaled into a square, its proportions kept; by a whole number pixel by pixel, as they are."""
     scale = cell_px / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     cell = Image.new("RGB", (cell_px, cell_px), PAPER)
-    resized = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    is_whole = cell_px % max(image.size) == 0
+    filtered = Image.Resampling.NEAREST if is_whole else Image.Resampling.LANCZOS
+    resized = image.convert("RGB").resize(size, filtered)
     cell.paste(resized, ((cell_px - size[0]) // 2, (cell_px - size[1]) // 2))
     return cell
 

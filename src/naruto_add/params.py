@@ -190,7 +190,7 @@ class Evaluate(_Section):
     latency_repeats: Positive
     student_sweep: Annotated[list[Steps], Field(min_length=1)]
     teacher_sweep: Annotated[list[TeacherSteps], Field(min_length=1)]
-    sweep_images: Annotated[int, Field(ge=2)]
+    few_images: Annotated[int, Field(ge=2)]
     classifier_steps: Count
     classifier_learning_rate: Rate
 

@@ -32,6 +32,24 @@ NAMES = {"student": "student before ADD"}
 """Of subjects that say too little by themselves."""
 
 
+Pictures = list[Image.Image]
+
+
+class _Artist:
+    """Draws what the grids show, each picture once, however many grids show it."""
+
+    def __init__(self) -> None:
+        self._drawn: dict[str, Pictures] = {}
+
+    def draw(self, subject: Subject, prompts: list[str], *, seed: int) -> Pictures:
+        """Picture i starts from the noise of (seed, i) for every subject."""
+        key = repr((subject.key(), prompts, seed))
+        if key not in self._drawn:
+            noise = initial_noise(subject.bundle, len(prompts), seed=seed)
+            self._drawn[key] = _draw(subject, encode_prompts(subject.bundle, prompts), noise=noise, seed=seed)
+        return self._drawn[key]
+
+
 @dataclass(frozen=True)
 class _Shown:
     """A subject with the heading of its column."""
@@ -55,13 +73,14 @@ def make_sample_grids(
     prompts = [fill_template(prompt_template, prompt) for prompt in params.prompts]
     held_out_prompts = [fill_template(prompt_template, example.caption) for example in held_out]
     ends = [fill_template(prompt_template, prompt) for prompt in (params.interpolate_from, params.interpolate_to)]
+    artist, train = _Artist(), load_split(dataset_dir, "train")
     with new_folder(out_dir) as folder:
-        _subjects_grid(everyone, params, prompts, folder / "subjects.png")
-        _held_out_grid(everyone, params, held_out, held_out_prompts, folder / "held_out.png")
-        _seeds_grid(distilled, params, prompts, folder / "seeds.png")
-        _subjects_grid(steps, params, prompts, folder / "steps.png")
+        _subjects_grid(artist, everyone, params, prompts, folder / "subjects.png")
+        _held_out_grid(artist, everyone, params, held_out, held_out_prompts, folder / "held_out.png")
+        _seeds_grid(artist, distilled, params, prompts, folder / "seeds.png")
+        _subjects_grid(artist, steps, params, prompts, folder / "steps.png")
         _interpolation_grid(distilled, params, ends, folder / "interpolation.png")
-        _neighbours_grid(distilled, params, prompts, load_split(dataset_dir, "train"), folder / "neighbours.png")
+        _neighbours_grid(artist, distilled, params, prompts, train, folder / "neighbours.png")
 
 
 def nearest_pictures(images: Sequence[Image.Image], others: Sequence[Image.Image], *, num: int) -> NDArray[np.int64]:
@@ -77,26 +96,26 @@ def _shown(name: str, subject: Subject) -> _Shown:
     return _Shown(GridColumn(NAMES.get(name, name), "1 step" if number == 1 else f"{number} steps"), subject)
 
 
-def _subjects_grid(shown: Sequence[_Shown], params: Samples, prompts: list[str], path: Path) -> None:
-    drawn = [_draw_all(item.subject, prompts, seed=params.seed) for item in shown]
+def _subjects_grid(artist: _Artist, shown: Sequence[_Shown], params: Samples, prompts: list[str], path: Path) -> None:
+    drawn = [artist.draw(item.subject, prompts, seed=params.seed) for item in shown]
     facts = _facts(shown, prompts, [params.seed])
     _make(_rows(params.prompts, drawn), [item.column for item in shown], path, facts)
 
 
 def _held_out_grid(
-    shown: Sequence[_Shown], params: Samples, examples: list[Example], prompts: list[str], path: Path
+    artist: _Artist, shown: Sequence[_Shown], params: Samples, examples: list[Example], prompts: list[str], path: Path
 ) -> None:
     """The real pictures first: what their captions meant."""
     real = [_opened(example) for example in examples]
-    drawn = [_draw_all(item.subject, prompts, seed=params.seed) for item in shown]
+    drawn = [artist.draw(item.subject, prompts, seed=params.seed) for item in shown]
     rows = _rows([example.caption for example in examples], [real, *drawn])
     columns = [GridColumn("real", "held out"), *(item.column for item in shown)]
     _make(rows, columns, path, _facts(shown, prompts, [params.seed]))
 
 
-def _seeds_grid(shown: _Shown, params: Samples, prompts: list[str], path: Path) -> None:
+def _seeds_grid(artist: _Artist, shown: _Shown, params: Samples, prompts: list[str], path: Path) -> None:
     seeds = [params.seed + offset for offset in range(NUM_SEEDS)]
-    drawn = [_draw_all(shown.subject, prompts, seed=seed) for seed in seeds]
+    drawn = [artist.draw(shown.subject, prompts, seed=seed) for seed in seeds]
     columns = [GridColumn(f"seed {seed}", f"{shown.column.name}, {shown.column.note}") for seed in seeds]
     _make(_rows(params.prompts, drawn), columns, path, _facts([shown], prompts, seeds))
 
@@ -116,8 +135,10 @@ def _interpolation_grid(shown: _Shown, params: Samples, ends: list[str], path: P
     _make(rows, columns, path, _facts([shown], ends, seeds))
 
 
-def _neighbours_grid(shown: _Shown, params: Samples, prompts: list[str], train: list[Example], path: Path) -> None:
-    drawn = _draw_all(shown.subject, prompts, seed=params.seed)
+def _neighbours_grid(
+    artist: _Artist, shown: _Shown, params: Samples, prompts: list[str], train: list[Example], path: Path
+) -> None:
+    drawn = artist.draw(shown.subject, prompts, seed=params.seed)
     places = nearest_pictures(drawn, [_opened(example) for example in train], num=NUM_NEIGHBOURS)
     rows = [
         GridRow(caption, [image, *(_opened(train[place]) for place in nearest)])
@@ -142,15 +163,9 @@ def _make(rows: list[GridRow], columns: list[GridColumn], path: Path, metadata: 
     make_grid(rows, columns=columns, cell_px=CELL_PX, path=path, metadata=metadata)
 
 
-def _draw_all(subject: Subject, prompts: list[str], *, seed: int) -> list[Image.Image]:
-    """Picture i starts from the noise of (seed, i) for every subject."""
-    noise = initial_noise(subject.bundle, len(prompts), seed=seed)
-    return _draw(subject, encode_prompts(subject.bundle, prompts), noise=noise, seed=seed)
-
-
 def _draw(
     subject: Subject, embeds: Float[Tensor, "batch tokens width"], *, noise: Float[Tensor, "batch c h w"], seed: int
-) -> list[Image.Image]:
+) -> Pictures:
     bundle = subject.bundle
     latents = sample_latents(
         bundle.unet,

@@ -51,7 +51,7 @@ def _evaluate(**changes: Any) -> Evaluate:
         "latency_repeats": 1,
         "student_sweep": [1, 2],
         "teacher_sweep": [2, 3],
-        "sweep_images": 3,
+        "few_images": 3,
         "classifier_steps": 1,
         "classifier_learning_rate": 1e-3,
     }

@@ -10,11 +10,13 @@ from naruto_add.evaluation.cache import Arrays, cached
 from naruto_add.evaluation.generate import draw_set
 from naruto_add.evaluation.judge import Metrics
 from naruto_add.evaluation.speed import latencies_ms, peak_rss_mib, peak_vram_mib
-from naruto_add.evaluation.subjects import Subject
+from naruto_add.evaluation.subjects import Subject, at_steps
 from naruto_add.params import Evaluate
 
 LARGE_BATCH = 8
 """Pictures at once, for `images_per_second`."""
+WARM_UP_STEPS = 4
+"""They call everything that more steps call."""
 P95 = 95
 
 
@@ -31,10 +33,13 @@ def costs(subjects: dict[str, Subject], prompts: list[str], *, params: Evaluate,
     return {**rows, **_process_row(timed)}
 
 
-def single_latencies(subject: Subject, prompts: list[str], *, params: Evaluate) -> NDArray[np.float64]:
-    """Milliseconds of the whole pipeline for one picture, after a warm-up."""
+def pipeline_latencies(subject: Subject, prompts: list[str], *, seed: int, repeats: int) -> NDArray[np.float64]:
+    """Milliseconds from prompts to pixels, all in one batch, after a picture of few steps to warm up."""
+    brief = at_steps(subject, min(WARM_UP_STEPS, subject.sampler.num_inference_steps))
     return latencies_ms(
-        lambda: draw_set(subject, prompts[:1], seed=params.seed, batch_size=1), repeats=params.latency_repeats
+        lambda: draw_set(subject, prompts, seed=seed, batch_size=len(prompts)),
+        repeats=repeats,
+        warm_up=lambda: draw_set(brief, prompts, seed=seed, batch_size=len(prompts)),
     )
 
 
@@ -63,14 +68,12 @@ def _timed(subjects: dict[str, Subject], prompts: list[str], params: Evaluate) -
     eight = [prompts[index % len(prompts)] for index in range(LARGE_BATCH)]
     timed: dict[str, NDArray[np.float64]] = {}
     for name, subject in subjects.items():
-        timed[f"{name}.single"] = single_latencies(subject, prompts, params=params)
+        timed[f"{name}.single"] = pipeline_latencies(
+            subject, prompts[:1], seed=params.seed, repeats=params.latency_repeats
+        )
         with peak_vram_mib() as peak:
-            timed[f"{name}.large"] = _large_latency(subject, eight, seed=params.seed)
+            # One time is enough, since it is several times as long.
+            timed[f"{name}.large"] = pipeline_latencies(subject, eight, seed=params.seed, repeats=1)
         timed |= {f"{name}.vram": np.array(value) for value in peak}
     rss = peak_rss_mib()
     return timed if rss is None else timed | {"rss": np.array(rss)}
-
-
-def _large_latency(subject: Subject, prompts: list[str], *, seed: int) -> NDArray[np.float64]:
-    """Of a batch: one time is enough, since it is eight times as long."""
-    return latencies_ms(lambda: draw_set(subject, prompts, seed=seed, batch_size=len(prompts)), repeats=1)

@@ -148,11 +148,8 @@ def _quality(images: Images, held: _Held, teacher: Images, *, judge: Judge) -> M
 def _diversities(
     subjects: dict[str, Subject], prompts: list[str], sets: dict[str, Images], *, params: Evaluate, judge: Judge
 ) -> dict[str, Metrics]:
-    """How different each subject's pictures of one prompt are; of the teacher's it is the floor of its closeness.
-
-    One batch is enough for a mean of pairs.
-    """
-    few = prompts[: params.batch_size]
+    """How different each subject's pictures of one prompt are; of the teacher's it is the floor of its closeness."""
+    few = prompts[: params.few_images]
     again = {
         name: drawn(subject, few, seed=params.seed + 1, batch_size=params.batch_size, cache_dir=judge.cache_dir)
         for name, subject in subjects.items()

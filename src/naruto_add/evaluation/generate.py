@@ -50,13 +50,16 @@ def as_images(pixels: torch.Tensor) -> Images:
     return images
 
 
+@torch.inference_mode()
 def _draw_batch(subject: Subject, prompts: list[str], noise: torch.Tensor, generator: torch.Generator) -> Images:
     bundle = subject.bundle
+    prompt_embeds = encode_prompts(bundle, prompts)
+    is_guided = subject.sampler.guidance_scale != 1
     latents = sample_latents(
         bundle.unet,
         noise=noise,
-        prompt_embeds=encode_prompts(bundle, prompts),
-        negative_embeds=encode_prompts(bundle, [""]),
+        prompt_embeds=prompt_embeds,
+        negative_embeds=encode_prompts(bundle, [""]) if is_guided else prompt_embeds[:1],
         sampler=subject.sampler,
         generator=generator,
     )

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 MIB = 2**20
 
 
-def latencies_ms(draw: Callable[[], object], *, repeats: int) -> NDArray[np.float64]:
-    """Wall-clock times of `draw`, which is called once more beforehand to warm up."""
-    draw()
+def latencies_ms(
+    draw: Callable[[], object], *, repeats: int, warm_up: Callable[[], object] | None = None
+) -> NDArray[np.float64]:
+    """Wall-clock times of `draw`, after a call of `warm_up`, by default of `draw` itself."""
+    (warm_up or draw)()
     return np.array([1000 * seconds_of(draw) for _ in range(repeats)])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from naruto_add.evaluation.cache import cached
-from naruto_add.evaluation.cost import single_latencies
+from naruto_add.evaluation.cost import pipeline_latencies
 from naruto_add.evaluation.features import Images
 from naruto_add.evaluation.generate import drawn
 from naruto_add.evaluation.judge import Judge, frechet_only
@@ -18,6 +18,8 @@ from naruto_add.params import Evaluate, Sampling
 from naruto_add.runtime import progress
 
 COLUMNS = ("subject", "steps", "latency_ms", "distance")
+TIMED_STEPS = 20
+"""Steps that a point is timed for at least, by as many pictures as that takes: one picture of few steps is noise."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def sweep(
     judge: Judge,
 ) -> list[SweepPoint]:
     """A point per subject and number of steps; a set in `drawn_sets` is not drawn again."""
-    few = list(prompts[: params.sweep_images])
+    few = list(prompts[: params.few_images])
     points = _points(subjects, sampling, params)
     known = {repr(subjects[name].key()): images for name, images in drawn_sets.items()}
     found = []
@@ -72,7 +74,11 @@ def _points(subjects: Mapping[str, Subject], sampling: Sampling, params: Evaluat
 def _latency_ms(subject: Subject, prompts: list[str], *, params: Evaluate, cache_dir: Path) -> float:
     times = cached(
         cache_dir,
-        ["latency", subject.key(), params.latency_repeats, torch.get_num_threads()],
-        lambda: {"ms": single_latencies(subject, prompts, params=params)},
+        ["latency", subject.key(), params.seed, torch.get_num_threads()],
+        lambda: {"ms": pipeline_latencies(subject, prompts[:1], seed=params.seed, repeats=_repeats(subject))},
     )
     return float(np.median(times["ms"]))
+
+
+def _repeats(subject: Subject) -> int:
+    return -(-TIMED_STEPS // subject.sampler.num_inference_steps)
