@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import decode_latents, encode_prompts
 from naruto_add.diffusion.sampling import initial_noise, sample_latents
+from naruto_add.evaluation.likeness import nearest, thumbnails
 from naruto_add.evaluation.subjects import Models, Subject, load_subjects, student_at_steps
 from naruto_add.files import new_folder
 from naruto_add.grid import CELL_PX, GridColumn, GridRow, make_grid, to_images
@@ -26,8 +26,6 @@ NUM_SEEDS = 6
 NUM_BETWEEN = 7
 """Pictures from one prompt to another, both ends included."""
 NUM_NEIGHBOURS = 4
-THUMBNAIL_PX = 16
-"""Side at which pictures are compared with all training pictures."""
 NAMES = {"student": "student before ADD"}
 """Of subjects that say too little by themselves."""
 
@@ -83,14 +81,6 @@ def make_sample_grids(
         _neighbours_grid(artist, distilled, params, prompts, train, folder / "neighbours.png")
 
 
-def nearest_pictures(images: Sequence[Image.Image], others: Sequence[Image.Image], *, num: int) -> NDArray[np.int64]:
-    """For each picture, the places of the `num` others whose thumbnails differ least, the most similar first."""
-    drawn, known = _thumbnails(images), _thumbnails(others)
-    squares = (drawn**2).sum(axis=1)[:, None] + (known**2).sum(axis=1) - 2 * drawn @ known.T
-    nearest: NDArray[np.int64] = np.argsort(squares, axis=1, kind="stable")[:, :num]
-    return nearest
-
-
 def _shown(name: str, subject: Subject) -> _Shown:
     number = subject.sampler.num_inference_steps
     return _Shown(GridColumn(NAMES.get(name, name), "1 step" if number == 1 else f"{number} steps"), subject)
@@ -139,13 +129,14 @@ def _neighbours_grid(
     artist: _Artist, shown: _Shown, params: Samples, prompts: list[str], train: list[Example], path: Path
 ) -> None:
     drawn = artist.draw(shown.subject, prompts, seed=params.seed)
-    places = nearest_pictures(drawn, [_opened(example) for example in train], num=NUM_NEIGHBOURS)
+    known = thumbnails(np.asarray(_opened(example)) for example in train)
+    places = nearest(thumbnails(np.asarray(image) for image in drawn), known, num=NUM_NEIGHBOURS)
     rows = [
-        GridRow(caption, [image, *(_opened(train[place]) for place in nearest)])
-        for caption, image, nearest in zip(params.prompts, drawn, places, strict=True)
+        GridRow(caption, [image, *(_opened(train[place]) for place in found)])
+        for caption, image, found in zip(params.prompts, drawn, places, strict=True)
     ]
-    found = [GridColumn(f"training {rank + 1}", "by likeness") for rank in range(places.shape[1])]
-    _make(rows, [shown.column, *found], path, _facts([shown], prompts, [params.seed]))
+    ranks = [GridColumn(f"training {rank + 1}", "by likeness") for rank in range(places.shape[1])]
+    _make(rows, [shown.column, *ranks], path, _facts([shown], prompts, [params.seed]))
 
 
 def _rows(captions: Sequence[str], drawn: Sequence[Sequence[Image.Image]]) -> list[GridRow]:
@@ -181,9 +172,3 @@ def _draw(
 def _opened(example: Example) -> Image.Image:
     with Image.open(example.image_path) as image:
         return image.convert("RGB")
-
-
-def _thumbnails(images: Sequence[Image.Image]) -> NDArray[np.float64]:
-    size = (THUMBNAIL_PX, THUMBNAIL_PX)
-    small = [np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)) for image in images]
-    return np.stack(small).reshape(len(small), -1).astype(np.float64)

@@ -8,7 +8,8 @@ import torch
 
 from naruto_add.data.shinobi.draw import draw_shinobi
 from naruto_add.evaluation.features import FeatureNetwork, Images
-from naruto_add.evaluation.judge import Judge, Metrics, closeness, distribution, diversity, novelty, thumbnails
+from naruto_add.evaluation.judge import Judge, Metrics, closeness, distribution, diversity, novelty
+from naruto_add.evaluation.likeness import thumbnails
 from naruto_add.evaluation.perceptual import PerceptualNetwork
 
 NUM = 40

@@ -35,8 +35,8 @@ from naruto_add.evaluation.judge import (
     diversity,
     load_judge,
     novelty,
-    thumbnails,
 )
+from naruto_add.evaluation.likeness import thumbnails
 from naruto_add.evaluation.subjects import Models, Subject, at_steps, load_subjects
 from naruto_add.evaluation.sweep import sweep, write_sweep
 from naruto_add.files import write_json

@@ -15,10 +15,8 @@ from naruto_add.evaluation.clip import OFF, ClipNetwork, clip_scores, load_clip
 from naruto_add.evaluation.features import (
     FeatureNetwork,
     Images,
-    as_tensor,
     extract_features,
     load_feature_network,
-    resize,
 )
 from naruto_add.evaluation.frechet import Features, frechet_distance, kernel_distance, kernel_interval
 from naruto_add.evaluation.intervals import frechet_interval, mean_interval
@@ -29,8 +27,6 @@ from naruto_add.params import Evaluate
 
 ENOUGH_IMAGES = 2048
 """Below it a Frechet distance on Inception's 2048 features has a rank-deficient covariance: `_n_small` says so."""
-THUMBNAIL_PX = 16
-"""Side at which pictures are compared with all training pictures."""
 
 Metrics = dict[str, float | int]
 
@@ -113,11 +109,6 @@ def novelty(drawn: Features, held_out: Features, train: Features) -> Metrics:
     """How near drawn thumbnails are to those of training pictures, by the measure of held-out real ones."""
     found = memorization(drawn, held_out, train)
     return {"nearest_train_ratio": found.ratio, "near_train_fraction": found.near_fraction}
-
-
-def thumbnails(images: Images) -> Features:
-    """Every picture as the values of a small one: cheap enough to compare with a whole training set."""
-    return resize(as_tensor(images), THUMBNAIL_PX).flatten(1).double().numpy()
 
 
 def image_features(images: Images, judge: Judge) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naruto_add.evaluation.frechet import Features
+from naruto_add.evaluation.likeness import pairwise_distances
 
 PRECISION_NEIGHBOURS = 3
 DENSITY_NEIGHBOURS = 5
@@ -41,14 +42,6 @@ def manifold_scores(features: Features, reference: Features) -> ManifoldScores:
         density=float((distances <= wide_radii).sum(axis=1).mean() / num_neighbours),
         coverage=float((distances.min(axis=0) <= wide_radii).mean()),
     )
-
-
-def pairwise_distances(features: Features, others: Features) -> Distances:
-    """Euclidean, (features, others); equal vectors are exactly 0 apart."""
-    squares = (features**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * features @ others.T
-    squares[squares < 1e-9 * squares.max(initial=0.0)] = 0.0  # what rounding leaves of equal vectors
-    distances: Distances = np.sqrt(squares)
-    return distances
 
 
 def _radii(features: Features, num_neighbours: int) -> Distances:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naruto_add.evaluation.frechet import Features
-from naruto_add.evaluation.manifold import pairwise_distances
+from naruto_add.evaluation.likeness import pairwise_distances
 
 NEAR_PERCENT = 5
 """Held-out pictures that are nearest to a training picture, by whose distance a drawn one counts as near."""
