@@ -15,6 +15,7 @@ def main() -> None:
         teacher_dir=paths.TEACHER,
         distilled_dir=paths.DISTILLED,
         student_scheduler=params.sampling.student_scheduler,
+        method=params.add.method,
         timesteps=params.add.timesteps,
         metrics=read_json(paths.EVALUATE_METRICS),
         base_model=params.base.model,

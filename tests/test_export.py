@@ -38,6 +38,7 @@ def _export(
         teacher_dir=tiny_pipeline_dir,
         distilled_dir=tiny_pipeline_dir / "unet",
         student_scheduler=scheduler,
+        method="adversarial",
         timesteps=TIMESTEPS,
         metrics=METRICS,
         base_model="base/model",

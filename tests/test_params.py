@@ -105,6 +105,10 @@ def test_params_as_committed_are_mini() -> None:
             "student.pool_steps: 61 steps are not what DPM-Solver++ can do; use a divisor of 1000",
         ),
         ("add.discriminators", [], "add.discriminators"),
+        ("add.method", "gan", "add.method: 'gan'"),
+        ("add.method", "consistency", None),
+        ("add.consistency_steps", 50, None),
+        ("add.consistency_delta", 0.0, "add.consistency_delta: 0.0"),
     ],
 )
 def test_values_are_checked(mini: Any, key: str, value: Any, message: str | None) -> None:
@@ -121,6 +125,15 @@ def test_a_solve_has_a_timestep_for_every_step(mini: Any) -> None:
     parse_params(_with(solve, "add.solve_steps", 250))
     with pytest.raises(ParamsError, match="251 steps do not fit below timestep 249; use at most 250"):
         parse_params(_with(solve, "add.solve_steps", 251))
+
+
+@pytest.mark.parametrize("num_steps", [1, 30, 50, 60])
+def test_consistency_is_learnt_at_the_timesteps_of_sampling(mini: Any, num_steps: int) -> None:
+    """50, as in the paper, misses two of four; 60 is no divisor of 1000."""
+    consistency = _with(mini, "add.method", "consistency")
+    message = f"add.consistency_steps: {num_steps} equal steps .* use one of [4, 8, 20, 40, 100, 200, 500, 1000]"
+    with pytest.raises(ParamsError, match=re.escape(message).replace(re.escape(".*"), ".*")):
+        parse_params(_with(consistency, "add.consistency_steps", num_steps))
 
 
 def test_averaged_squares_are_large_enough_for_their_network(mini: Any) -> None:

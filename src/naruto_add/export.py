@@ -31,7 +31,7 @@ from naruto_add.diffusion.noise import add_noise, alphas_cumprod
 from naruto_add.diffusion.sampling import Sampler, initial_noise, make_student_scheduler, noise_pred, sample_latents
 from naruto_add.files import new_folder, write_json
 from naruto_add.model_card import CardFacts, model_card
-from naruto_add.params import Export, StudentScheduler
+from naruto_add.params import AddMethod, Export, StudentScheduler
 from naruto_add.runtime import StageError
 
 TIME_COND_PROJ_DIM = 4
@@ -56,6 +56,7 @@ def export_student(
     teacher_dir: Path,
     distilled_dir: Path,
     student_scheduler: StudentScheduler,
+    method: AddMethod,
     timesteps: Sequence[int],
     metrics: Mapping[str, float],
     base_model: str,
@@ -76,6 +77,7 @@ def export_student(
         base_model=base_model,
         source=source,
         hub_dataset=hub_dataset,
+        method=method,
         timesteps=list(timesteps),
         prompt=prompts[0],
         precision=params.precision,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from naruto_add.catalog import describe, headline, interval, number
+from naruto_add.params import AddMethod
 
 SUBJECTS = ("base", "teacher", "student", "distilled")
 """Columns of the table, in this order."""
@@ -17,6 +18,7 @@ class CardFacts:
     base_model: str
     source: str
     hub_dataset: str
+    method: AddMethod
     timesteps: list[int]
     prompt: str
     precision: Literal["fp32", "fp16"]
@@ -46,6 +48,10 @@ _DATASETS = {
     "shinobi": "drawn shinobi",
     "folder": "a folder of captioned pictures",
     "parquet": "captioned pictures in Parquet files",
+}
+_METHODS: dict[AddMethod, str] = {
+    "adversarial": "adversarial diffusion distillation",
+    "consistency": "latent consistency distillation",
 }
 _LOADING = {
     "fp32": """from diffusers import StableDiffusionPipeline
@@ -107,8 +113,8 @@ def _front_matter(licence: _Licence) -> str:
 def _introduction(facts: CardFacts) -> str:
     return (
         f"# A text-to-image model that draws in {len(facts.timesteps)} steps\n\n"
-        f"A compact student of `{facts.base_model}`, finetuned on {_dataset(facts)} and distilled by adversarial "
-        f"diffusion distillation with naruto-add. It was trained at the timesteps "
+        f"A compact student of `{facts.base_model}`, finetuned on {_dataset(facts)} and distilled by "
+        f"{_METHODS[facts.method]} with naruto-add. It was trained at the timesteps "
         f"{', '.join(map(str, facts.timesteps))}, and its scheduler visits these."
     )
 

@@ -27,6 +27,7 @@ TeacherSteps = Annotated[int, Field(ge=1, lt=NUM_TRAIN_TIMESTEPS)]
 """PNDM of SD 1.x counts timesteps from 1, so that 1000 of them would end at one that no model knows."""
 Text = Annotated[str, Field(min_length=1)]
 StudentScheduler = Literal["ddim", "lcm"]
+AddMethod = Literal["adversarial", "consistency"]
 
 
 class ParamsError(ValueError):
@@ -122,9 +123,10 @@ class Student(_Section):
 
 
 class Add(_Section):
-    """Adversarial diffusion distillation (Sauer et al. 2023), in latent space (LADD, Sauer et al. 2024)."""
+    """Adversarial diffusion distillation (Sauer et al. 2023), in latent space (LADD, Sauer et al. 2024), or a peer."""
 
     seed: Seed
+    method: AddMethod
     timesteps: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     timestep_probabilities: list[list[Fraction]]
     num_steps: Positive
@@ -172,6 +174,8 @@ class Add(_Section):
     rollout_fraction: Fraction
     ema_decay: Decay
     max_grad_norm: Annotated[float, Field(gt=0)]
+    consistency_steps: Steps
+    consistency_delta: Annotated[float, Field(gt=0)]
     validation_every_steps: Positive
     patience: Count
     alarm_window_steps: Positive

@@ -38,7 +38,7 @@ def _add_problems(add: Add) -> list[str]:
             f"add.timesteps: {add.timesteps} is not what a scheduler with {len(expected)} trailing steps visits; "
             f"use {expected}"
         )
-    return [*problems, *_repetitions(add), *_phase_problems(add), *_solve_problems(add)]
+    return [*problems, *_repetitions(add), *_phase_problems(add), *_solve_problems(add), *_grid_problems(add)]
 
 
 def _scale_problems(params: Params) -> list[str]:
@@ -66,6 +66,18 @@ def _solve_problems(add: Add) -> list[str]:
     if add.pair_target != "solve" or add.solve_steps <= last + 1:
         return []
     return [f"add.solve_steps: {add.solve_steps} steps do not fit below timestep {last}; use at most {last + 1}"]
+
+
+def _grid_problems(add: Add) -> list[str]:
+    """A student that learns consistency is to learn it at the very timesteps that it is sampled at."""
+    if add.method != "consistency":
+        return []
+    divisors = [number for number in range(1, NUM_TRAIN_TIMESTEPS + 1) if NUM_TRAIN_TIMESTEPS % number == 0]
+    fitting = [number for number in divisors if set(add.timesteps) <= set(trailing_timesteps(number))]
+    if add.consistency_steps in fitting:
+        return []
+    problem = f"{add.consistency_steps} equal steps from timestep {NUM_TRAIN_TIMESTEPS - 1} do not visit all of"
+    return [f"add.consistency_steps: {problem} add.timesteps {add.timesteps}; use one of {fitting}"]
 
 
 def _repeats(values: list[Any]) -> bool:

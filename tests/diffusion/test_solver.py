@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.noise import alphas_cumprod, x0_from_noise_pred
 from naruto_add.diffusion.sampling import fast_sampler, guided_noise_pred, initial_noise, sample_latents
-from naruto_add.diffusion.solver import solve_x0
+from naruto_add.diffusion.solver import ddim_step, solve_x0
 
 BAR = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)
 MEAN, DEVIATION = 0.7, 0.4
@@ -75,3 +76,33 @@ def test_from_pure_noise_it_is_diffusers_dpm_solver(tiny_bundle: ModelBundle, nu
         sampler=fast_sampler(tiny_bundle, num_steps, 3.0),
     )
     torch.testing.assert_close(solved, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_ddim_step_is_diffusers_from_every_timestep_to_the_end() -> None:
+    """All items in one call, each at a timestep of its own, as the scheduler steps one after the other."""
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    scheduler.set_timesteps(40)
+    timesteps = scheduler.timesteps
+    x, noise = torch.randn(2, 40, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    expected = [
+        scheduler.step(noise[item], timestep, x[item]).prev_sample for item, timestep in enumerate(timesteps.tolist())
+    ]
+    stepped = ddim_step(x, noise, timesteps, timesteps - 25, alphas_cumprod=alphas_cumprod(scheduler))
+    torch.testing.assert_close(stepped, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_ddim_steps_lead_where_the_flow_does() -> None:
+    """Of data that are normal: the last step without noise included."""
+    x = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    expected, timesteps = exact(x, torch.tensor([999])), torch.tensor([999])
+    while (timesteps >= 0).all():
+        bar = BAR[timesteps].view(-1, 1, 1, 1)
+        noise = (x - bar.sqrt() * posterior_mean(x, timesteps)) / (1 - bar).sqrt()
+        x, timesteps = ddim_step(x, noise, timesteps, timesteps - 4, alphas_cumprod=BAR), timesteps - 4
+    torch.testing.assert_close(x, expected, rtol=0, atol=0.02)

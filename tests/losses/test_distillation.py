@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from naruto_add.losses.distillation import smooth_l1_distillation
+from naruto_add.losses.distillation import pseudo_huber, smooth_l1_distillation
 
 
 def test_is_quadratic_near_and_linear_far() -> None:
@@ -22,3 +22,18 @@ def test_no_gradient_reaches_the_teachers_side() -> None:
     smooth_l1_distillation(x0_student, x0_teacher, torch.ones(3)).backward()
     assert x0_student.grad is not None and x0_student.grad.any()
     assert x0_teacher.grad is None
+
+
+def test_pseudo_huber_is_quadratic_near_and_linear_far() -> None:
+    target = torch.zeros(1, 1, 1, 2)
+    near, far = torch.full_like(target, 1e-3), torch.full_like(target, 3.0)
+    assert pseudo_huber(near, target, delta=0.1).item() == pytest.approx(1e-3**2 / (2 * 0.1), rel=1e-3)
+    assert pseudo_huber(far, target, delta=0.1).item() == pytest.approx(3.0 - 0.1, rel=1e-3)
+    assert pseudo_huber(target, target, delta=0.1).item() == 0
+
+
+def test_no_gradient_of_pseudo_huber_reaches_the_target() -> None:
+    x0_student, target = (torch.randn(3, 4, 2, 2, requires_grad=True) for _ in range(2))
+    pseudo_huber(x0_student, target, delta=1e-3).backward()
+    assert x0_student.grad is not None and x0_student.grad.any()
+    assert target.grad is None

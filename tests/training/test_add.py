@@ -28,7 +28,7 @@ from naruto_add.diffusion.sampling import (
 )
 from naruto_add.params import Add, Params, StudentScheduler, load_params
 from naruto_add.runtime import StageError
-from naruto_add.training import add_distiller, add_run, learner
+from naruto_add.training import add_distiller, distillation_run, learner
 from naruto_add.training import weights as weights_module
 from naruto_add.training.add import distill
 from naruto_add.training.add_alarms import ADVICE
@@ -36,7 +36,8 @@ from naruto_add.training.add_critics import averaged
 from naruto_add.training.add_image_text import ImageText, load_image_text
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
 from naruto_add.training.add_pixels import decoded_squares
-from naruto_add.training.add_run import AddRun, adv_weight_at, training_precision
+from naruto_add.training.add_run import AddRun, adv_weight_at
+from naruto_add.training.distillation_run import training_precision
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
 
@@ -758,7 +759,7 @@ def test_fault_8_a_killed_run_resumes_bit_for_bit(build: Build, tmp_path: Path) 
 def test_patience_ends_training_early_and_for_good(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(add_run, "sliced_distance", lambda *_: torch.tensor(0.5))
+    monkeypatch.setattr(distillation_run, "sliced_distance", lambda *_: torch.tensor(0.5))
     params = add_params(num_steps=6, validation_every_steps=1, patience=2, adv_weight=0.0, renoised_weight=0.0)
     run, again = build.run(params), build.run(params)
     steps: list[int] = []
@@ -829,7 +830,7 @@ def test_the_best_validated_average_is_written_not_the_last_iterate(
     build: Build, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.5, 0.6])
-    monkeypatch.setattr(add_run, "sliced_distance", lambda *_: torch.tensor(next(scores)))
+    monkeypatch.setattr(distillation_run, "sliced_distance", lambda *_: torch.tensor(next(scores)))
     out_dir = distill_into(build, tmp_path, tiny_pipeline_dir, add_params(num_steps=2))
     written = load_unet(out_dir, precision="fp32")
     assert same(weights(written), weights(load_unet(build.student_dir, precision="fp32")))

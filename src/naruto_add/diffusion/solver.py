@@ -1,6 +1,7 @@
-"""The teacher's answer to any x_t: DPM-Solver++(2M) (Lu et al. 2022), for items that start at timesteps of their own.
+"""The teacher's way on from any x_t, for items at timesteps of their own: to the end, or a single step.
 
-diffusers' schedulers step all items of a batch at one timestep; here every item has a way of its own to x0.
+diffusers' schedulers step all items of a batch at one timestep. DPM-Solver++(2M) (Lu et al. 2022) leads to x0, DDIM
+(Song et al. 2021) takes the step.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from naruto_add.diffusion.noise import add_noise, x0_from_noise_pred
 
 PredictX0 = Callable[[Tensor, Tensor], Tensor]
 """x0 that a model sees in x_t at these timesteps."""
@@ -41,6 +44,20 @@ def solve_x0(
         x = ratio * x - _alpha(later, alphas_cumprod) * torch.expm1(-h) * d
         previous_x0, previous_h = x0, h
     return predict_x0(x, grid[-1])
+
+
+def ddim_step(
+    noisy_latents: Float[Tensor, "batch c h w"],
+    noise_pred: Float[Tensor, "batch c h w"],
+    timesteps: Int[Tensor, " batch"],
+    later: Int[Tensor, " batch"],
+    *,
+    alphas_cumprod: Float[Tensor, " timesteps"],
+) -> Float[Tensor, "batch c h w"]:
+    """x at the timesteps `later`, fp32; where these are below 0, without noise (Song et al. 2021, eq. 12, sigma 0)."""
+    x0 = x0_from_noise_pred(noisy_latents, noise_pred, timesteps, alphas_cumprod=alphas_cumprod)
+    x_later = add_noise(x0, noise_pred, later.clamp(min=0), alphas_cumprod=alphas_cumprod)
+    return x0.where((later < 0).view(-1, 1, 1, 1), x_later)
 
 
 def _trailing(timesteps: Tensor, step: int, num_steps: int) -> Tensor:

@@ -1,18 +1,23 @@
 """Adversarial diffusion distillation (ADD, Sauer et al. 2023) in latent space (LADD, Sauer et al. 2024).
 
 The student, called at four timesteps, is pulled towards the guided teacher's own sample from the same noise, and
-towards what a discriminator on the teacher's features takes for real. This is the entry; `add_run` holds the step.
+towards what a discriminator on the teacher's features takes for real. This is the entry; `add_run` holds the step, and
+`consistency_run` that of the other method.
 """
 
 from pathlib import Path
 
+from diffusers import UNet2DConditionModel
+
 from naruto_add.compute import Precision
-from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
+from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet, save_unet
 from naruto_add.files import new_folder, write_json
 from naruto_add.params import Add, StudentScheduler
 from naruto_add.training.add_image_text import ImageText, load_image_text
-from naruto_add.training.add_inputs import load_data
-from naruto_add.training.add_run import AddRun, training_precision
+from naruto_add.training.add_inputs import AddData, load_data
+from naruto_add.training.add_run import AddRun
+from naruto_add.training.consistency_run import ConsistencyRun
+from naruto_add.training.distillation_run import DistillationRun, training_precision
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import load_pool
 from naruto_add.training.sharing import is_main, main_first
@@ -38,8 +43,72 @@ def distill(
 
     `checkpoint_dir` must belong to this configuration alone: it holds caches and what a killed run resumes from.
     """
-    bundle = load_pipeline_folder(teacher_dir, precision=training_precision(precision))
-    student = load_unet(student_dir, precision="fp32").requires_grad_(True)
+    run = _make_run(
+        load_pipeline_folder(teacher_dir, precision=training_precision(precision)),
+        load_unet(student_dir, precision="fp32").requires_grad_(True),
+        pool_path=pool_path,
+        params=params,
+        precision=precision,
+        guidance_scale=guidance_scale,
+        student_scheduler=student_scheduler,
+        prompt_template=prompt_template,
+        dataset_dir=dataset_dir,
+        cache_dir=checkpoint_dir,
+    )
+    run.refuse_hopeless()
+    _train(run, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
+    if is_main():
+        run.best.copy_to(run.student)
+        with new_folder(out_dir) as folder:
+            save_unet(run.student, folder)
+        write_json(metrics_path, run.metrics())
+
+
+def _make_run(
+    bundle: ModelBundle,
+    student: UNet2DConditionModel,
+    *,
+    pool_path: Path,
+    params: Add,
+    precision: Precision,
+    guidance_scale: float,
+    student_scheduler: StudentScheduler,
+    prompt_template: str,
+    dataset_dir: Path,
+    cache_dir: Path,
+) -> DistillationRun:
+    """By the method that `add.method` names."""
+    data, image_text = _load_inputs(
+        bundle, pool_path, params=params, prompt_template=prompt_template, dataset_dir=dataset_dir, cache_dir=cache_dir
+    )
+    match params.method:
+        case "adversarial":
+            return AddRun(
+                bundle,
+                student,
+                data=data,
+                params=params,
+                guidance_scale=guidance_scale,
+                student_scheduler=student_scheduler,
+                precision=precision,
+                image_text=image_text,
+            )
+        case "consistency":
+            return ConsistencyRun(
+                bundle,
+                student,
+                data=data,
+                params=params,
+                guidance_scale=guidance_scale,
+                student_scheduler=student_scheduler,
+                precision=precision,
+            )
+
+
+def _load_inputs(
+    bundle: ModelBundle, pool_path: Path, *, params: Add, prompt_template: str, dataset_dir: Path, cache_dir: Path
+) -> tuple[AddData, ImageText | None]:
+    """What is trained on, and the network that rates pictures by their captions, where it counts."""
     with main_first():
         data = load_data(
             bundle,
@@ -47,42 +116,29 @@ def distill(
             params=params,
             prompt_template=prompt_template,
             dataset_dir=dataset_dir,
-            cache_dir=checkpoint_dir,
+            cache_dir=cache_dir,
         )
-        image_text: ImageText | None = None
-        if params.image_text_weight:
-            image_text = load_image_text(
-                bundle,
-                data.prompts,
-                params=params,
-                prompt_template=prompt_template,
-                dataset_dir=dataset_dir,
-                cache_dir=checkpoint_dir,
-            )
-    run = AddRun(
-        bundle,
-        student,
-        data=data,
-        params=params,
-        guidance_scale=guidance_scale,
-        student_scheduler=student_scheduler,
-        precision=precision,
-        image_text=image_text,
-    )
-    run.refuse_hopeless()
+        if params.method != "adversarial" or not params.image_text_weight:
+            return data, None
+        return data, load_image_text(
+            bundle,
+            data.prompts,
+            params=params,
+            prompt_template=prompt_template,
+            dataset_dir=dataset_dir,
+            cache_dir=cache_dir,
+        )
+
+
+def _train(run: DistillationRun, *, checkpoint_dir: Path, curves_path: Path) -> None:
     run_steps(
         run.train_step,
         name="add",
-        num_steps=params.num_steps,
+        num_steps=run.params.num_steps,
         state=run.state(),
         validate=run.validate,
-        validation_every_steps=params.validation_every_steps,
+        validation_every_steps=run.params.validation_every_steps,
         checkpoint_dir=checkpoint_dir,
         curves_path=curves_path,
         is_finished=run.patience.is_over,
     )
-    if is_main():
-        run.best.copy_to(student)
-        with new_folder(out_dir) as folder:
-            save_unet(student, folder)
-        write_json(metrics_path, run.metrics())
