@@ -27,6 +27,7 @@ TeacherSteps = Annotated[int, Field(ge=1, lt=NUM_TRAIN_TIMESTEPS)]
 """PNDM of SD 1.x counts timesteps from 1, so that 1000 of them would end at one that no model knows."""
 Text = Annotated[str, Field(min_length=1)]
 StudentScheduler = Literal["ddim", "lcm"]
+LearningRateDecay = Literal["none", "cosine"]
 AddMethod = Literal["adversarial", "consistency"]
 
 
@@ -92,6 +93,7 @@ class Teacher(_Section):
     optimizer: Literal["adamw", "adamw_8bit"]
     learning_rate: Rate
     warmup_steps: Count
+    learning_rate_decay: LearningRateDecay
     caption_dropout: Fraction
     snr_gamma: Annotated[float, Field(gt=0)]
     ema_decay: Decay
@@ -114,6 +116,7 @@ class Student(_Section):
     optimizer: Literal["adamw", "adamw_8bit"]
     learning_rate: Rate
     warmup_steps: Count
+    learning_rate_decay: LearningRateDecay
     task_weight: Weight
     output_weight: Weight
     feature_weight: Weight
@@ -137,6 +140,7 @@ class Add(_Section):
     learning_rate: Rate
     discriminator_learning_rate: Rate
     warmup_steps: Count
+    learning_rate_decay: LearningRateDecay
     distill_weight: Weight
     pair_weight: Weight
     pair_target: Literal["stored", "solve"]

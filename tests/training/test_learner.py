@@ -14,7 +14,7 @@ from naruto_add.compute import make_accelerator
 from naruto_add.params import load_params
 from naruto_add.runtime import StageError
 from naruto_add.training import learner as learner_module
-from naruto_add.training.learner import FiniteGuard, Learner
+from naruto_add.training.learner import FiniteGuard, Learner, learning_rate_factor
 from naruto_add.training.weights import Ema
 
 PARAMS = load_params(Path(__file__).parents[2] / "profiles/mini.yaml").add.model_copy(update={"warmup_steps": 3})
@@ -38,6 +38,13 @@ def test_the_learning_rate_rises_linearly_and_then_stays() -> None:
         rates.append(learner.optimizer.param_groups[0]["lr"])
         update(learner, module(torch.ones(1, 1)).sum())
     assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+
+
+def test_the_learning_rate_falls_by_half_a_cosine_to_the_last_step() -> None:
+    params = PARAMS.model_copy(update={"num_steps": 7, "learning_rate_decay": "cosine"})
+    factors = [learning_rate_factor(step, params) for step in range(9)]
+    half = 0.5**0.5 / 2
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.5 + half, 0.5, 0.5 - half, 0.0, 0.0])
 
 
 def test_weights_without_a_gradient_do_not_decay() -> None:

@@ -33,6 +33,7 @@ PARAMS = Student(
     optimizer="adamw",
     learning_rate=2e-3,
     warmup_steps=1,
+    learning_rate_decay="none",
     task_weight=1.0,
     output_weight=1.0,
     feature_weight=0.1,

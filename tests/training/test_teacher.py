@@ -33,6 +33,7 @@ PARAMS = Teacher(
     optimizer="adamw",
     learning_rate=1e-2,
     warmup_steps=1,
+    learning_rate_decay="none",
     caption_dropout=0.1,
     snr_gamma=5.0,
     ema_decay=0.5,

@@ -1,6 +1,8 @@
 """How a module learns: the one place that turns gradients into new weights, for teacher, student and add alike."""
 
 import importlib
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ BUCKET_SIZE = 2**24
 
 
 class Learner:
-    """A module with its optimizer: AdamW, a linear warm-up, clipped gradients, none that are not finite.
+    """A module with its optimizer: AdamW, a learning rate with a warm-up, clipped gradients, none that are not finite.
 
     Weight decay is off: small fine-tunes are short, and what is trained starts from weights that are to be kept.
     A skipped step changes nothing, neither the schedule nor the average.
@@ -40,7 +42,7 @@ class Learner:
     ) -> None:
         self.trainable = [item for item in module.parameters() if item.requires_grad]
         adamw = _make_adamw(self.trainable, params=params, learning_rate=learning_rate, betas=betas)
-        self.schedule = _warmup(adamw, params.warmup_steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(adamw, partial(learning_rate_factor, params=params))
         self.optimizer: Any = accelerator.prepare_optimizer(adamw)
         self.guard = FiniteGuard(advice)
         self._weights = TrainableState(module)
@@ -119,9 +121,16 @@ class FiniteGuard:
         self._in_a_row, self.num_skipped = state_dict["in_a_row"], state_dict["num_skipped"]
 
 
-def _warmup(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear increase over `warmup_steps`, then constant."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup_steps + 1)))
+def learning_rate_factor(step: int, params: Teacher | Student | Add) -> float:
+    """A linear increase over `warmup_steps`, from above 0 to 1; then 1, or half a cosine down to 0 after the last step."""
+    rising, num_steps = params.warmup_steps, params.num_steps
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    match params.learning_rate_decay:
+        case "none":
+            return 1.0
+        case "cosine":
+            return (1 + math.cos(math.pi * min(1.0, (step - rising) / (num_steps - rising)))) / 2
 
 
 def _make_adamw(
