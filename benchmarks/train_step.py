@@ -148,6 +148,7 @@ def make_run(params: Params) -> AddRun:
     none = Pictures(noise[0, :0], torch.arange(0))
     data = AddData(
         train=pairs,
+        further=(),
         held_out=pairs,
         pictures=none,
         unseen=none,

@@ -106,6 +106,14 @@ def test_params_as_committed_are_mini() -> None:
         ),
         ("add.discriminators", [], "add.discriminators"),
         ("add.method", "gan", "add.method: 'gan'"),
+        ("add.resolutions_px", [96, "128x64", "64x128"], None),
+        ("add.resolutions_px", ["96by64"], "add.resolutions_px: '96by64' is neither a side nor WIDTHxHEIGHT"),
+        ("add.resolutions_px", ["96x"], "add.resolutions_px: '96x' is neither"),
+        ("add.resolutions_px", [100], "add.resolutions_px: 100 has a side that is no multiple of 8 from 32 to 1024"),
+        ("add.resolutions_px", ["64x24"], "add.resolutions_px: '64x24' has a side"),
+        ("add.resolutions_px", [96, "96x96"], "add.resolutions_px: [96, '96x96'] names a size twice"),
+        ("add.resolutions_px", [64], "add.resolutions_px: [64] names a size twice, or base.resolution_px"),
+        ("add.resolution_pool_size", 0, "add.resolution_pool_size: 0"),
         ("add.method", "consistency", None),
         ("add.consistency_steps", 50, None),
         ("add.consistency_delta", 0.0, "add.consistency_delta: 0.0"),
@@ -141,6 +149,17 @@ def test_averaged_squares_are_large_enough_for_their_network(mini: Any) -> None:
     parse_params(pixel)
     with pytest.raises(ParamsError, match="4 leaves 16 px of squares of 64 px"):
         parse_params(_with(pixel, "add.discriminator_scales", [1, 4]))
+    with pytest.raises(ParamsError, match="2 leaves 16 px of squares of 32 px"):
+        parse_params(_with(pixel, "add.resolutions_px", ["96x32"]))
+
+
+@pytest.mark.parametrize("source", ["dataset", "both"])
+def test_further_sizes_have_no_real_pictures(mini: Any, source: str) -> None:
+    changed = _with(_with(mini, "add.resolutions_px", [96]), "add.real_source", source)
+    with pytest.raises(
+        ParamsError, match=rf"^add\.resolutions_px: .* for add\.real_source {source}.*real_source teacher$"
+    ):
+        parse_params(changed)
 
 
 @pytest.mark.parametrize(

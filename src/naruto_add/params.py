@@ -3,6 +3,7 @@
 A mistake is a `ParamsError` that names the dotted key, the value and what is allowed, before any work is done.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,8 @@ Text = Annotated[str, Field(min_length=1)]
 StudentScheduler = Literal["ddim", "lcm"]
 LearningRateDecay = Literal["none", "cosine"]
 AddMethod = Literal["adversarial", "consistency"]
+Resolution = int | str
+"""The side of square pictures, or WIDTHxHEIGHT."""
 
 
 class ParamsError(ValueError):
@@ -130,6 +133,8 @@ class Add(_Section):
 
     seed: Seed
     method: AddMethod
+    resolutions_px: list[Resolution]
+    resolution_pool_size: Positive
     timesteps: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     timestep_probabilities: list[list[Fraction]]
     num_steps: Positive
@@ -234,6 +239,15 @@ class Params(_Section):
     evaluate: Evaluate
     samples: Samples
     export: Export
+
+
+def sides_px(resolution: Resolution) -> tuple[int, int]:
+    """Width and height. Raises ValueError for text that is neither a number nor WIDTHxHEIGHT."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(resolution))
+    if not match:
+        raise ValueError(f"{resolution!r} is neither a side nor WIDTHxHEIGHT; write 96 or 128x64")
+    width, height = match.groups()
+    return int(width), int(height or width)
 
 
 def load_params(path: Path) -> Params:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add, Params, Teacher
+from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add, Params, Resolution, Teacher, sides_px
 
 PROBABILITY_TOLERANCE = 1e-3
 """Thirds, written with three digits, still add up to 1."""
@@ -12,13 +12,15 @@ PROBABILITY_TOLERANCE = 1e-3
 
 SMALLEST_SQUARE_PX = 32
 """EfficientNet halves pictures five times."""
+SIDES_PX = range(32, 1025, 8)
+"""What `base.resolution_px` may be, and every side of `add.resolutions_px`."""
 
 
 def contradictions(params: Params) -> list[str]:
     """A message for everything that cannot work, with key, value and remedy."""
     return [
         *_add_problems(params.add),
-        *_scale_problems(params),
+        *(_resolution_problems(params) or _scale_problems(params)),
         *_scheduler_problems(params),
         *_ingest_problems(params),
         *_template_problems(params.teacher),
@@ -41,10 +43,39 @@ def _add_problems(add: Add) -> list[str]:
     return [*problems, *_repetitions(add), *_phase_problems(add), *_solve_problems(add), *_grid_problems(add)]
 
 
+def _resolution_problems(params: Params) -> list[str]:
+    """Sizes that are none, or that need pictures which `ingest` has not kept."""
+    add, key = params.add, "add.resolutions_px"
+    problems = [f"{key}: {problem}" for each in add.resolutions_px if (problem := _size_problem(each))]
+    if problems:
+        return problems
+    sizes = [sides_px(each) for each in add.resolutions_px]
+    if _repeats([(params.base.resolution_px, params.base.resolution_px), *sizes]):
+        problems.append(f"{key}: {add.resolutions_px} names a size twice, or base.resolution_px, which is always there")
+    if sizes and add.real_source != "teacher":
+        problems.append(
+            f"{key}: {add.resolutions_px} need real pictures of these sizes for add.real_source {add.real_source}; the "
+            "data set has them at base.resolution_px only, and enlarged ones are blurred; use add.real_source teacher"
+        )
+    return problems
+
+
+def _size_problem(resolution: Resolution) -> str | None:
+    try:
+        sides = sides_px(resolution)
+    except ValueError as error:
+        return str(error)
+    if all(side in SIDES_PX for side in sides):
+        return None
+    span = f"{SIDES_PX.step} from {SIDES_PX[0]} to {SIDES_PX[-1]}"
+    return f"{resolution!r} has a side that is no multiple of {span}; use such"
+
+
 def _scale_problems(params: Params) -> list[str]:
     """Squares that are averaged to less than the pixel discriminator's network can see."""
     add = params.add
-    side_px, scale = min(add.pixel_crop_px, params.base.resolution_px), max(add.discriminator_scales)
+    sides = [side for each in add.resolutions_px for side in sides_px(each)]
+    side_px, scale = min(add.pixel_crop_px, params.base.resolution_px, *sides), max(add.discriminator_scales)
     if "pixel" not in add.discriminators or scale == 1 or side_px // scale >= SMALLEST_SQUARE_PX:
         return []
     problem = f"{scale} leaves {side_px // scale} px of squares of {side_px} px, fewer than {SMALLEST_SQUARE_PX}"

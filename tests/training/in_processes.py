@@ -45,7 +45,7 @@ def train(root: Path, stage: str, out: Path, changes: dict[str, Any]) -> None:
             shared = {"prompt_template": "{caption}", "timesteps": PROFILE.add.timesteps, **SAMPLING, **places}
             build_student(root / "pipeline", root / "dataset", params=params, **shared)
         case "add":
-            inputs = {"student_dir": root / "student", "pool_path": root / "pool.safetensors"}
+            inputs = {"student_dir": root / "student", "pool_path": root / "pool.safetensors", "pool_steps": 2}
             shared = {"prompt_template": "{caption}", **SAMPLING, **inputs, **places}
             distill(root / "dataset", root / "pipeline", params=params, **shared)
 

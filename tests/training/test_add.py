@@ -792,6 +792,7 @@ def distill_into(build: Build, folder: Path, teacher_dir: Path, params: Add) -> 
         teacher_dir,
         student_dir=build.student_dir,
         pool_path=build.pool_path,
+        pool_steps=2,
         params=params,
         precision=PROFILE.base.precision,
         guidance_scale=PROFILE.sampling.guidance_scale,

@@ -336,6 +336,7 @@ def test_distill_takes_the_method_that_is_named(
         tiny_pipeline_dir,
         student_dir=student_dir,
         pool_path=pool_path,
+        pool_steps=2,
         params=add_params(num_steps=2),
         precision="fp32",
         guidance_scale=3.0,

@@ -92,6 +92,8 @@ def rows(path: Path) -> list[list[float]]:
         ("student", {}),
         ("add", ALL_ON),
         ("add", {"accumulation_steps": 2, "gradient_checkpointing": True}),
+        ("add", {"method": "consistency", "accumulation_steps": 2}),
+        ("add", {"resolutions_px": [64], "resolution_pool_size": 40}),
     ],
 )
 def test_two_processes_have_the_losses_of_one_with_the_same_batch(

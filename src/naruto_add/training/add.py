@@ -5,7 +5,11 @@ towards what a discriminator on the teacher's features takes for real. This is t
 `consistency_run` that of the other method.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from diffusers import UNet2DConditionModel
 
@@ -15,6 +19,7 @@ from naruto_add.files import new_folder, write_json
 from naruto_add.params import Add, StudentScheduler
 from naruto_add.training.add_image_text import ImageText, load_image_text
 from naruto_add.training.add_inputs import AddData, load_data
+from naruto_add.training.add_resolutions import draw_further
 from naruto_add.training.add_run import AddRun
 from naruto_add.training.consistency_run import ConsistencyRun
 from naruto_add.training.distillation_run import DistillationRun, training_precision
@@ -29,6 +34,7 @@ def distill(
     *,
     student_dir: Path,
     pool_path: Path,
+    pool_steps: int,
     params: Add,
     precision: Precision,
     guidance_scale: float,
@@ -47,6 +53,7 @@ def distill(
         load_pipeline_folder(teacher_dir, precision=training_precision(precision)),
         load_unet(student_dir, precision="fp32").requires_grad_(True),
         pool_path=pool_path,
+        pool_steps=pool_steps,
         params=params,
         precision=precision,
         guidance_scale=guidance_scale,
@@ -55,7 +62,6 @@ def distill(
         dataset_dir=dataset_dir,
         cache_dir=checkpoint_dir,
     )
-    run.refuse_hopeless()
     _train(run, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
     if is_main():
         run.best.copy_to(run.student)
@@ -69,6 +75,7 @@ def _make_run(
     student: UNet2DConditionModel,
     *,
     pool_path: Path,
+    pool_steps: int,
     params: Add,
     precision: Precision,
     guidance_scale: float,
@@ -79,58 +86,60 @@ def _make_run(
 ) -> DistillationRun:
     """By the method that `add.method` names."""
     data, image_text = _load_inputs(
-        bundle, pool_path, params=params, prompt_template=prompt_template, dataset_dir=dataset_dir, cache_dir=cache_dir
+        bundle,
+        pool_path,
+        pool_steps=pool_steps,
+        params=params,
+        guidance_scale=guidance_scale,
+        prompt_template=prompt_template,
+        dataset_dir=dataset_dir,
+        cache_dir=cache_dir,
     )
-    match params.method:
-        case "adversarial":
-            return AddRun(
-                bundle,
-                student,
-                data=data,
-                params=params,
-                guidance_scale=guidance_scale,
-                student_scheduler=student_scheduler,
-                precision=precision,
-                image_text=image_text,
-            )
-        case "consistency":
-            return ConsistencyRun(
-                bundle,
-                student,
-                data=data,
-                params=params,
-                guidance_scale=guidance_scale,
-                student_scheduler=student_scheduler,
-                precision=precision,
-            )
+    make: Callable[..., DistillationRun]
+    make = partial(AddRun, image_text=image_text) if params.method == "adversarial" else ConsistencyRun
+    return make(
+        bundle,
+        student,
+        data=data,
+        params=params,
+        guidance_scale=guidance_scale,
+        student_scheduler=student_scheduler,
+        precision=precision,
+    )
 
 
 def _load_inputs(
-    bundle: ModelBundle, pool_path: Path, *, params: Add, prompt_template: str, dataset_dir: Path, cache_dir: Path
+    bundle: ModelBundle,
+    pool_path: Path,
+    *,
+    pool_steps: int,
+    params: Add,
+    guidance_scale: float,
+    prompt_template: str,
+    dataset_dir: Path,
+    cache_dir: Path,
 ) -> tuple[AddData, ImageText | None]:
     """What is trained on, and the network that rates pictures by their captions, where it counts."""
+    pool = load_pool(pool_path)
+    sources: dict[str, Any] = {"prompt_template": prompt_template, "dataset_dir": dataset_dir, "cache_dir": cache_dir}
     with main_first():
-        data = load_data(
-            bundle,
-            load_pool(pool_path),
-            params=params,
-            prompt_template=prompt_template,
-            dataset_dir=dataset_dir,
-            cache_dir=cache_dir,
-        )
-        if params.method != "adversarial" or not params.image_text_weight:
-            return data, None
-        return data, load_image_text(
-            bundle,
-            data.prompts,
-            params=params,
-            prompt_template=prompt_template,
-            dataset_dir=dataset_dir,
-            cache_dir=cache_dir,
-        )
+        data = load_data(bundle, pool, params=params, **sources)
+        is_rated = params.method == "adversarial" and params.image_text_weight > 0
+        image_text = load_image_text(bundle, data.prompts, params=params, **sources) if is_rated else None
+    further = draw_further(  # by all processes together, so outside the block
+        bundle,
+        data,
+        captions=pool.prompts,
+        params=params,
+        num_steps=pool_steps,
+        guidance_scale=guidance_scale,
+        checkpoint_dir=cache_dir,
+    )
+    return replace(data, further=further), image_text
 
 
 def _train(run: DistillationRun, *, checkpoint_dir: Path, curves_path: Path) -> None:
+    run.refuse_hopeless()
     run_steps(
         run.train_step,
         name="add",

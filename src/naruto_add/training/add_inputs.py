@@ -22,6 +22,8 @@ from naruto_add.training.sharing import Items
 RENOISED_RANGE = (round(0.02 * NUM_TRAIN_TIMESTEPS), round(0.98 * NUM_TRAIN_TIMESTEPS))
 """t' of the teacher's step: outside, its prediction says nothing (all signal) or is amplified too far (all noise)."""
 
+RESOLUTION_STREAM = 4
+"""Keeps the draw of a step's picture size apart from what the batch is drawn with."""
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -49,10 +51,12 @@ class Pictures(Items):
 class AddData:
     """Everything, on the CPU; rows count `prompts`, `prompt_embeds` and `pooled`, and row 0 is the empty prompt.
 
-    `unseen` are pictures like those that the discriminator takes for real, but never trained on.
+    `unseen` are pictures like those that the discriminator takes for real, but never trained on. `further` are teacher
+    samples to train on as well, of other picture sizes; all else is of the base model's.
     """
 
     train: Pairs
+    further: tuple[Pairs, ...]
     held_out: Pairs
     pictures: Pictures
     unseen: Pictures
@@ -123,6 +127,7 @@ def load_data(
     )
     return AddData(
         train=train,
+        further=(),
         held_out=held_out,
         pictures=pictures,
         unseen=_with_pairs(others, held_out) if params.real_source != "dataset" else others,
@@ -132,19 +137,27 @@ def load_data(
     )
 
 
+def pairs_at(data: AddData, *, seed: int, step: int) -> Pairs:
+    """What this step trains on: teacher samples of one picture size, every size with equal probability."""
+    sizes = (data.train, *data.further)
+    generator = step_generator(seed, step, RESOLUTION_STREAM)
+    return sizes[int(torch.randint(len(sizes), (), generator=generator))]
+
+
 def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
     """The batch of this step, a function of its arguments."""
-    items = torch.tensor(batch_indices(len(data.train), params.batch_size, seed=params.seed, step=step))
+    pairs = pairs_at(data, seed=params.seed, step=step)
+    items = torch.tensor(batch_indices(len(pairs), params.batch_size, seed=params.seed, step=step))
     generator = step_generator(params.seed, step)
-    latent_shape = data.train.noise.shape[1:]
+    latent_shape = pairs.noise.shape[1:]
     num_steps, size = len(params.timesteps), len(items)
-    rows = data.train.rows[items]
-    real_latents, real_rows = _draw_real(data, items, params, generator)
+    rows = pairs.rows[items]
+    real_latents, real_rows = _draw_real(data.pictures, pairs, items, params, generator)
     other_rows = _other_rows(real_rows)
     judged = torch.randint(len(params.discriminator_timesteps), (size,), generator=generator)
     return Batch(
-        noise=data.train.noise[items],
-        x0=data.train.x0[items],
+        noise=pairs.noise[items],
+        x0=pairs.x0[items],
         prompt_embeds=data.prompt_embeds[rows],
         pooled=data.pooled[rows],
         prompt_rows=rows,
@@ -226,14 +239,14 @@ def _other_rows(rows: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
 
 
 def _draw_real(
-    data: AddData, items: Tensor, params: Add, generator: torch.Generator
+    pictures: Pictures, pairs: Pairs, items: Tensor, params: Add, generator: torch.Generator
 ) -> tuple[Float[Tensor, "batch c h w"], Int[Tensor, " batch"]]:
     """The teacher's samples of the fakes' own prompts, training pictures with theirs, or half of each."""
-    from_teacher, teacher_rows = data.train.x0[items], data.train.rows[items]
+    from_teacher, teacher_rows = pairs.x0[items], pairs.rows[items]
     if params.real_source == "teacher":
         return from_teacher, teacher_rows
-    picked = torch.randint(len(data.pictures.rows), (len(items),), generator=generator)
-    from_dataset, dataset_rows = data.pictures.latents[picked], data.pictures.rows[picked]
+    picked = torch.randint(len(pictures.rows), (len(items),), generator=generator)
+    from_dataset, dataset_rows = pictures.latents[picked], pictures.rows[picked]
     if params.real_source == "dataset":
         return from_dataset, dataset_rows
     is_picture = torch.rand(len(items), generator=generator) < 0.5

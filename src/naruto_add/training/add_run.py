@@ -16,7 +16,7 @@ from naruto_add.params import Add, StudentScheduler
 from naruto_add.training.add_critics import Critics, detached
 from naruto_add.training.add_distiller import Distiller
 from naruto_add.training.add_image_text import ImageText
-from naruto_add.training.add_inputs import AddData, Batch, Pictures, draw_batch, draw_unseen
+from naruto_add.training.add_inputs import AddData, Batch, Pictures, draw_batch, draw_unseen, pairs_at
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
 from naruto_add.training.distillation_run import DistillationRun
@@ -93,7 +93,7 @@ class AddRun(DistillationRun):
     def train_step(self, step: int) -> Scalars:
         """One update of the student and one of the discriminator, both on the same fakes."""
         batch = draw_batch(self.data, self.params, step=step)
-        unseen = draw_unseen(self.data, self.params, step=step) if self.critics.strength.is_due(step) else None
+        unseen = draw_unseen(self.data, self.params, step=step) if self._asks_about_unseen(step) else None
         adv_weight = adv_weight_at(step, self.params)
         rows = []
         for part in self.parts:
@@ -106,6 +106,11 @@ class AddRun(DistillationRun):
         self.alarms.note_step(step + 1, scalars)
         own = {"adv_weight": adv_weight, "skipped": float(self.num_skipped), **self.critics.strength.scalars()}
         return {**scalars, **own, **norms}
+
+    def _asks_about_unseen(self, step: int) -> bool:
+        """Only at the base model's picture size, which unseen pictures have."""
+        is_base_size = pairs_at(self.data, seed=self.params.seed, step=step) is self.data.train
+        return is_base_size and self.critics.strength.is_due(step)
 
     def _learn_from(self, batch: Batch, adv_weight: float, unseen: Pictures | None) -> dict[str, Tensor]:
         """Gradients of both sides on one part of a batch; the discriminator's updates reuse the student's fakes."""

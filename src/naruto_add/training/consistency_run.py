@@ -19,7 +19,7 @@ from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.diffusion.solver import PredictX0, ddim_step
 from naruto_add.losses.distillation import pseudo_huber
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add, StudentScheduler
-from naruto_add.training.add_inputs import AddData
+from naruto_add.training.add_inputs import AddData, pairs_at
 from naruto_add.training.curves import Scalars
 from naruto_add.training.distillation_run import DistillationRun
 from naruto_add.training.sharing import Items, means
@@ -135,13 +135,14 @@ def draw_consistency_batch(data: AddData, params: Add, *, step: int) -> Consiste
 
     The noise is fresh: x0 and the noise it was drawn from depend on each other, and their mixtures lie on no path.
     """
-    items = torch.tensor(batch_indices(len(data.train), params.batch_size, seed=params.seed, step=step))
+    pairs = pairs_at(data, seed=params.seed, step=step)
+    items = torch.tensor(batch_indices(len(pairs), params.batch_size, seed=params.seed, step=step))
     generator = step_generator(params.seed, step)
     stride = NUM_TRAIN_TIMESTEPS // params.consistency_steps
-    x0 = data.train.x0[items]
+    x0 = pairs.x0[items]
     return ConsistencyBatch(
         x0=x0,
         noise=torch.randn(x0.shape, generator=generator),
         timesteps=stride * torch.randint(1, params.consistency_steps + 1, (len(items),), generator=generator) - 1,
-        prompt_embeds=data.prompt_embeds[data.train.rows[items]],
+        prompt_embeds=data.prompt_embeds[pairs.rows[items]],
     )

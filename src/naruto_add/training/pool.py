@@ -70,13 +70,41 @@ def draw_pool(
 ) -> Pool:
     """Write `path`: `size` samples of the bundle's U-Net, spread evenly over the prompts.
 
-    Each depends on (seed, its index) and the models. Chunks already in `checkpoint_dir` that were drawn from the same
-    models, prompts and options are not drawn again. Raises StageError where a sample is not finite.
+    Each depends on (seed, its index) and the models. Raises StageError where a sample is not finite.
     """
-    caption_index = batch_indices(len(prompts), size, seed=seed, step=0)
     noise = initial_noise(bundle, size, seed=seed + NOISE_STREAM)
+    pool = draw_from(
+        bundle,
+        noise,
+        prompts=prompts,
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        checkpoint_dir=checkpoint_dir,
+    )
+    if is_main():
+        _write(path, {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}, {"prompts": prompts})
+    return pool
+
+
+def draw_from(
+    bundle: ModelBundle,
+    noise: Float[Tensor, "samples c h w"],
+    *,
+    prompts: list[str],
+    num_steps: int,
+    guidance_scale: float,
+    seed: int,
+    checkpoint_dir: Path,
+) -> Pool:
+    """A sample of the bundle's U-Net from every noise, spread evenly over the prompts.
+
+    The noise must be a function of its shape and the seed: chunks already in `checkpoint_dir` that were drawn from the
+    same models, prompts, shape and options are not drawn again. Raises StageError where a sample is not finite.
+    """
+    caption_index = batch_indices(len(prompts), len(noise), seed=seed, step=0)
     models = [hash_model(bundle.unet), hash_model(bundle.text_encoder)]
-    key = content_hash(models, prompts, size, num_steps, guidance_scale, seed)
+    key = content_hash(models, prompts, list(noise.shape), num_steps, guidance_scale, seed)
     sampler = fast_sampler(bundle, num_steps, guidance_scale)
     negative_embeds = encode_prompts(bundle, [""])
 
@@ -84,17 +112,15 @@ def draw_pool(
         part = slice(start, start + CHUNK)
         return sample_latents(
             bundle.unet,
-            noise=noise[part],
+            noise=noise[part].to(bundle.device),
             prompt_embeds=encode_prompts(bundle, [prompts[index] for index in caption_index[part]]),
             negative_embeds=negative_embeds,
             sampler=sampler,
         ).cpu()
 
-    chunks = _chunks(range(0, size, CHUNK), lambda start: _finite(draw(start), guidance_scale), checkpoint_dir, key)
-    pool = Pool(noise.cpu(), torch.cat(chunks), torch.tensor(caption_index), prompts)
-    if is_main():
-        _write(path, {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}, {"prompts": prompts})
-    return pool
+    starts = range(0, len(noise), CHUNK)
+    chunks = _chunks(starts, lambda start: _finite(draw(start), guidance_scale), checkpoint_dir, key)
+    return Pool(noise.cpu(), torch.cat(chunks), torch.tensor(caption_index), prompts)
 
 
 def load_pool(path: Path, /) -> Pool:
