@@ -105,6 +105,7 @@ class Student(_Section):
 
     seed: Seed
     architecture: Literal["bk_base", "bk_small", "bk_tiny", "none"]
+    pool_source: Literal["teacher", "dataset"]
     pool_size: Annotated[int, Field(ge=4)]
     pool_steps: Steps
     num_steps: Count
@@ -170,6 +171,7 @@ class Add(_Section):
     augment_adapt_steps: Positive
     real_source: Literal["teacher", "dataset", "both"]
     rollout_fraction: Fraction
+    gate: bool
     ema_decay: Decay
     max_grad_norm: Annotated[float, Field(gt=0)]
     validation_every_steps: Positive

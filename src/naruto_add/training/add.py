@@ -69,7 +69,8 @@ def distill(
         precision=precision,
         image_text=image_text,
     )
-    run.refuse_hopeless()
+    if params.gate:
+        run.refuse_hopeless()
     run_steps(
         run.train_step,
         name="add",

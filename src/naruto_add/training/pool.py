@@ -92,13 +92,19 @@ def draw_pool(
 
     chunks = _chunks(range(0, size, CHUNK), lambda start: _finite(draw(start), guidance_scale), checkpoint_dir, key)
     pool = Pool(noise.cpu(), torch.cat(chunks), torch.tensor(caption_index), prompts)
-    if is_main():
-        _write(path, {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}, {"prompts": prompts})
+    write_pool(path, pool)
     return pool
 
 
+def write_pool(path: Path, pool: Pool) -> None:
+    """Write the file that `load_pool` reads; the main process does, of several."""
+    if is_main():
+        tensors = {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}
+        _write(path, tensors, {"prompts": pool.prompts})
+
+
 def load_pool(path: Path, /) -> Pool:
-    """Read what `draw_pool` wrote. Raises StageError for a file that is missing or damaged."""
+    """Read what `write_pool` wrote. Raises StageError for a file that is missing or damaged."""
     tensors, metadata = _read(path)
     return Pool(tensors["noise"], tensors["x0"], tensors["caption_index"], json.loads(metadata["prompts"]))
 
