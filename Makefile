@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro summary report test slow lint types contracts check format lock
+.PHONY: help install repro summary report ablation test slow lint types contracts check format lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ summary: install ## the figures of the last run, and where to look
 
 report: install ## report.html: the last run's figures, grids, curves and health on one page, for offline reading
 	@$(RUN) python -m stages.report && echo report.html
+
+ablation: install ## train what each part of the distillation is compared with; metrics/ablation.json and its grid
+	@$(RUN) python -m naruto_add.ablation
 
 test: install ## the fast tests
 	$(RUN) pytest -n auto

@@ -107,6 +107,19 @@ def test_the_page_loads_nothing_from_elsewhere(page: Path) -> None:
     assert "@import" not in html and "url(" not in html
 
 
+def test_an_ablation_has_a_table_of_its_own(project: Path) -> None:
+    figures = {"full.num_seeds": 3, "full.fd_lite1.mean": 250.25, "full.fd_lite1.std": 4.5, "no_pool.num_seeds": 1}
+    _write(project)
+    assert "Ablation" not in (project / paths.REPORT).read_text()
+    (project / paths.ABLATION_METRICS).write_text(json.dumps(figures | {"no_pool.pd_lite1.mean": 0.5}))
+    _write(project)
+    text = _Addresses((project / paths.REPORT).read_text()).text
+    assert re.search(r"metric\s*full\s*no pool", text)
+    assert "250.2± 4.5, 3 seeds" in text
+    assert "0.51 seed" in text
+    assert "full.num_seeds" not in text
+
+
 def test_the_page_says_what_the_files_say(page: Path) -> None:
     text = " ".join(_Addresses(page.read_text()).text.split())
     assert "12.35" in text and "1,111 to 1,666" in text and "0.875" in text

@@ -1,6 +1,7 @@
 """Sample grids: the same noise for every subject, and files that say how they were drawn."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -10,7 +11,7 @@ from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.evaluation.subjects import Models
 from naruto_add.grid import CELL_PX, GAP_PX, fit_cell
 from naruto_add.params import Base, Samples, Sampling
-from naruto_add.samples import make_sample_grids
+from naruto_add.samples import make_ablation_grid, make_sample_grids
 
 
 def test_sample_grids_start_from_the_same_noise(
@@ -59,6 +60,27 @@ def test_sample_grids_start_from_the_same_noise(
         assert json.loads(grid.text["seeds"]) == [5]
     with Image.open(files["interpolation"]) as grid:
         assert len({_cell(grid, column) for column in (0, 3, 6)}) == 3
+
+
+def test_the_ablations_grid_draws_every_variant_from_the_same_noise(
+    tiny_bundle: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    models = Models(
+        base=_base(tiny_pipeline_dir, tiny_bundle),
+        sampling=Sampling(teacher_steps=3, guidance_scale=2.0, student_scheduler="ddim"),
+        num_student_steps=2,
+        teacher_dir=tiny_pipeline_dir,
+        student_dir=tiny_pipeline_dir / "unet",
+        distilled_dir=tiny_pipeline_dir / "unet",
+    )
+    params = Samples(seed=5, prompts=["a man"], num_held_out=1, steps=[1, 2], interpolate_from="a", interpolate_to="b")
+    others = {"same": models, "four steps": replace(models, num_student_steps=4)}
+    make_ablation_grid(params, models=models, others=others, prompt_template="{caption}", path=tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert json.loads(grid.text["steps"]) == [3, 2, 2, 1, 2, 2, 4]
+        cells = [_cell(grid, column) for column in range(7)]
+    assert cells[2] == cells[4] == cells[5]  # before ADD, distilled, the same again
+    assert len({cells[column] for column in (0, 1, 2, 3, 6)}) == 5
 
 
 def _cell(grid: Image.Image, column: int) -> bytes:

@@ -111,6 +111,7 @@ class Student(_Section):
 
     seed: Seed
     architecture: Literal["bk_base", "bk_small", "bk_tiny", "none"]
+    pool_source: Literal["teacher", "dataset"]
     pool_size: Annotated[int, Field(ge=4)]
     pool_steps: Steps
     num_steps: Count
@@ -181,6 +182,7 @@ class Add(_Section):
     augment_adapt_steps: Positive
     real_source: Literal["teacher", "dataset", "both"]
     rollout_fraction: Fraction
+    gate: bool
     ema_decay: Decay
     max_grad_norm: Annotated[float, Field(gt=0)]
     consistency_steps: Steps

@@ -24,4 +24,6 @@ CURVES = METRICS / "curves"
 GRIDS = METRICS / "grids"
 EVALUATE_METRICS = METRICS / "evaluate.json"
 SUBJECT_METRICS = METRICS / "subject.json"
+ABLATION_METRICS = METRICS / "ablation.json"
+ABLATION_GRID = GRIDS / "ablation.png"
 REPORT = Path("report.html")

@@ -31,6 +31,7 @@ PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accele
 GRIDS = {
     "subjects": "The same prompts and noise, drawn by every model",
     "held_out": "Held-out captions: the real picture, then every model's",
+    "ablation": "What each part is worth: the same prompts and noise, drawn by every variant",
     "steps": "The distilled student by number of steps, and the teacher",
     "seeds": "The distilled student's variety: one prompt a row, other noise in every column",
     "interpolation": "From one prompt to another at one noise",
@@ -130,6 +131,7 @@ def write_report(
         facts=_facts(params, metrics),
         figures=_table(metrics["evaluate"], SUBJECTS, headline_only=True),
         controls=_table(metrics["evaluate"], _subjects(metrics["evaluate"]), headline_only=False),
+        ablation=_ablation(metrics.get("ablation", {})),
         checks=[check for stage in TRAINED for check in _checks(stage, metrics.get(stage, {}), params)],
         stage_figures=[(name, _plain_rows(values)) for name, values in metrics.items() if name not in _SHOWN_ABOVE],
         charts=list(_charts(metrics_dir / "curves")),
@@ -140,7 +142,7 @@ def write_report(
     atomic_write_bytes(report_path, page.encode())
 
 
-_SHOWN_ABOVE = ("evaluate", "subject")
+_SHOWN_ABOVE = ("evaluate", "subject", "ablation")
 
 
 def _facts(params: Params, metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -193,6 +195,25 @@ def _table(metrics: Mapping[str, float | int], subjects: Sequence[str], *, headl
         for name in known
     ]
     return Table([subject.replace("_", " ") for subject in subjects], rows)
+
+
+def _ablation(figures: Mapping[str, float | int]) -> Table:
+    """A column for every variant, with the spread over its seeds below the mean; empty where nothing was compared."""
+    variants = list(dict.fromkeys(key.partition(".")[0] for key in figures))
+    names = {key.split(".")[1] for key in figures if key.endswith(".mean")}
+    rows = [
+        Row(name, describe(name), few=False, cells=[_mean(figures, variant, name) for variant in variants])
+        for name in [*headline(names), *sorted(names - set(headline(names)))]
+    ]
+    return Table([variant.replace("_", " ") for variant in variants], rows)
+
+
+def _mean(figures: Mapping[str, float | int], variant: str, name: str) -> Cell:
+    mean, spread = (figures.get(f"{variant}.{name}.{key}") for key in ("mean", "std"))
+    seeds = number(figures[f"{variant}.num_seeds"])
+    if mean is None:
+        return Cell("", "")
+    return Cell(number(mean), "1 seed" if spread is None else f"± {number(spread, digits=2)}, {seeds} seeds")
 
 
 def _cell(metrics: Mapping[str, float | int], key: str) -> Cell:

@@ -1,6 +1,6 @@
 """Pictures to look at, as grids whose PNG files say the prompts, seeds, steps and models that they were drawn with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import decode_latents, encode_prompts
 from naruto_add.diffusion.sampling import initial_noise, sample_latents
 from naruto_add.evaluation.likeness import nearest, thumbnails
-from naruto_add.evaluation.subjects import Models, Subject, load_subjects, student_at_steps
+from naruto_add.evaluation.subjects import Models, Subject, at_steps, load_student, load_subjects, student_at_steps
 from naruto_add.files import new_folder
 from naruto_add.grid import CELL_PX, GridColumn, GridRow, make_grid, to_images
 from naruto_add.params import Samples
@@ -79,6 +79,30 @@ def make_sample_grids(
         _subjects_grid(artist, steps, params, prompts, folder / "steps.png")
         _interpolation_grid(distilled, params, ends, folder / "interpolation.png")
         _neighbours_grid(artist, distilled, params, prompts, train, folder / "neighbours.png")
+
+
+def make_ablation_grid(
+    params: Samples,
+    *,
+    models: Models,
+    others: Mapping[str, Models],
+    prompt_template: str,
+    path: Path,
+) -> None:
+    """Write one grid of the same prompts and noise: the teacher at its own and at the student's number of steps, the
+    student before ADD, the distilled student at `params.steps`, and the distilled student of each of the `others`.
+    """
+    subjects = load_subjects(models)
+    teacher, distilled = subjects["teacher"], subjects["distilled"]
+    shown = [
+        _shown("teacher", teacher),
+        _shown("teacher", at_steps(teacher, models.num_student_steps)),
+        _shown("student", subjects["student"]),
+        *(_shown("distilled", student_at_steps(distilled, models.sampling, number)) for number in params.steps),
+        *(_shown(name, load_student(item, teacher.bundle, item.distilled_dir)) for name, item in others.items()),
+    ]
+    prompts = [fill_template(prompt_template, prompt) for prompt in params.prompts]
+    _subjects_grid(_Artist(), shown, params, prompts, path)
 
 
 def _shown(name: str, subject: Subject) -> _Shown:

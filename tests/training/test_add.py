@@ -838,6 +838,18 @@ def test_the_best_validated_average_is_written_not_the_last_iterate(
     assert json.loads((tmp_path / "add.json").read_text())["best_step"] == 0
 
 
+def test_a_student_that_cannot_sample_is_refused_unless_the_gate_is_open(
+    build: Build, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StageError("the student cannot sample")
+
+    monkeypatch.setattr(add_run, "check_can_sample", refuse)
+    with pytest.raises(StageError, match="cannot sample"):
+        distill_into(build, tmp_path / "closed", tiny_pipeline_dir, add_params(num_steps=1))
+    assert distill_into(build, tmp_path / "open", tiny_pipeline_dir, add_params(num_steps=1, gate=False)).exists()
+
+
 def test_distill_says_how_far_the_image_text_network_can_be_trusted(
     build: Build, tiny_pipeline_dir: Path, tmp_path: Path
 ) -> None:

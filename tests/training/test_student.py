@@ -10,13 +10,22 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
+from naruto_add.data.dataset import load_split
+from naruto_add.data.pixels import load_pixels
+from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts
 from naruto_add.diffusion.noise import x0_from_noise_pred
-from naruto_add.diffusion.sampling import Sampler, guided_noise_pred, initial_noise, make_student_scheduler
+from naruto_add.diffusion.sampling import (
+    Sampler,
+    fast_sampler,
+    guided_noise_pred,
+    initial_noise,
+    make_student_scheduler,
+    sample_latents,
+)
 from naruto_add.models.student import Architecture, shrink_unet
 from naruto_add.params import Student
 from naruto_add.training import student_run
-from naruto_add.training.pool import Pool, load_pool
+from naruto_add.training.pool import Pool, load_pool, split_pool
 from naruto_add.training.student import build_student
 from naruto_add.training.student_inputs import Lesson, draw_batch
 from naruto_add.training.student_run import knowledge_losses
@@ -25,6 +34,7 @@ TIMESTEPS = [999, 749, 499, 249]
 PARAMS = Student(
     seed=0,
     architecture="bk_small",
+    pool_source="teacher",
     pool_size=12,
     pool_steps=2,
     num_steps=4,
@@ -267,3 +277,25 @@ def test_held_out_samples_are_never_trained_on(build: Callable[..., Path], monke
     monkeypatch.setattr(student_run, "draw_batch", recording)
     whole = load_pool(build("run", PARAMS.model_copy(update={"num_steps": 2})) / "pool.safetensors")
     assert all(torch.equal(pool.x0, whole.x0[:9]) for pool in seen)
+
+
+def test_a_pool_of_pictures_is_all_of_them_with_their_captions_before_the_teachers_samples(
+    build: Callable[..., Path], tiny_bundle: ModelBundle, tiny_dataset_dir: Path
+) -> None:
+    folder = build("run", PARAMS.model_copy(update={"num_steps": 2, "pool_source": "dataset"}))
+    train, (learnt, scored_on) = (
+        load_split(tiny_dataset_dir, "train"),
+        split_pool(load_pool(folder / "pool.safetensors")),
+    )
+    assert [learnt.prompts[row] for row in learnt.caption_index] == [example.caption for example in train]
+    assert torch.equal(learnt.x0, encode_pixels(tiny_bundle, load_pixels(train)))
+    assert learnt.noise.std() == pytest.approx(1.0, abs=0.1)
+    again = sample_latents(
+        tiny_bundle.unet,
+        noise=scored_on.noise,
+        prompt_embeds=encode_prompts(tiny_bundle, [scored_on.prompts[row] for row in scored_on.caption_index]),
+        negative_embeds=encode_prompts(tiny_bundle, [""]),
+        sampler=fast_sampler(tiny_bundle, PARAMS.pool_steps, 3.0),
+    )
+    torch.testing.assert_close(scored_on.x0, again)
+    assert _metrics(folder)["pool_size"] == len(learnt) + len(scored_on) == 16 + 5

@@ -72,9 +72,17 @@ def load_subjects(models: Models) -> dict[str, Subject]:
     return {
         "base": Subject(base_bundle, teacher_sampler(base_bundle, sampling), _base_weights(base), base_mib),
         "teacher": Subject(teacher, full_steps, content_hash(models.teacher_dir), _stored_mib(models.teacher_dir)),
-        "student": _student(models, teacher, models.student_dir),
-        "distilled": _student(models, teacher, models.distilled_dir),
+        "student": load_student(models, teacher, models.student_dir),
+        "distilled": load_student(models, teacher, models.distilled_dir),
     }
+
+
+def load_student(models: Models, teacher: ModelBundle, folder: Path) -> Subject:
+    """A student's U-Net with the student's sampler; its other parts are the teacher's."""
+    bundle = replace(teacher, unet=load_unet(folder, precision=models.base.precision))
+    others_mib = _stored_mib(models.teacher_dir) - _stored_mib(models.teacher_dir / "unet")
+    sampler = student_sampler(teacher, models.sampling, models.num_student_steps)
+    return Subject(bundle, sampler, content_hash(models.teacher_dir, folder), others_mib + _stored_mib(folder))
 
 
 def at_steps(subject: Subject, num_steps: int) -> Subject:
@@ -85,13 +93,6 @@ def at_steps(subject: Subject, num_steps: int) -> Subject:
 def student_at_steps(student: Subject, sampling: Sampling, num_steps: int) -> Subject:
     """With evenly spaced timesteps: other than those that it was trained at, unless the number is the same."""
     return replace(student, sampler=student_sampler(student.bundle, sampling, num_steps))
-
-
-def _student(models: Models, teacher: ModelBundle, folder: Path) -> Subject:
-    bundle = replace(teacher, unet=load_unet(folder, precision=models.base.precision))
-    others_mib = _stored_mib(models.teacher_dir) - _stored_mib(models.teacher_dir / "unet")
-    sampler = student_sampler(teacher, models.sampling, models.num_student_steps)
-    return Subject(bundle, sampler, content_hash(models.teacher_dir, folder), others_mib + _stored_mib(folder))
 
 
 def _base_weights(base: Base) -> str:

@@ -139,7 +139,8 @@ def _load_inputs(
 
 
 def _train(run: DistillationRun, *, checkpoint_dir: Path, curves_path: Path) -> None:
-    run.refuse_hopeless()
+    if run.params.gate:
+        run.refuse_hopeless()
     run_steps(
         run.train_step,
         name="add",

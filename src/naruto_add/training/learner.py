@@ -122,7 +122,7 @@ class FiniteGuard:
 
 
 def learning_rate_factor(step: int, params: Teacher | Student | Add) -> float:
-    """A linear increase over `warmup_steps`, from above 0 to 1; then 1, or half a cosine down to 0 after the last step."""
+    """A linear increase over `warmup_steps`, from above 0 to 1; then 1, or half a cosine that ends at 0."""
     rising, num_steps = params.warmup_steps, params.num_steps
     if step < rising:
         return (step + 1) / (rising + 1)

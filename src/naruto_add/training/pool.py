@@ -82,8 +82,7 @@ def draw_pool(
         seed=seed,
         checkpoint_dir=checkpoint_dir,
     )
-    if is_main():
-        _write(path, {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}, {"prompts": prompts})
+    write_pool(path, pool)
     return pool
 
 
@@ -123,8 +122,15 @@ def draw_from(
     return Pool(noise.cpu(), torch.cat(chunks), torch.tensor(caption_index), prompts)
 
 
+def write_pool(path: Path, pool: Pool) -> None:
+    """Write the file that `load_pool` reads; the main process does, of several."""
+    if is_main():
+        tensors = {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}
+        _write(path, tensors, {"prompts": pool.prompts})
+
+
 def load_pool(path: Path, /) -> Pool:
-    """Read what `draw_pool` wrote. Raises StageError for a file that is missing or damaged."""
+    """Read what `write_pool` wrote. Raises StageError for a file that is missing or damaged."""
     tensors, metadata = _read(path)
     return Pool(tensors["noise"], tensors["x0"], tensors["caption_index"], json.loads(metadata["prompts"]))
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from diffusers import UNet2DConditionModel
 
 from naruto_add.compute import Precision
-from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
+from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet, save_unet
 from naruto_add.files import new_folder, write_json
 from naruto_add.models.student import num_parameters, shrink_unet
 from naruto_add.params import Student, StudentScheduler
 from naruto_add.training.loop import run_steps
-from naruto_add.training.pool import draw_pool, pool_prompts, split_pool
+from naruto_add.training.picture_pool import make_picture_pool, num_scored_on
+from naruto_add.training.pool import Pool, draw_pool, pool_prompts, split_pool
 from naruto_add.training.sharing import is_main
 from naruto_add.training.student_inputs import make_lesson
 from naruto_add.training.student_run import StudentRun
@@ -50,13 +51,12 @@ def build_student(
     """
     bundle = load_pipeline_folder(teacher_dir, precision=precision)
     student = shrink_unet(load_unet(teacher_dir / "unet", precision="fp32"), params.architecture).to(bundle.device)
-    pool = draw_pool(
+    pool = _make_pool(
         bundle,
-        prompts=pool_prompts(dataset_dir, prompt_template),
-        size=params.pool_size,
-        num_steps=params.pool_steps,
+        dataset_dir,
+        params=params,
         guidance_scale=guidance_scale,
-        seed=params.seed,
+        prompt_template=prompt_template,
         path=pool_path,
         checkpoint_dir=checkpoint_dir,
     )
@@ -80,6 +80,41 @@ def build_student(
             save_unet(student, folder)
         at_start = {f"{name}_start": value for name, value in start.items()}
         write_json(metrics_path, {**_sizes(bundle.unet, student), **outcome, **at_start})
+
+
+def _make_pool(
+    bundle: ModelBundle,
+    dataset_dir: Path,
+    *,
+    params: Student,
+    guidance_scale: float,
+    prompt_template: str,
+    path: Path,
+    checkpoint_dir: Path,
+) -> Pool:
+    """Teacher samples, or training pictures and those few samples that the student is scored on."""
+    is_teacher = params.pool_source == "teacher"
+    pool = draw_pool(
+        bundle,
+        prompts=pool_prompts(dataset_dir, prompt_template),
+        size=params.pool_size if is_teacher else num_scored_on(dataset_dir),
+        num_steps=params.pool_steps,
+        guidance_scale=guidance_scale,
+        seed=params.seed,
+        path=path,
+        checkpoint_dir=checkpoint_dir,
+    )
+    if is_teacher:
+        return pool
+    return make_picture_pool(
+        bundle,
+        pool,
+        dataset_dir=dataset_dir,
+        prompt_template=prompt_template,
+        seed=params.seed,
+        path=path,
+        checkpoint_dir=checkpoint_dir,
+    )
 
 
 def _warm_up(run: StudentRun, *, checkpoint_dir: Path, curves_path: Path) -> None:
