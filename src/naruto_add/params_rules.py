@@ -18,6 +18,7 @@ def contradictions(params: Params) -> list[str]:
     """A message for everything that cannot work, with key, value and remedy."""
     return [
         *_add_problems(params.add),
+        *_pair_problems(params),
         *_scale_problems(params),
         *_scheduler_problems(params),
         *_ingest_problems(params),
@@ -39,6 +40,15 @@ def _add_problems(add: Add) -> list[str]:
             f"use {expected}"
         )
     return [*problems, *_repetitions(add), *_phase_problems(add), *_solve_problems(add)]
+
+
+def _pair_problems(params: Params) -> list[str]:
+    """Pairs of a picture with a noise that it does not come from, whose loss would ask for the mean of all pictures."""
+    add = params.add
+    if params.student.pool_source == "teacher" or add.pair_target == "solve" or not add.pair_weight:
+        return []
+    problem = f"{add.pair_weight} weighs pairs that student.pool_source dataset leaves meaningless"
+    return [f"add.pair_weight: {problem}; use 0, or add.pair_target solve"]
 
 
 def _scale_problems(params: Params) -> list[str]:
