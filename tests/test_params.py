@@ -144,6 +144,14 @@ def test_consistency_is_learnt_at_the_timesteps_of_sampling(mini: Any, num_steps
         parse_params(_with(consistency, "add.consistency_steps", num_steps))
 
 
+def test_pictures_without_their_noise_are_no_pairs(mini: Any) -> None:
+    pictures = _with(mini, "student.pool_source", "dataset")
+    with pytest.raises(ParamsError, match=r"add\.pair_weight: 1\.0 .* use 0, or add\.pair_target solve"):
+        parse_params(pictures)
+    parse_params(_with(pictures, "add.pair_weight", 0.0))
+    parse_params(_with(pictures, "add.pair_target", "solve"))
+
+
 def test_averaged_squares_are_large_enough_for_their_network(mini: Any) -> None:
     pixel = _with(_with(mini, "add.discriminators", ["pixel"]), "add.discriminator_scales", [1, 2])
     parse_params(pixel)

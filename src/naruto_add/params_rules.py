@@ -20,6 +20,7 @@ def contradictions(params: Params) -> list[str]:
     """A message for everything that cannot work, with key, value and remedy."""
     return [
         *_add_problems(params.add),
+        *_pair_problems(params),
         *(_resolution_problems(params) or _scale_problems(params)),
         *_scheduler_problems(params),
         *_ingest_problems(params),
@@ -69,6 +70,15 @@ def _size_problem(resolution: Resolution) -> str | None:
         return None
     span = f"{SIDES_PX.step} from {SIDES_PX[0]} to {SIDES_PX[-1]}"
     return f"{resolution!r} has a side that is no multiple of {span}; use such"
+
+
+def _pair_problems(params: Params) -> list[str]:
+    """Pairs of a picture with a noise that it does not come from, whose loss would ask for the mean of all pictures."""
+    add = params.add
+    if params.student.pool_source == "teacher" or add.pair_target == "solve" or not add.pair_weight:
+        return []
+    problem = f"{add.pair_weight} weighs pairs that student.pool_source dataset leaves meaningless"
+    return [f"add.pair_weight: {problem}; use 0, or add.pair_target solve"]
 
 
 def _scale_problems(params: Params) -> list[str]:
