@@ -165,6 +165,9 @@ def test_a_second_process_of_one_launch_does_not_ask_for_the_lock(
         ("ingest", {"source": "hub"}, True),
         ("add", {"pixel_backbone": "dinov2_small"}, False),
         ("add", {"pixel_backbone": "dinov2_small", "discriminators": ["pixel"]}, True),
+        ("add", {"image_text_network": "owner/name@" + "0" * 40}, False),
+        ("add", {"image_text_network": "owner/name@" + "0" * 40, "image_text_weight": 0.5}, True),
+        ("add", {"image_text_network": "caption_match", "image_text_weight": 0.5}, False),
     ],
 )
 def test_hub_libraries_stay_offline_unless_a_parameter_names_a_hub(

@@ -41,7 +41,7 @@ def _add_problems(add: Add) -> list[str]:
             f"add.timesteps: {add.timesteps} is not what a scheduler with {len(expected)} trailing steps visits; "
             f"use {expected}"
         )
-    return [*problems, *_repetitions(add), *_phase_problems(add), *_solve_problems(add), *_grid_problems(add)]
+    return [*problems, *_repetitions(add), *_phase_problems(add), *_solve_problems(add), *_consistency_problems(add)]
 
 
 def _resolution_problems(params: Params) -> list[str]:
@@ -75,7 +75,8 @@ def _size_problem(resolution: Resolution) -> str | None:
 def _pair_problems(params: Params) -> list[str]:
     """Pairs of a picture with a noise that it does not come from, whose loss would ask for the mean of all pictures."""
     add = params.add
-    if params.student.pool_source == "teacher" or add.pair_target == "solve" or not add.pair_weight:
+    has_pair_loss = add.method == "adversarial" and add.pair_weight > 0 and add.pair_target == "stored"
+    if params.student.pool_source == "teacher" or not has_pair_loss:
         return []
     problem = f"{add.pair_weight} weighs pairs that student.pool_source dataset leaves meaningless"
     return [f"add.pair_weight: {problem}; use 0, or add.pair_target solve"]
@@ -109,7 +110,7 @@ def _solve_problems(add: Add) -> list[str]:
     return [f"add.solve_steps: {add.solve_steps} steps do not fit below timestep {last}; use at most {last + 1}"]
 
 
-def _grid_problems(add: Add) -> list[str]:
+def _consistency_problems(add: Add) -> list[str]:
     """A student that learns consistency is to learn it at the very timesteps that it is sampled at."""
     if add.method != "consistency":
         return []
@@ -173,17 +174,19 @@ def _length_problems(params: Params) -> list[str]:
     for name, section in (("teacher", params.teacher), ("student", params.student), ("add", params.add)):
         if section.num_steps and section.warmup_steps >= section.num_steps:
             problems.append(
-                f"{name}.warmup_steps: {section.warmup_steps} is not below {name}.num_steps ({section.num_steps})"
+                f"{name}.warmup_steps: {section.warmup_steps} is not below {name}.num_steps ({section.num_steps}); "
+                "use fewer"
             )
         if section.batch_size % section.accumulation_steps:
             problems.append(
                 f"{name}.accumulation_steps: {section.accumulation_steps} does not divide {name}.batch_size "
-                f"({section.batch_size})"
+                f"({section.batch_size}); use a divisor"
             )
-    if params.add.adv_start_steps + params.add.adv_ramp_steps > params.add.num_steps:
+    add = params.add
+    if add.method == "adversarial" and add.adv_start_steps + add.adv_ramp_steps > add.num_steps:
         problems.append(
-            f"add.adv_ramp_steps: {params.add.adv_ramp_steps} after add.adv_start_steps "
-            f"({params.add.adv_start_steps}) ends behind add.num_steps ({params.add.num_steps})"
+            f"add.adv_ramp_steps: {add.adv_ramp_steps} after add.adv_start_steps ({add.adv_start_steps}) ends behind "
+            f"add.num_steps ({add.num_steps}); use fewer of either, or more steps"
         )
     if params.evaluate.num_images == 1:
         problems.append("evaluate.num_images: 1 picture has no distribution; use at least 2, or 0 for all")

@@ -145,10 +145,16 @@ def prepare_process(params_path: Path) -> None:
 
 def _needs_hub(params: Params) -> bool:
     """Whether anything that the parameters name is to be had on a hub only."""
-    repositories = [params.base.model, *([params.evaluate.clip_score] if params.evaluate.clip_score != "off" else [])]
+    add = params.add
+    is_adversarial = add.method == "adversarial"
+    models = {params.base.model}
+    if params.evaluate.clip_score != "off":
+        models.add(params.evaluate.clip_score)
+    if is_adversarial and add.image_text_weight and add.image_text_network != "caption_match":
+        models.add(add.image_text_network)
     return (
-        not all(Path(item).is_dir() for item in repositories)
+        not all(Path(item).is_dir() for item in models)
         or params.ingest.source == "hub"
         or params.evaluate.features in {"clip", "dinov2"}
-        or ("pixel" in params.add.discriminators and params.add.pixel_backbone == "dinov2_small")
+        or (is_adversarial and "pixel" in add.discriminators and add.pixel_backbone == "dinov2_small")
     )

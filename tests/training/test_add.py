@@ -844,7 +844,7 @@ def test_a_student_that_cannot_sample_is_refused_unless_the_gate_is_open(
     def refuse(*_: object, **__: object) -> None:
         raise StageError("the student cannot sample")
 
-    monkeypatch.setattr(add_run, "check_can_sample", refuse)
+    monkeypatch.setattr(distillation_run, "check_can_sample", refuse)
     with pytest.raises(StageError, match="cannot sample"):
         distill_into(build, tmp_path / "closed", tiny_pipeline_dir, add_params(num_steps=1))
     assert distill_into(build, tmp_path / "open", tiny_pipeline_dir, add_params(num_steps=1, gate=False)).exists()

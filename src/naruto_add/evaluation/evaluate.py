@@ -73,7 +73,7 @@ def evaluate(
     At `sweep_path` a table of quality and latency by number of steps.
     """
     held_out, train = load_split(dataset_dir, "test"), load_split(dataset_dir, "train")
-    _check_enough(params, len(held_out))
+    _check_enough(len(held_out))
     judge, subjects = load_judge(params, cache_dir), load_subjects(models)
     compared = subjects | {"teacher_few_steps": at_steps(subjects["teacher"], models.num_student_steps)}
     prompts = [fill_template(prompt_template, example.caption) for example in _first(held_out, params.num_images)]
@@ -101,9 +101,7 @@ def _short(row: Metrics) -> Metrics:
     return {name: row[name] if isinstance(row[name], int) else float(f"{row[name]:.4g}") for name in sorted(shown)}
 
 
-def _check_enough(params: Evaluate, num_held_out: int) -> None:
-    if params.num_images == 1:
-        raise StageError("evaluate.num_images: 1 picture has no distribution; use at least 2, or 0 for all")
+def _check_enough(num_held_out: int) -> None:
     if num_held_out < MIN_HELD_OUT:
         raise StageError(
             f"ingest.test_fraction: leaves {num_held_out} held-out pictures; evaluate needs at least {MIN_HELD_OUT}"

@@ -154,7 +154,7 @@ def _adamw_8bit(section: str) -> Any:
     except ImportError as error:
         raise StageError(
             f"{section}.optimizer: adamw_8bit needs the package bitsandbytes, which cannot be imported ({error}); "
-            "install it (`pip install bitsandbytes`), or use adamw"
+            "install it (`uv pip install bitsandbytes`), or use adamw"
         ) from error
     return bitsandbytes.optim.AdamW8bit
 
