@@ -16,7 +16,7 @@ from naruto_add.data.shinobi.palette import HAIR, SKIN, WHITE, jittered
 from naruto_add.data.shinobi.pen import Pen
 from naruto_add.data.shinobi.scenery import paint_scenery
 
-_SUPERSAMPLING = 3
+SUPERSAMPLING = 3
 _UNITS = 64.0
 
 
@@ -40,15 +40,15 @@ def draw_shinobi(index: int, *, seed: int, size_px: int) -> Drawing:
 def render(attributes: Attributes, generator: Generator, size_px: int) -> Image.Image:
     """Draws the attributes; the generator decides all that they leave open: pose, palette, strands, light, details."""
     layout_draws, scenery_draws, hair_draws, figure_draws = generator.spawn(4)
-    side_px = size_px * _SUPERSAMPLING
+    side_px = size_px * SUPERSAMPLING
     canvas = Image.new("RGB", (side_px, side_px), WHITE)
-    pen = _page_pen(canvas, layout_draws)
+    pen = page_pen(canvas, layout_draws)
     paint_scenery(pen, attributes.background, scenery_draws)
-    _draw_figure(_figure_pen(pen, attributes, layout_draws), attributes, hair_draws, figure_draws)
+    _draw_figure(figure_pen(pen, attributes, layout_draws), attributes, hair_draws, figure_draws)
     return canvas.resize((size_px, size_px), Image.Resampling.BILINEAR)
 
 
-def _page_pen(canvas: Image.Image, generator: Generator) -> Pen:
+def page_pen(canvas: Image.Image, generator: Generator) -> Pen:
     """A pen for the bare page: 64 x 64 units, with the line weight and the light of this picture."""
     unit_px = canvas.width / _UNITS
     side = -1.0 if generator.random() < 0.5 else 1.0
@@ -62,7 +62,7 @@ def _page_pen(canvas: Image.Image, generator: Generator) -> Pen:
     )
 
 
-def _figure_pen(pen: Pen, attributes: Attributes, generator: Generator) -> Pen:
+def figure_pen(pen: Pen, attributes: Attributes, generator: Generator) -> Pen:
     """A pen with its origin in the middle of the head; a figure that looks to the left is a mirrored one."""
     scale = generator.uniform(1.06, 1.14)
     x, y = 32 + generator.uniform(-1.5, 1.5), 30.5 + generator.uniform(-1, 1)
