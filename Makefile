@@ -50,9 +50,12 @@ format: install ## rewrite the code in the project's style
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-lock: .uv-ready ## write requirements.lock anew from pyproject.toml
-	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-annotate --no-header --group dev --group base --output-file requirements.lock --quiet
+LOCK = $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --no-header --quiet --group dev
+
+lock: .uv-ready ## write both lock files anew from pyproject.toml
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --group base --constraints requirements.lock --output-file base/requirements.lock
 
 .PHONY: .uv-ready
 .uv-ready:

@@ -25,3 +25,10 @@ def load_people(*, held_out: bool) -> tuple[np.ndarray, list[str]]:
     cut = len(images) - record["num_held_out"]
     part = slice(cut, None) if held_out else slice(cut)
     return images[part], record["captions"][part]
+
+
+def members(family: str) -> list[int]:
+    """The places in the training set of the people of one family: villager, avatar or comic."""
+    record = json.loads((PICTURES / "captions.json").read_text())
+    cut = len(record["families"]) - record["num_held_out"]
+    return [place for place, name in enumerate(record["families"][:cut]) if name == family]

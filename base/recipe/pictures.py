@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from recipe.artifacts import PICTURES, section
 from recipe.avatars import draw_avatar
+from recipe.comics import draw_comic
 from recipe.doodles import draw_doodle
 from recipe.drawing import Drawing
 from recipe.villagers import draw_villager
@@ -19,17 +20,31 @@ Draw = Callable[..., Drawing]
 
 
 def draw_pictures(
-    out_dir: Path, *, seed: int, size_px: int, num_villagers: int, num_avatars: int, num_doodles: int, num_held_out: int
+    out_dir: Path,
+    *,
+    seed: int,
+    size_px: int,
+    num_villagers: int,
+    num_avatars: int,
+    num_comics: int,
+    num_doodles: int,
+    num_held_out: int,
 ) -> None:
     """Write people.npy, doodles.npy (uint8, NHWC) and captions.json; the last `num_held_out` people are held out."""
-    people = [(draw_villager, index) for index in range(num_villagers)]
-    people += [(draw_avatar, index) for index in range(num_avatars)]
+    families = {"villager": (draw_villager, num_villagers), "avatar": (draw_avatar, num_avatars)}
+    families["comic"] = (draw_comic, num_comics)
+    people = [(family, index) for family, (_, number) in families.items() for index in range(number)]
     order = np.random.default_rng(seed).permutation(len(people))
     people = [people[i] for i in order]
     out_dir.mkdir(parents=True, exist_ok=True)
-    images, captions = _draw_all(people, seed, size_px)
+    images, captions = _draw_all([(families[family][0], index) for family, index in people], seed, size_px)
     np.save(out_dir / "people.npy", images)
-    (out_dir / "captions.json").write_text(json.dumps({"captions": captions, "num_held_out": num_held_out}))
+    record = {
+        "captions": captions,
+        "families": [family for family, _ in people],
+        "num_held_out": num_held_out,
+    }
+    (out_dir / "captions.json").write_text(json.dumps(record))
     images, _ = _draw_all([(draw_doodle, index) for index in range(num_doodles)], seed, size_px)
     np.save(out_dir / "doodles.npy", images)
 

@@ -22,8 +22,8 @@ _GARMENT_WORDS = {"cape": ("cape", "cloak")}
 def villager_caption(villager: "Villager", background: Background, generator: np.random.Generator) -> str:
     """A sentence fragment of one to five clauses; every clause names something visible."""
     features = _feature_words(villager, generator)
-    garment = _garment_words(villager, generator) if chance(generator, 0.7) else ""
-    item = _item_words(villager, generator) if villager.item != "none" and chance(generator, 0.9) else ""
+    garment = _garment_words(villager, generator) if chance(generator, 0.9) else ""
+    item = _item_words(villager, generator) if villager.item != "none" and chance(generator, 0.97) else ""
     if garment and chance(generator, 0.2):
         return _stated(f"{_subject_words(villager, generator)} wears {garment}", features, item, background, generator)
     words = _opening_words(villager, generator) + _subject_words(villager, generator)
@@ -42,44 +42,44 @@ def _stated(words: str, features: list[str], item: str, background: Background, 
     """The statement goes on with either what is held or what the head shows."""
     if item:
         words += choose(generator, (" and holds ", " and carries ")) + item
-    elif features and chance(generator, 0.6):
+    elif features and chance(generator, 0.8):
         words += f" and has {_joined(features)}"
     return _placed(words, background, generator)
 
 
 def _placed(words: str, background: Background, generator: np.random.Generator) -> str:
-    """The words, followed by the background two times in three."""
-    if not chance(generator, 0.66):
+    """The words, mostly followed by the background."""
+    if not chance(generator, 0.88):
         return words
     return words + choose(generator, (" ", ", ")) + setting_words(generator, background)
 
 
 def _opening_words(villager: "Villager", generator: np.random.Generator) -> str:
-    if villager.framing == "close-up" and chance(generator, 0.4):
+    if villager.framing == "close-up" and chance(generator, 0.8):
         return "a close-up of "
     return choose(generator, ("", "", "", "a drawing of ", "a picture of ", "a portrait of "))
 
 
 def _subject_words(villager: "Villager", generator: np.random.Generator) -> str:
-    if chance(generator, 0.12):
+    if chance(generator, 0.06):
         return choose(generator, ("a villager", "a person"))
     return with_article(villager.subject)
 
 
 def _feature_words(villager: "Villager", generator: np.random.Generator) -> list[str]:
-    """Hair most of the time, then other things about the head, each with its own chance."""
-    named = [_hair_words(villager, generator)] if chance(generator, 0.8) else []
-    if villager.beard != "none" and chance(generator, 0.8):
+    """Hair nearly always, then other things about the head, each with its own chance."""
+    named = [_hair_words(villager, generator)] if chance(generator, 0.95) else []
+    if villager.beard != "none" and chance(generator, 0.95):
         named.append(choose(generator, (f"{with_article(villager.beard_color)} beard", "a beard")))
-    if villager.eyewear != "none" and chance(generator, 0.85):
+    if villager.eyewear != "none" and chance(generator, 0.95):
         named.append("glasses" if villager.eyewear == "glasses" else "an eye patch")
-    if villager.scar != "none" and chance(generator, 0.8):
+    if villager.scar != "none" and chance(generator, 0.95):
         named.append(choose(generator, ("a scar", "a scar on the cheek")))
-    if villager.mask_color != "none" and chance(generator, 0.9):
+    if villager.mask_color != "none" and chance(generator, 0.95):
         named.append(f"{with_article(villager.mask_color)} {choose(generator, ('mask', 'cloth mask', 'face mask'))}")
-    if villager.headwear != "none" and chance(generator, 0.85):
+    if villager.headwear != "none" and chance(generator, 0.95):
         named.append(_headwear_words(villager, generator))
-    if villager.scarf_color != "none" and chance(generator, 0.85):
+    if villager.scarf_color != "none" and chance(generator, 0.95):
         named.append(f"{with_article(villager.scarf_color)} scarf")
     return named
 
@@ -103,7 +103,7 @@ def _hair_words(villager: "Villager", generator: np.random.Generator) -> str:
             forms = (f"{color} braids", f"{color} hair in braids", f"two {color} braids")
         case _:
             forms = (f"{style} {color} hair", f"{style}, {color} hair", f"{color} {style} hair")
-    return f"{color} hair" if chance(generator, 0.2) else choose(generator, forms)
+    return f"{color} hair" if chance(generator, 0.1) else choose(generator, forms)
 
 
 def _headwear_words(villager: "Villager", generator: np.random.Generator) -> str:

@@ -89,7 +89,7 @@ def _sample_villager(generator: np.random.Generator) -> Villager:
     female, adult = "woman" in subject or subject == "girl", "man" in subject
     hair_style = choose_weighted(generator, _FEMALE_HAIR if female else _MALE_HAIR)
     natural_color = choose(generator, _OLD_COLORS if "old" in subject else list(HAIR_COLORS))
-    headwear = choose_weighted(generator, {"none": 7, "straw hat": 1, "cap": 1, "headband": 1.2})
+    headwear = choose_weighted(generator, {"none": 6, "straw hat": 1, "cap": 1, "headband": 2.5})
     if hair_style in _NO_HAT_HAIR and headwear in ("straw hat", "cap"):
         headwear = "none"
     eyewear = choose(generator, EYEWEAR) if chance(generator, 0.2) else "none"
@@ -112,7 +112,7 @@ def _sample_villager(generator: np.random.Generator) -> Villager:
         scar="scar" if not masked and not bearded and chance(generator, 0.08) else "none",
         mask_color=choose(generator, list(CLOTH_COLORS)) if masked else "none",
         item=item,
-        framing="close-up" if item == "none" and chance(generator, 0.3) else "bust",
+        framing="close-up" if item == "none" and chance(generator, 0.15) else "bust",
     )
 
 

@@ -1,0 +1,56 @@
+"""The embedded base model, as committed, and the drawings that it learned from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BASE = ROOT / "base"
+MAX_MB = 25
+UNIVERSE = {
+    *("forehead", "protector", "whisker", "ninja", "kunai", "shuriken", "armor", "meditating"),
+    *("waterfall", "cherry", "naruto"),
+}
+
+
+def test_it_is_stable_diffusion_in_small() -> None:
+    index = _config("model_index.json")
+    assert {name: index[name][1] for name in ("text_encoder", "tokenizer", "vae", "unet", "scheduler")} == {
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "CLIPTokenizer",
+        "vae": "AutoencoderKL",
+        "unet": "UNet2DConditionModel",
+        "scheduler": "PNDMScheduler",
+    }
+    unet = _config("unet/config.json")
+    levels = len(unet["block_out_channels"])
+    assert unet["layers_per_block"] == 2
+    assert unet["down_block_types"] == ["CrossAttnDownBlock2D"] * (levels - 1) + ["DownBlock2D"]
+    assert unet["cross_attention_dim"] == _config("text_encoder/config.json")["hidden_size"]
+    assert _config("tokenizer/tokenizer_config.json")["model_max_length"] == 77
+    assert _config("text_encoder/config.json")["max_position_embeddings"] == 77
+
+
+def test_it_is_small_and_holds_no_code() -> None:
+    files = [path for path in (BASE / "model").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert sum(path.stat().st_size for path in files) <= MAX_MB * 1e6
+
+
+@pytest.mark.parametrize("family", ["villagers.draw_villager", "comics.draw_comic"])
+def test_it_has_never_seen_a_shinobi(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BASE))
+    module, _, name = family.partition(".")
+    draw = getattr(__import__(f"recipe.{module}", fromlist=[name]), name)
+    drawings = [draw(index, seed=7, size_px=16) for index in range(300)]
+    words = {word.strip(",") for drawing in drawings for word in drawing.caption.lower().split()}
+    assert not words & UNIVERSE
+    again = draw(5, seed=7, size_px=16)
+    assert (again.caption, again.image.tobytes()) == (drawings[5].caption, drawings[5].image.tobytes())
+
+
+def _config(file: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((BASE / "model" / file).read_text())
+    return config
