@@ -144,6 +144,11 @@ def test_consistency_is_learnt_at_the_timesteps_of_sampling(mini: Any, num_steps
         parse_params(_with(consistency, "add.consistency_steps", num_steps))
 
 
+def test_one_picture_has_no_distribution(mini: Any) -> None:
+    with pytest.raises(ParamsError, match=r"evaluate\.num_images: 1 .* use at least 2"):
+        parse_params(_with(mini, "evaluate.num_images", 1))
+
+
 def test_pictures_without_their_noise_are_no_pairs(mini: Any) -> None:
     pictures = _with(mini, "student.pool_source", "dataset")
     with pytest.raises(ParamsError, match=r"add\.pair_weight: 1\.0 .* use 0, or add\.pair_target solve"):

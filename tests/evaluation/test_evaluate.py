@@ -165,8 +165,3 @@ def test_another_subject_draws_and_times_nothing(run: Run, monkeypatch: pytest.M
 
     assert after == before
     assert subject["latency_ms"] == pytest.approx(before["teacher.latency_ms"], rel=1e-3)
-
-
-def test_one_picture_is_refused(run: Run) -> None:
-    with pytest.raises(StageError, match=r"evaluate\.num_images: 1 "):
-        run(_evaluate(num_images=1))

@@ -163,6 +163,7 @@ def test_from_pictures_to_fid_and_kid_as_clean_fid_does(tmp_path: Path) -> None:
         np.testing.assert_allclose(features[name], folders[name], atol=1e-4)
     drawn, real = folders["drawn"].astype(np.float64), folders["real"].astype(np.float64)
     assert kernel_distance(drawn, real) == pytest.approx(fid.kernel_distance(real, drawn, num_subsets=1), abs=1e-6)
+    drawn, real = drawn[:, ::8], real[:, ::8]  # the square root of all 2048 takes a minute
     assert frechet_distance(drawn, real) == pytest.approx(fid.fid_from_feats(drawn, real), abs=1e-4)
 
 
