@@ -13,7 +13,6 @@ from naruto_add.evaluation import generate, judge
 from naruto_add.evaluation.evaluate import evaluate
 from naruto_add.evaluation.subjects import Models
 from naruto_add.params import Base, Evaluate, Sampling
-from naruto_add.runtime import StageError
 
 Run = Callable[..., tuple[dict[str, float], dict[str, float]]]
 
