@@ -241,15 +241,16 @@ def test_fault_3_the_target_is_the_teachers_sample_from_the_same_noise(build: Bu
     for noise, x0 in zip(batch.noise, batch.x0, strict=True):
         (index,) = torch.where((pool.noise == noise).flatten(1).all(dim=1))
         torch.testing.assert_close(pool.x0[index[0]], x0)
-    assert run.distiller.distillation_losses(batch.x0, batch)[0].item() == 0
-    assert run.distiller.distillation_losses(batch.x0 + 0.5, batch)[0].item() == pytest.approx(0.125)
+    assert run.distiller.distillation_losses(batch.x0, batch, pair_target=batch.x0)[0].item() == 0
+    pair_loss, _ = run.distiller.distillation_losses(batch.x0 + 0.5, batch, pair_target=batch.x0)
+    assert pair_loss.item() == pytest.approx(0.125)
 
 
 def test_the_renoised_loss_weighs_by_alpha_and_moves_only_the_student(build: Build) -> None:
     run = build.run(add_params(renoised_fraction=1.0))
     batch = draw_batch(run.data, run.params, step=0)
     x0 = batch.x0.clone().requires_grad_()
-    loss = run.distiller.distillation_losses(x0, batch)[1]
+    loss = run.distiller.distillation_losses(x0, batch, pair_target=batch.x0)[1]
     loss.backward()
     alpha = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].sqrt()
     distance = torch.nn.functional.smooth_l1_loss(batch.x0, run.distiller.teacher_x0(batch.x0, batch), reduction="none")
@@ -263,7 +264,7 @@ def test_the_renoised_loss_can_be_one_of_pixels(build: Build) -> None:
     run = build.run(add_params(renoised_fraction=1.0, renoised_space="pixel", renoised_crop_px=32))
     batch = draw_batch(run.data, run.params, step=0)
     x0 = batch.x0.clone().requires_grad_()
-    loss = run.distiller.distillation_losses(x0, batch)[1]
+    loss = run.distiller.distillation_losses(x0, batch, pair_target=batch.x0)[1]
     loss.backward()
     alpha = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].sqrt()
     with torch.no_grad():
@@ -306,6 +307,15 @@ def test_the_solved_target_is_what_the_pair_loss_and_the_student_learn_from(buil
     x0, target = run.distiller.x0_of(noisy, batch), run.distiller.pair_target(noisy, batch)
     expected = torch.nn.functional.smooth_l1_loss(x0, target).item()
     assert run.train_step(0)["pair_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_pair_and_perceptual_loss_compare_with_the_target_that_is_named(build: Build) -> None:
+    run = build.run(add_params(perceptual_weight=1.0, perceptual_crop_px=32))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = batch.x0 + 0.5
+    reached, missed = (run.distiller.losses(x0, batch, pair_target=target) for target in (x0, batch.x0))
+    assert [reached[name].item() for name in ("pair_loss", "perceptual_loss")] == [0.0, 0.0]
+    assert min(missed[name].item() for name in ("pair_loss", "perceptual_loss")) > 0
 
 
 # Noise and timesteps

@@ -4,8 +4,6 @@ Of the teacher, a step costs one forward pass of features on the reals, one forw
 discriminator's update reuses them), and a guided call on a part of the batch.
 """
 
-from dataclasses import replace
-
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
@@ -118,7 +116,7 @@ class AddRun(DistillationRun):
         x0_student = self.distiller.x0_of(noisy, batch)
         with torch.set_grad_enabled(adv_weight > 0):
             fake_features = self.critics.features(x0_student, batch.prompt_embeds, batch)
-        losses = self.distiller.losses(x0_student, replace(batch, x0=self.distiller.pair_target(noisy, batch)))
+        losses = self.distiller.losses(x0_student, batch, pair_target=self.distiller.pair_target(noisy, batch))
         adv_loss = self.critics.adversarial_loss(fake_features, batch.pooled)
         loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * adv_loss
         if "perceptual_loss" in losses:
