@@ -31,7 +31,7 @@ from naruto_add.runtime import StageError
 from naruto_add.training import add_distiller, distillation_run, learner
 from naruto_add.training import weights as weights_module
 from naruto_add.training.add import distill
-from naruto_add.training.add_alarms import ADVICE
+from naruto_add.training.add_alarms import ADVERSARIAL_ADVICE
 from naruto_add.training.add_critics import averaged
 from naruto_add.training.add_image_text import ImageText, load_image_text
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
@@ -834,7 +834,7 @@ def test_distill_writes_a_unet_curves_and_figures_and_changes_nothing_else(
     metrics = json.loads((tmp_path / "a/add.json").read_text())
     assert metrics["best_score"] <= metrics["start_score"]
     assert metrics["skipped"] == 0
-    assert {name for name in metrics if name.startswith("alarms_")} == {f"alarms_{name}" for name in ADVICE}
+    assert {name for name in metrics if name.startswith("alarms_")} == {f"alarms_{name}" for name in ADVERSARIAL_ADVICE}
 
 
 def test_the_best_validated_average_is_written_not_the_last_iterate(

@@ -289,6 +289,18 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build) -> 
     assert same(weights(run.student), student)
 
 
+def test_alarms_are_those_of_samples_and_name_nothing_of_a_discriminator(
+    build: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = build(add_params())
+    run.alarms.note_validation(1, colour_drift=0.0, diversity=1.0)
+    run.alarms.note_validation(2, colour_drift=9.0, diversity=0.0)
+    rung = {name: count for name, count in run.metrics().items() if name.startswith("alarms_")}
+    assert rung == {"alarms_colour_drift": 1, "alarms_falling_diversity": 1}
+    message = capsys.readouterr().err
+    assert message.count("lower add.learning_rate") == 2 and "adv_weight" not in message
+
+
 def test_a_student_that_cannot_sample_is_refused(build: Build) -> None:
     run = build(add_params())
     with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import Tensor
 from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.params import Add, StudentScheduler
+from naruto_add.training.add_alarms import ADVERSARIAL_ADVICE
 from naruto_add.training.add_critics import Critics, detached
 from naruto_add.training.add_distiller import Distiller
 from naruto_add.training.add_image_text import ImageText
@@ -26,6 +27,7 @@ class AddRun(DistillationRun):
     """`add.method: adversarial`: student, frozen teacher, discriminator, and the optimizers of the two that learn."""
 
     ADVICE = "lower add.learning_rate or add.adv_weight"
+    ALARM_ADVICE = ADVERSARIAL_ADVICE
 
     def __init__(
         self,
