@@ -671,7 +671,7 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build, mon
     assert same(weights(run.student), student)
     assert same(weights(run.critics.heads), heads)
     assert same(run.ema.average(), average)
-    assert scalars["skipped"] == 2
+    assert scalars["skipped_steps"] == 2
     assert scalars["student_grad_norm"] is scalars["discriminator_grad_norm"] is None
     with pytest.raises(StageError, match=r"add\.learning_rate"):
         run.train_step(1)
@@ -833,7 +833,7 @@ def test_distill_writes_a_unet_curves_and_figures_and_changes_nothing_else(
     assert header[0] == "step" and wanted <= set(header)
     metrics = json.loads((tmp_path / "a/add.json").read_text())
     assert metrics["best_score"] <= metrics["start_score"]
-    assert metrics["skipped"] == 0
+    assert metrics["skipped_steps"] == 0
     assert {name for name in metrics if name.startswith("alarms_")} == {f"alarms_{name}" for name in ADVERSARIAL_ADVICE}
 
 

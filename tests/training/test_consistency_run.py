@@ -285,7 +285,7 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build) -> 
     run.data = replace(run.data, train=replace(run.data.train, x0=torch.full_like(run.data.train.x0, torch.nan)))
     student = weights(run.student)
     scalars = run.train_step(0)
-    assert scalars["skipped"] == 1 and scalars["student_grad_norm"] is None
+    assert scalars["skipped_steps"] == 1 and scalars["student_grad_norm"] is None
     assert same(weights(run.student), student)
 
 
@@ -360,7 +360,7 @@ def test_distill_takes_the_method_that_is_named(
         metrics_path=tmp_path / "add.json",
     )
     header = (tmp_path / "curves.tsv").read_text().splitlines()[0].split("\t")
-    assert header == ["step", "consistency_loss", "skipped", "student_grad_norm"]
+    assert header == ["step", "consistency_loss", "skipped_steps", "student_grad_norm"]
     metrics = json.loads((tmp_path / "add.json").read_text())
     assert metrics["best_score"] <= metrics["start_score"]
     assert "discriminator_params" not in metrics

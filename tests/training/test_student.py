@@ -224,7 +224,8 @@ def test_stage_leaves_a_student_that_plain_diffusers_samples(
     assert metrics["student_params"] == sum(weight.numel() for weight in student.parameters())
     assert metrics["params_ratio"] == pytest.approx(metrics["student_params"] / metrics["teacher_params"], rel=1e-5)
     assert metrics["pool_size"] == len(load_pool(folder / "pool.safetensors")) == 12
-    assert metrics["sample_mse"] <= metrics["sample_mse_start"]
+    assert metrics["best_sample_mse"] <= metrics["start_sample_mse"]
+    assert metrics["skipped_steps"] == 0
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, unet=student)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     pipeline.save_pretrained(tmp_path / "whole")
@@ -246,7 +247,7 @@ def test_without_steps_the_student_is_the_inherited_one(build: Callable[..., Pat
     inherited = shrink_unet(tiny_bundle.unet, "bk_small").state_dict()
     assert all(torch.equal(saved[name], weight) for name, weight in inherited.items())
     assert metrics["best_step"] == 0
-    assert metrics["sample_mse"] == metrics["sample_mse_start"]
+    assert metrics["best_sample_mse"] == metrics["start_sample_mse"]
 
 
 def test_killed_warm_up_resumes_to_the_same_files(build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ class AddRun(DistillationRun):
         if unseen is not None:
             self.critics.strength.adapt(seen=scalars.pop("seen"), unseen=scalars.pop("unseen"))
         self.alarms.note_step(step + 1, scalars)
-        own = {"adv_weight": adv_weight, "skipped": float(self.num_skipped), **self.critics.strength.scalars()}
+        own = {"adv_weight": adv_weight, "skipped_steps": float(self.num_skipped), **self.critics.strength.scalars()}
         return {**scalars, **own, **norms}
 
     def _asks_about_unseen(self, step: int) -> bool:

@@ -72,7 +72,7 @@ class ConsistencyRun(DistillationRun):
             self.learner.backward(loss)
             rows.append({"consistency_loss": loss})
         norm = self.learner.step()
-        return {**means(rows), "skipped": float(self.num_skipped), "student_grad_norm": norm}
+        return {**means(rows), "skipped_steps": float(self.num_skipped), "student_grad_norm": norm}
 
     def loss(self, batch: ConsistencyBatch) -> Float[Tensor, ""]:
         """The consistency loss of this part of a batch, with a gradient to the student alone."""

@@ -129,7 +129,7 @@ class DistillationRun(ABC):
         """The scores of the student at the start and at its best, and what was skipped."""
         return {
             "best_step": self.best.step,
-            "skipped": self.num_skipped,
+            "skipped_steps": self.num_skipped,
             **self.alarms.metrics(),
             **self.scores.values,
         }

@@ -74,12 +74,13 @@ def build_student(
     run = StudentRun(student, lesson=lesson, held_out=held_out, params=params, precision=precision)
     start = run.score()
     _warm_up(run, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
-    outcome = {"pool_size": len(pool), "best_step": run.best.step, **run.score()}
+    scores = {"start": start, "best": run.score()}
     if is_main():
         with new_folder(out_dir) as folder:
             save_unet(student, folder)
-        at_start = {f"{name}_start": value for name, value in start.items()}
-        write_json(metrics_path, {**_sizes(bundle.unet, student), **outcome, **at_start})
+        own = {f"{when}_{name}": value for when, score in scores.items() for name, value in score.items()}
+        outcome = {"best_step": run.best.step, "skipped_steps": run.learner.guard.num_skipped, **own}
+        write_json(metrics_path, {**_sizes(bundle.unet, student), "pool_size": len(pool), **outcome})
 
 
 def _make_pool(
