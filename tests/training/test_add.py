@@ -334,10 +334,9 @@ def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, s
     """All the way through the last trained timestep, the student's x0 is the sampler's picture."""
     run = build.run(add_params(rollout_fraction=1.0), scheduler=scheduler)
     batch = draw_batch(run.data, run.params, step=0)
-    generator = torch.Generator().manual_seed(3)
-    fresh = torch.stack(
-        [torch.zeros_like(batch.noise), *(torch.randn(batch.noise.shape, generator=generator) for _ in range(3))], dim=1
-    )
+    generators = [torch.Generator().manual_seed(item) for item in range(len(batch.noise))]
+    drawn = torch.stack([torch.randn(3, *build.bundle.latent_shape, generator=each) for each in generators])
+    fresh = torch.cat([torch.zeros_like(drawn[:, :1]), drawn], dim=1)
     batch = replace(batch, step_index=torch.full_like(batch.step_index, 3), fresh_noise=fresh)
     expected = sample_latents(
         run.student,
@@ -345,7 +344,7 @@ def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, s
         prompt_embeds=batch.prompt_embeds,
         negative_embeds=run.data.prompt_embeds[:1],
         sampler=Sampler(make_student_scheduler(build.bundle.scheduler, scheduler, 4), 4, guidance_scale=1.0),
-        generator=torch.Generator().manual_seed(3),
+        generators=[torch.Generator().manual_seed(item) for item in range(len(batch.noise))],
     )
     torch.testing.assert_close(x0_of(run, batch).detach(), expected, rtol=1e-4, atol=1e-4)
 
