@@ -169,7 +169,7 @@ def test_a_stage_whose_dvc_is_killed_saves_and_ends(project: Project, finished: 
     process.kill()
     output, _ = process.communicate(timeout=WAIT_SECONDS)  # until the stage, too, has closed its output
 
-    assert "interrupted: training steps that were done are saved" in output
+    assert "interrupted: the next `dvc repro` runs this stage again" in output
     assert 0 < _steps_in(checkpoint) <= TINY["teacher.num_steps"]
     _assert_nothing_is_half_written(project, finished, "teacher")
 
@@ -189,7 +189,7 @@ def test_one_process_trains_a_configuration_until_ctrl_c_saves_it(project: Proje
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 1
-    assert "interrupted: training steps that were done are saved" in output
+    assert "interrupted: the next `dvc repro` runs this stage again" in output
     assert _steps_in(checkpoint) > before
 
 

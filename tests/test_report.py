@@ -36,7 +36,7 @@ EVALUATE = {
     "process.peak_rss_mib": 1234.0,
 }
 PARAMS = load_params(ROOT / paths.PARAMS)
-ADD = {"alarms_colour": 2, "alarms_gap": 0, "best_step": PARAMS.add.num_steps, "skipped": 0}
+ADD = {"alarms_colour": 2, "alarms_gap": 0, "best_step": PARAMS.add.num_steps, "skipped_steps": 0}
 STUDENT = {"best_step": 0}
 PICTURES = ("dataset", "teacher", "samples/subjects", "samples/held_out")
 

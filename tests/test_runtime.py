@@ -137,7 +137,7 @@ def test_ctrl_c_ends_with_an_error() -> None:
     def stage() -> NoReturn:
         raise KeyboardInterrupt
 
-    with pytest.raises(SystemExit, match="training steps that were done are saved") as ended:
+    with pytest.raises(SystemExit, match="the next `dvc repro` runs this stage again") as ended:
         run_stage(stage)
     assert ended.value.code != 0
 

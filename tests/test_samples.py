@@ -8,29 +8,22 @@ from PIL import Image
 
 from naruto_add.data.dataset import load_split
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.evaluation.subjects import Models
+from naruto_add.evaluation.generate import draw_set
+from naruto_add.evaluation.subjects import Models, load_subjects
 from naruto_add.grid import CELL_PX, GAP_PX, fit_cell
-from naruto_add.params import Base, Samples, Sampling
+from naruto_add.params import Base, Samples, Sampling, StudentScheduler
 from naruto_add.samples import make_ablation_grid, make_sample_grids
 
 
 def test_sample_grids_start_from_the_same_noise(
     tiny_bundle: ModelBundle, tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
 ) -> None:
-    unet_dir = tiny_pipeline_dir / "unet"
     prompts = ["a man", "Naruto Uzumaki roule en suzuki"]
     make_sample_grids(
         Samples(
             seed=5, prompts=prompts, num_held_out=3, steps=[1, 2], interpolate_from="a man", interpolate_to="a girl"
         ),
-        models=Models(
-            base=_base(tiny_pipeline_dir, tiny_bundle),
-            sampling=Sampling(teacher_steps=3, guidance_scale=2.0, student_scheduler="ddim"),
-            num_student_steps=2,
-            teacher_dir=tiny_pipeline_dir,
-            student_dir=unet_dir,
-            distilled_dir=unet_dir,
-        ),
+        models=_models(tiny_pipeline_dir, tiny_bundle),
         prompt_template="{caption}",
         dataset_dir=tiny_dataset_dir,
         out_dir=tmp_path / "grids",
@@ -62,17 +55,24 @@ def test_sample_grids_start_from_the_same_noise(
         assert len({_cell(grid, column) for column in (0, 3, 6)}) == 3
 
 
+def test_with_a_sampler_that_renoises_held_out_pictures_are_those_that_are_evaluated(
+    tiny_bundle: ModelBundle, tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
+) -> None:
+    models = _models(tiny_pipeline_dir, tiny_bundle, student_scheduler="lcm")
+    params = Samples(seed=5, prompts=["a man"], num_held_out=3, steps=[1], interpolate_from="a", interpolate_to="b")
+    make_sample_grids(
+        params, models=models, prompt_template="{caption}", dataset_dir=tiny_dataset_dir, out_dir=tmp_path / "grids"
+    )
+    prompts = [example.caption for example in load_split(tiny_dataset_dir, "test")[:3]]
+    evaluated = draw_set(load_subjects(models)["distilled"], prompts, seed=5, batch_size=3)["images"]
+    with Image.open(tmp_path / "grids/held_out.png") as grid:
+        assert _cell(grid, 4) == fit_cell(Image.fromarray(evaluated[-1]), CELL_PX).tobytes()
+
+
 def test_the_ablations_grid_draws_every_variant_from_the_same_noise(
     tiny_bundle: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path
 ) -> None:
-    models = Models(
-        base=_base(tiny_pipeline_dir, tiny_bundle),
-        sampling=Sampling(teacher_steps=3, guidance_scale=2.0, student_scheduler="ddim"),
-        num_student_steps=2,
-        teacher_dir=tiny_pipeline_dir,
-        student_dir=tiny_pipeline_dir / "unet",
-        distilled_dir=tiny_pipeline_dir / "unet",
-    )
+    models = _models(tiny_pipeline_dir, tiny_bundle)
     params = Samples(seed=5, prompts=["a man"], num_held_out=1, steps=[1, 2], interpolate_from="a", interpolate_to="b")
     others = {"same": models, "four steps": replace(models, num_student_steps=4)}
     make_ablation_grid(params, models=models, others=others, prompt_template="{caption}", path=tmp_path / "grid.png")
@@ -86,6 +86,18 @@ def test_the_ablations_grid_draws_every_variant_from_the_same_noise(
 def _cell(grid: Image.Image, column: int) -> bytes:
     left = CELL_PX + GAP_PX + (CELL_PX + GAP_PX) * column
     return grid.crop((left, grid.height - CELL_PX - GAP_PX, left + CELL_PX, grid.height - GAP_PX)).tobytes()
+
+
+def _models(pipeline_dir: Path, bundle: ModelBundle, student_scheduler: StudentScheduler = "ddim") -> Models:
+    """All are one model; students are drawn in two steps, teachers in three."""
+    return Models(
+        base=_base(pipeline_dir, bundle),
+        sampling=Sampling(teacher_steps=3, guidance_scale=2.0, student_scheduler=student_scheduler),
+        num_student_steps=2,
+        teacher_dir=pipeline_dir,
+        student_dir=pipeline_dir / "unet",
+        distilled_dir=pipeline_dir / "unet",
+    )
 
 
 def _base(model: Path, bundle: ModelBundle) -> Base:

@@ -35,7 +35,7 @@ CATALOG = (
     Metric("coverage", "real pictures with a drawn one in their neighbourhood", "fraction", "higher", False),
     Metric("attribute_accuracy", "attributes named in captions that a classifier sees", "fraction", "higher", True),
     Metric("attribute_accuracy_*", "the same, of this attribute", "fraction", "higher", False),
-    Metric("clip_score", "100 times the cosine of picture and caption in CLIP's space", "", "higher", True),
+    Metric("clip_score", "100 max(cosine, 0) of picture and caption in CLIP's space", "", "higher", True),
     Metric("lpips_diversity", "LPIPS between two pictures of one prompt", "", "higher", False),
     Metric("pd_*_diversity", "perceptual distance between two pictures of one prompt", "", "higher", False),
     Metric("lpips", "LPIPS to the teacher's picture of the same prompt and noise", "", "lower", True),

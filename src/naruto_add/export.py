@@ -17,18 +17,18 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.compute import DTYPES, default_device, step_generator
+from naruto_add.compute import DTYPES, default_device
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import (
     ModelBundle,
-    decode_latents,
     encode_prompts,
     forget_paths,
     load_pipeline_folder,
     load_unet,
 )
+from naruto_add.diffusion.drawing import draw_pixels, renoise_generators
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
-from naruto_add.diffusion.sampling import Sampler, initial_noise, make_student_scheduler, noise_pred, sample_latents
+from naruto_add.diffusion.sampling import Sampler, initial_noise, make_student_scheduler, noise_pred
 from naruto_add.files import new_folder, write_json
 from naruto_add.model_card import CardFacts, model_card
 from naruto_add.params import AddMethod, Export, StudentScheduler
@@ -180,17 +180,12 @@ def _encode_by(pipeline: Any, prompts: list[str]) -> Tensor:
 def _image_difference(
     student: ModelBundle, pipeline: Any, noise: Tensor, scheduler: Any, prompts: list[str], seed: int
 ) -> float:
-    num_steps = len(pipeline.scheduler.timesteps)
-    latents = sample_latents(
-        student.unet,
-        noise=noise,
-        prompt_embeds=encode_prompts(student, prompts),
-        negative_embeds=encode_prompts(student, [""]),
-        sampler=Sampler(scheduler, num_steps, guidance_scale=1.0),
-        generator=step_generator(seed, 0),
-    )
-    ours = (decode_latents(student, latents) + 1) / 2
-    options = {"latents": noise, "generator": step_generator(seed, 0), "output_type": "pt"}
+    num_steps, places = len(pipeline.scheduler.timesteps), range(len(prompts))
+    sampler = Sampler(scheduler, num_steps, guidance_scale=1.0)
+    embeds = encode_prompts(student, prompts)
+    pixels = draw_pixels(student, sampler, prompt_embeds=embeds, noise=noise, seed=seed, places=places)
+    ours = (pixels + 1) / 2
+    options = {"latents": noise, "generator": renoise_generators(seed, places), "output_type": "pt"}
     theirs = pipeline(prompts, num_inference_steps=num_steps, **options).images
     return (ours - theirs.float()).abs().max().item()
 

@@ -225,7 +225,7 @@ def _cell(metrics: Mapping[str, float | int], key: str) -> Cell:
 def _checks(stage: str, values: Mapping[str, float | int], params: Params) -> Iterator[Check]:
     """Skipped steps, alarms, and where the best weights were found."""
     for key, value in values.items():
-        if key.startswith("skipped"):
+        if key == "skipped_steps":
             yield Check(stage, f"{number(value)} steps skipped, for their gradients were not finite", value == 0)
         if key.startswith("alarms_"):
             yield Check(stage, f"{key.removeprefix('alarms_').replace('_', ' ')}: {number(value)} alarms", value == 0)

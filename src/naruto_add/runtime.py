@@ -114,7 +114,7 @@ def run_stage(stage: Callable[[], None]) -> None:
             raise
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: training steps that were done are saved; the next `dvc repro` goes on from there")
+        sys.exit("interrupted: the next `dvc repro` runs this stage again; a training goes on from its last checkpoint")
 
 
 def _die_with_parent() -> None:

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from naruto_add.compute import step_generator
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.prompts import fill_template
-from naruto_add.diffusion.bundle import decode_latents, encode_prompts
-from naruto_add.diffusion.sampling import initial_noise, sample_latents
+from naruto_add.diffusion.bundle import encode_prompts
+from naruto_add.diffusion.drawing import draw_pixels
+from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.evaluation.likeness import nearest, thumbnails
 from naruto_add.evaluation.subjects import Models, Subject, at_steps, load_student, load_subjects, student_at_steps
 from naruto_add.files import new_folder
@@ -44,7 +44,8 @@ class _Artist:
         key = repr((subject.key(), prompts, seed))
         if key not in self._drawn:
             noise = initial_noise(subject.bundle, len(prompts), seed=seed)
-            self._drawn[key] = _draw(subject, encode_prompts(subject.bundle, prompts), noise=noise, seed=seed)
+            embeds = encode_prompts(subject.bundle, prompts)
+            self._drawn[key] = _draw(subject, embeds, noise=noise, seed=seed, places=range(len(prompts)))
         return self._drawn[key]
 
 
@@ -144,7 +145,8 @@ def _interpolation_grid(shown: _Shown, params: Samples, ends: list[str], path: P
     rows = []
     for seed in seeds:
         noise = initial_noise(shown.subject.bundle, 1, seed=seed).expand(NUM_BETWEEN, -1, -1, -1)
-        rows.append(GridRow(caption, _draw(shown.subject, mixed, noise=noise, seed=seed)))
+        drawn = _draw(shown.subject, mixed, noise=noise, seed=seed, places=[0] * NUM_BETWEEN)
+        rows.append(GridRow(caption, drawn))
     columns = [GridColumn(f"{100 * share:.0f}%", shown.column.note) for share in shares]
     _make(rows, columns, path, _facts([shown], ends, seeds))
 
@@ -179,18 +181,15 @@ def _make(rows: list[GridRow], columns: list[GridColumn], path: Path, metadata: 
 
 
 def _draw(
-    subject: Subject, embeds: Float[Tensor, "batch tokens width"], *, noise: Float[Tensor, "batch c h w"], seed: int
+    subject: Subject,
+    embeds: Float[Tensor, "batch tokens width"],
+    *,
+    noise: Float[Tensor, "batch c h w"],
+    seed: int,
+    places: Sequence[int],
 ) -> Pictures:
-    bundle = subject.bundle
-    latents = sample_latents(
-        bundle.unet,
-        noise=noise,
-        prompt_embeds=embeds,
-        negative_embeds=encode_prompts(bundle, [""]),
-        sampler=subject.sampler,
-        generator=step_generator(seed, 0),
-    )
-    return to_images(decode_latents(bundle, latents))
+    pixels = draw_pixels(subject.bundle, subject.sampler, prompt_embeds=embeds, noise=noise, seed=seed, places=places)
+    return to_images(pixels)
 
 
 def _opened(example: Example) -> Image.Image:

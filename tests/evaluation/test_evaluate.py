@@ -157,7 +157,7 @@ def test_another_subject_draws_and_times_nothing(run: Run, monkeypatch: pytest.M
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("called in spite of the cache")
 
-    monkeypatch.setattr(generate, "sample_latents", refuse)
+    monkeypatch.setattr(generate, "draw_pixels", refuse)
     monkeypatch.setattr(judge, "extract_features", refuse)
     monkeypatch.setattr(judge, "perceptual_distances", refuse)
     after, subject = run(_evaluate(subject="teacher"))

@@ -9,7 +9,7 @@ from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import Sampler, student_sampler, teacher_sampler
 from naruto_add.evaluation.generate import as_images, draw_set
 from naruto_add.evaluation.subjects import Models, Subject, at_steps, load_subjects
-from naruto_add.params import Base, Sampling
+from naruto_add.params import Base, Sampling, StudentScheduler
 
 PROMPTS = ["a man with white hair", "a girl at night", "a boy with a sword"]
 SAMPLING = Sampling(teacher_steps=4, guidance_scale=3.0, student_scheduler="ddim")
@@ -41,11 +41,14 @@ def test_a_scheduler_that_renoises_repeats_too(teacher: Subject) -> None:
     assert (_images(student, PROMPTS) != _images(student, PROMPTS, seed=1)).any()
 
 
-def test_a_picture_does_not_depend_on_the_others(teacher: Subject) -> None:
-    together = _images(teacher, PROMPTS, batch_size=3).astype(int)
+@pytest.mark.parametrize("scheduler", ["ddim", "lcm"])
+def test_a_picture_does_not_depend_on_the_others(teacher: Subject, scheduler: StudentScheduler) -> None:
+    sampling = SAMPLING.model_copy(update={"student_scheduler": scheduler})
+    for subject in (teacher, replace(teacher, sampler=student_sampler(teacher.bundle, sampling, 4))):
+        together = _images(subject, PROMPTS, batch_size=3).astype(int)
 
-    assert np.abs(together[:1] - _images(teacher, PROMPTS[:1])).max() <= 1
-    assert np.abs(together - _images(teacher, PROMPTS, batch_size=1)).max() <= 1
+        assert np.abs(together[:1] - _images(subject, PROMPTS[:1])).max() <= 1
+        assert np.abs(together - _images(subject, PROMPTS, batch_size=1)).max() <= 1
 
 
 def test_what_a_picture_depends_on_is_in_the_key(teacher: Subject) -> None:

@@ -1,17 +1,18 @@
-import time
+from types import SimpleNamespace
 
+import pytest
+
+from naruto_add.evaluation import speed
 from naruto_add.evaluation.speed import latencies_ms
 
 
-def test_the_first_call_warms_up_and_is_not_counted() -> None:
-    calls: list[int] = []
+def test_the_first_call_warms_up_and_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations, now = iter([20.0, 1.0, 3.0, 2.0]), 0.0
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now))
 
     def draw() -> None:
-        time.sleep(0.2 if not calls else 0.01)
-        calls.append(1)
+        nonlocal now
+        now += next(durations)
 
-    times = latencies_ms(draw, repeats=3)
-
-    assert len(calls) == 4
-    assert len(times) == 3
-    assert 10 <= times.min() <= times.max() < 150
+    assert latencies_ms(draw, repeats=3).tolist() == [1000.0, 3000.0, 2000.0]
+    assert not list(durations)

@@ -31,7 +31,7 @@ from naruto_add.runtime import StageError
 from naruto_add.training import add_distiller, distillation_run, learner
 from naruto_add.training import weights as weights_module
 from naruto_add.training.add import distill
-from naruto_add.training.add_alarms import ADVICE
+from naruto_add.training.add_alarms import ADVERSARIAL_ADVICE
 from naruto_add.training.add_critics import averaged
 from naruto_add.training.add_image_text import ImageText, load_image_text
 from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
@@ -241,15 +241,16 @@ def test_fault_3_the_target_is_the_teachers_sample_from_the_same_noise(build: Bu
     for noise, x0 in zip(batch.noise, batch.x0, strict=True):
         (index,) = torch.where((pool.noise == noise).flatten(1).all(dim=1))
         torch.testing.assert_close(pool.x0[index[0]], x0)
-    assert run.distiller.distillation_losses(batch.x0, batch)[0].item() == 0
-    assert run.distiller.distillation_losses(batch.x0 + 0.5, batch)[0].item() == pytest.approx(0.125)
+    assert run.distiller.distillation_losses(batch.x0, batch, pair_target=batch.x0)[0].item() == 0
+    pair_loss, _ = run.distiller.distillation_losses(batch.x0 + 0.5, batch, pair_target=batch.x0)
+    assert pair_loss.item() == pytest.approx(0.125)
 
 
 def test_the_renoised_loss_weighs_by_alpha_and_moves_only_the_student(build: Build) -> None:
     run = build.run(add_params(renoised_fraction=1.0))
     batch = draw_batch(run.data, run.params, step=0)
     x0 = batch.x0.clone().requires_grad_()
-    loss = run.distiller.distillation_losses(x0, batch)[1]
+    loss = run.distiller.distillation_losses(x0, batch, pair_target=batch.x0)[1]
     loss.backward()
     alpha = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].sqrt()
     distance = torch.nn.functional.smooth_l1_loss(batch.x0, run.distiller.teacher_x0(batch.x0, batch), reduction="none")
@@ -263,7 +264,7 @@ def test_the_renoised_loss_can_be_one_of_pixels(build: Build) -> None:
     run = build.run(add_params(renoised_fraction=1.0, renoised_space="pixel", renoised_crop_px=32))
     batch = draw_batch(run.data, run.params, step=0)
     x0 = batch.x0.clone().requires_grad_()
-    loss = run.distiller.distillation_losses(x0, batch)[1]
+    loss = run.distiller.distillation_losses(x0, batch, pair_target=batch.x0)[1]
     loss.backward()
     alpha = alphas_cumprod(build.bundle.scheduler)[batch.renoised_timesteps].sqrt()
     with torch.no_grad():
@@ -308,6 +309,15 @@ def test_the_solved_target_is_what_the_pair_loss_and_the_student_learn_from(buil
     assert run.train_step(0)["pair_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_pair_and_perceptual_loss_compare_with_the_target_that_is_named(build: Build) -> None:
+    run = build.run(add_params(perceptual_weight=1.0, perceptual_crop_px=32))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = batch.x0 + 0.5
+    reached, missed = (run.distiller.losses(x0, batch, pair_target=target) for target in (x0, batch.x0))
+    assert [reached[name].item() for name in ("pair_loss", "perceptual_loss")] == [0.0, 0.0]
+    assert min(missed[name].item() for name in ("pair_loss", "perceptual_loss")) > 0
+
+
 # Noise and timesteps
 
 
@@ -324,10 +334,9 @@ def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, s
     """All the way through the last trained timestep, the student's x0 is the sampler's picture."""
     run = build.run(add_params(rollout_fraction=1.0), scheduler=scheduler)
     batch = draw_batch(run.data, run.params, step=0)
-    generator = torch.Generator().manual_seed(3)
-    fresh = torch.stack(
-        [torch.zeros_like(batch.noise), *(torch.randn(batch.noise.shape, generator=generator) for _ in range(3))], dim=1
-    )
+    generators = [torch.Generator().manual_seed(item) for item in range(len(batch.noise))]
+    drawn = torch.stack([torch.randn(3, *build.bundle.latent_shape, generator=each) for each in generators])
+    fresh = torch.cat([torch.zeros_like(drawn[:, :1]), drawn], dim=1)
     batch = replace(batch, step_index=torch.full_like(batch.step_index, 3), fresh_noise=fresh)
     expected = sample_latents(
         run.student,
@@ -335,7 +344,7 @@ def test_fault_4_rollouts_are_what_the_students_own_sampler_does(build: Build, s
         prompt_embeds=batch.prompt_embeds,
         negative_embeds=run.data.prompt_embeds[:1],
         sampler=Sampler(make_student_scheduler(build.bundle.scheduler, scheduler, 4), 4, guidance_scale=1.0),
-        generator=torch.Generator().manual_seed(3),
+        generators=[torch.Generator().manual_seed(item) for item in range(len(batch.noise))],
     )
     torch.testing.assert_close(x0_of(run, batch).detach(), expected, rtol=1e-4, atol=1e-4)
 
@@ -661,7 +670,7 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build, mon
     assert same(weights(run.student), student)
     assert same(weights(run.critics.heads), heads)
     assert same(run.ema.average(), average)
-    assert scalars["skipped"] == 2
+    assert scalars["skipped_steps"] == 2
     assert scalars["student_grad_norm"] is scalars["discriminator_grad_norm"] is None
     with pytest.raises(StageError, match=r"add\.learning_rate"):
         run.train_step(1)
@@ -823,8 +832,8 @@ def test_distill_writes_a_unet_curves_and_figures_and_changes_nothing_else(
     assert header[0] == "step" and wanted <= set(header)
     metrics = json.loads((tmp_path / "a/add.json").read_text())
     assert metrics["best_score"] <= metrics["start_score"]
-    assert metrics["skipped"] == 0
-    assert {name for name in metrics if name.startswith("alarms_")} == {f"alarms_{name}" for name in ADVICE}
+    assert metrics["skipped_steps"] == 0
+    assert {name for name in metrics if name.startswith("alarms_")} == {f"alarms_{name}" for name in ADVERSARIAL_ADVICE}
 
 
 def test_the_best_validated_average_is_written_not_the_last_iterate(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from naruto_add.training.add_alarms import ADVICE, Alarms
+from naruto_add.training.add_alarms import ADVERSARIAL_ADVICE, Alarms
 from naruto_add.training.add_state import Patience
 
 HEALTHY = {"disc_loss": 1.2, "real_logit": 0.4, "fake_logit": -0.4}
@@ -14,12 +14,12 @@ def run(alarms: Alarms, steps: range, **scalars: float) -> None:
 
 
 def test_a_healthy_run_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    alarms = Alarms(window_steps=3)
+    alarms = Alarms(3, ADVERSARIAL_ADVICE)
     run(alarms, range(1, 20))
     for num_done in range(3):
         alarms.note_validation(num_done, colour_drift=0.1, diversity=0.8)
     assert set(alarms.metrics().values()) == {0}
-    assert set(alarms.metrics()) == {f"alarms_{name}" for name in ADVICE}
+    assert set(alarms.metrics()) == {f"alarms_{name}" for name in ADVERSARIAL_ADVICE}
     assert capsys.readouterr().err == ""
 
 
@@ -33,7 +33,7 @@ def test_a_healthy_run_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_discriminator_that_has_won_rings_after_a_whole_window(
     name: str, scalars: dict[str, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alarms = Alarms(window_steps=5)
+    alarms = Alarms(5, ADVERSARIAL_ADVICE)
     run(alarms, range(1, 11))
     run(alarms, range(11, 15), **scalars)
     run(alarms, range(15, 16))  # one healthy step: the window starts again
@@ -42,7 +42,7 @@ def test_a_discriminator_that_has_won_rings_after_a_whole_window(
     run(alarms, range(20, 60), **scalars)
     message = capsys.readouterr().err
     assert message.count("alarm") == 1
-    assert f"add: alarm {name}: " in message and "since step 16; " in message and ADVICE[name] in message
+    assert f"add: alarm {name}: " in message and "since step 16; " in message and ADVERSARIAL_ADVICE[name] in message
     assert alarms.counts[name] == 1
     run(alarms, range(60, 61))
     run(alarms, range(61, 70), **scalars)
@@ -51,7 +51,7 @@ def test_a_discriminator_that_has_won_rings_after_a_whole_window(
 
 
 def test_colours_that_drift_ring(capsys: pytest.CaptureFixture[str]) -> None:
-    alarms = Alarms(window_steps=5)
+    alarms = Alarms(5, ADVERSARIAL_ADVICE)
     alarms.note_validation(0, colour_drift=0.2, diversity=1.0)
     alarms.note_validation(50, colour_drift=0.9, diversity=1.0)
     message = capsys.readouterr().err
@@ -60,9 +60,9 @@ def test_colours_that_drift_ring(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_variety_that_is_lost_within_a_prompt_rings(capsys: pytest.CaptureFixture[str]) -> None:
-    alarms = Alarms(window_steps=5)
+    alarms = Alarms(5, ADVERSARIAL_ADVICE)
     alarms.note_validation(0, colour_drift=0.0, diversity=1.0)
-    resumed = Alarms(window_steps=5)
+    resumed = Alarms(5, ADVERSARIAL_ADVICE)
     resumed.load_state_dict(alarms.state_dict())
     resumed.note_validation(50, colour_drift=0.0, diversity=0.3)
     message = capsys.readouterr().err

@@ -304,4 +304,4 @@ def test_distill_draws_the_samples_and_scores_at_the_base_models_size(
         metrics_path=tmp_path / "add.json",
     )
     assert len(list((tmp_path / "checkpoints/pool").glob("*.safetensors"))) == len(SIZES)
-    assert json.loads((tmp_path / "add.json").read_text())["skipped"] == 0
+    assert json.loads((tmp_path / "add.json").read_text())["skipped_steps"] == 0

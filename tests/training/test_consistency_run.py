@@ -285,8 +285,20 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build) -> 
     run.data = replace(run.data, train=replace(run.data.train, x0=torch.full_like(run.data.train.x0, torch.nan)))
     student = weights(run.student)
     scalars = run.train_step(0)
-    assert scalars["skipped"] == 1 and scalars["student_grad_norm"] is None
+    assert scalars["skipped_steps"] == 1 and scalars["student_grad_norm"] is None
     assert same(weights(run.student), student)
+
+
+def test_alarms_are_those_of_samples_and_name_nothing_of_a_discriminator(
+    build: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = build(add_params())
+    run.alarms.note_validation(1, colour_drift=0.0, diversity=1.0)
+    run.alarms.note_validation(2, colour_drift=9.0, diversity=0.0)
+    rung = {name: count for name, count in run.metrics().items() if name.startswith("alarms_")}
+    assert rung == {"alarms_colour_drift": 1, "alarms_falling_diversity": 1}
+    message = capsys.readouterr().err
+    assert message.count("lower add.learning_rate") == 2 and "adv_weight" not in message
 
 
 def test_a_student_that_cannot_sample_is_refused(build: Build) -> None:
@@ -348,7 +360,7 @@ def test_distill_takes_the_method_that_is_named(
         metrics_path=tmp_path / "add.json",
     )
     header = (tmp_path / "curves.tsv").read_text().splitlines()[0].split("\t")
-    assert header == ["step", "consistency_loss", "skipped", "student_grad_norm"]
+    assert header == ["step", "consistency_loss", "skipped_steps", "student_grad_norm"]
     metrics = json.loads((tmp_path / "add.json").read_text())
     assert metrics["best_score"] <= metrics["start_score"]
     assert "discriminator_params" not in metrics

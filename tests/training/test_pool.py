@@ -1,7 +1,6 @@
 """The pool: training captions only, the same samples every time, nothing drawn twice."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,13 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _draw(
-    bundle: ModelBundle, folder: Path, *, checkpoints: str = "checkpoints", seed: int = 0, size: int = 10
+    bundle: ModelBundle,
+    folder: Path,
+    *,
+    checkpoints: str = "checkpoints",
+    seed: int = 0,
+    size: int = 10,
+    held_out_only: bool = False,
 ) -> Pool:
     return draw_pool(
         bundle,
@@ -37,6 +42,7 @@ def _draw(
         seed=seed,
         path=folder / "pool.safetensors",
         checkpoint_dir=folder / checkpoints,
+        held_out_only=held_out_only,
     )
 
 
@@ -70,6 +76,7 @@ def test_samples_are_the_teachers_for_their_noise_and_prompt(tiny_bundle: ModelB
 def test_what_is_written_is_what_is_read(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
     drawn, loaded = _draw(tiny_bundle, tmp_path), load_pool(tmp_path / "pool.safetensors")
     assert loaded.prompts == drawn.prompts == PROMPTS
+    assert loaded.num_held_out == drawn.num_held_out == 2
     for name in ("noise", "x0", "caption_index"):
         assert torch.equal(getattr(loaded, name), getattr(drawn, name))
     assert loaded.x0.dtype == loaded.noise.dtype == torch.float32
@@ -147,16 +154,24 @@ def test_captions_of_held_out_pictures_are_left_out(tmp_path: Path) -> None:
     assert pool_prompts(_write_captions(tmp_path, single), "{caption}") == ["a"]
 
 
-def test_last_samples_are_held_out(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+def test_last_samples_are_held_out(tiny_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = _draw(tiny_bundle, tmp_path)
     training, held_out = split_pool(pool)
     assert (len(training), len(held_out)) == (8, 2)
     assert torch.equal(torch.cat([training.x0, held_out.x0]), pool.x0)
     assert torch.equal(torch.cat([training.caption_index, held_out.caption_index]), pool.caption_index)
-    large = replace(pool, **{name: getattr(pool, name).repeat_interleave(20, 0) for name in ("noise", "x0")})
-    assert len(split_pool(large)[1]) == 32
+    monkeypatch.setattr(pool_module, "NUM_HELD_OUT", 1)
+    assert len(split_pool(_draw(tiny_bundle, tmp_path))[1]) == 1
+
+
+def test_held_out_samples_are_the_same_without_the_others(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    held_out = split_pool(_draw(tiny_bundle, tmp_path))[1]
+    alone = _draw(tiny_bundle, tmp_path, checkpoints="others", held_out_only=True)
+    assert len(alone) == alone.num_held_out == 2
+    assert torch.equal(alone.noise, held_out.noise) and torch.equal(alone.caption_index, held_out.caption_index)
+    torch.testing.assert_close(alone.x0, held_out.x0, rtol=0, atol=1e-3)
 
 
 def test_pool_too_small_to_hold_any_out_is_refused(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"student\.pool_size: 3"):
-        split_pool(_draw(tiny_bundle, tmp_path, size=3))
+        _draw(tiny_bundle, tmp_path, size=3)

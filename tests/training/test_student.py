@@ -62,11 +62,12 @@ def lesson(tiny_bundle: ModelBundle) -> Lesson:
     """A pool whose x0 nobody drew: structure is all that these tests need."""
     prompts = ["a man with a sword", "a girl at night"]
     noise, x0 = initial_noise(tiny_bundle, 8, seed=1), initial_noise(tiny_bundle, 8, seed=2)
-    pool = Pool(noise, 0.5 * x0 + 0.5 * x0.mean(dim=0), torch.arange(8) % 2, prompts)
+    pool = Pool(noise, 0.5 * x0 + 0.5 * x0.mean(dim=0), torch.arange(8) % 2, prompts, num_held_out=2)
     embeds = encode_prompts(tiny_bundle, prompts)
     return Lesson(
         bundle=tiny_bundle,
         pool=pool,
+        has_pairs=True,
         prompt_embeds=embeds,
         negative_embeds=encode_prompts(tiny_bundle, [""]),
         guidance_scale=3.0,
@@ -120,6 +121,14 @@ def test_every_other_item_is_a_stored_pair_at_a_trained_timestep(lesson: Lesson)
     pure = batch.noisy_latents[coupled & (batch.timesteps == 999)]
     assert len(pure)
     assert all(any(torch.equal(item, noise) for noise in lesson.pool.noise) for item in pure)
+
+
+def test_without_pairs_all_items_have_fresh_noise_at_any_timestep(lesson: Lesson) -> None:
+    batch = draw_batch(replace(lesson, has_pairs=False), batch_size=64, seed=0, step=3)
+    assert not batch.is_coupled.any() and len(set(batch.timesteps.tolist())) > 40
+    assert (batch.output_weight > 0).all()
+    distance = (batch.noise[:, None] - lesson.pool.noise).abs().flatten(2).amax(dim=2)
+    assert distance.min() > 0.1
 
 
 def test_target_leads_from_every_input_to_a_sample_of_the_pool(lesson: Lesson) -> None:
@@ -224,7 +233,8 @@ def test_stage_leaves_a_student_that_plain_diffusers_samples(
     assert metrics["student_params"] == sum(weight.numel() for weight in student.parameters())
     assert metrics["params_ratio"] == pytest.approx(metrics["student_params"] / metrics["teacher_params"], rel=1e-5)
     assert metrics["pool_size"] == len(load_pool(folder / "pool.safetensors")) == 12
-    assert metrics["sample_mse"] <= metrics["sample_mse_start"]
+    assert metrics["best_sample_mse"] <= metrics["start_sample_mse"]
+    assert metrics["skipped_steps"] == 0
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, unet=student)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     pipeline.save_pretrained(tmp_path / "whole")
@@ -246,7 +256,7 @@ def test_without_steps_the_student_is_the_inherited_one(build: Callable[..., Pat
     inherited = shrink_unet(tiny_bundle.unet, "bk_small").state_dict()
     assert all(torch.equal(saved[name], weight) for name, weight in inherited.items())
     assert metrics["best_step"] == 0
-    assert metrics["sample_mse"] == metrics["sample_mse_start"]
+    assert metrics["best_sample_mse"] == metrics["start_sample_mse"]
 
 
 def test_killed_warm_up_resumes_to_the_same_files(build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,4 +308,16 @@ def test_a_pool_of_pictures_is_all_of_them_with_their_captions_before_the_teache
         sampler=fast_sampler(tiny_bundle, PARAMS.pool_steps, 3.0),
     )
     torch.testing.assert_close(scored_on.x0, again)
-    assert _metrics(folder)["pool_size"] == len(learnt) + len(scored_on) == 16 + 5
+    assert _metrics(folder)["pool_size"] == len(learnt) + len(scored_on) == 16 + 3
+
+
+def test_students_of_pictures_are_scored_on_the_samples_that_all_others_are(build: Callable[..., Path]) -> None:
+    folders = (
+        build(source, PARAMS.model_copy(update={"num_steps": 0, "pool_source": source}))
+        for source in ("teacher", "dataset")
+    )
+    full, pictures = (split_pool(load_pool(folder / "pool.safetensors"))[1] for folder in folders)
+    assert torch.equal(full.noise, pictures.noise)
+    torch.testing.assert_close(full.x0, pictures.x0, rtol=0, atol=1e-3)
+    captions = [[pool.prompts[row] for row in pool.caption_index] for pool in (full, pictures)]
+    assert captions[0] == captions[1]

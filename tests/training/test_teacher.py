@@ -224,7 +224,7 @@ def test_the_best_checkpoint_is_the_one_reported(trained: Path) -> None:
     rows = [line.split("\t") for line in (trained / "teacher_validation.tsv").read_text().splitlines()[1:]]
     losses = {int(step): float(loss) for step, loss in rows}
     assert sorted(losses) == [0, 2, 4, 6]
-    assert metrics["base_validation_loss"] == losses.pop(0)
+    assert metrics["start_validation_loss"] == losses.pop(0)
     assert metrics["best_validation_loss"] == min(losses.values())
     assert losses[metrics["best_step"]] == metrics["best_validation_loss"]
     assert metrics["adapted_layers"] > 0

@@ -128,12 +128,17 @@ def _prepared_at(outcome: _Outcome, position: int) -> Prepared:
 
 
 def _prepared(source: Source, rules: PictureRules, folder: Path) -> Iterator[Prepared | Reject]:
-    """Outcomes in the source's order, by as many processes as there are processors."""
+    """Outcomes in the source's order, by as many processes as there are processors for them."""
     tasks = ((entry, folder / f"{index:05d}.png") for index, entry in enumerate(source.entries))
-    num_processes = min(os.cpu_count() or 1, math.ceil(source.num_entries / _SMALLEST_SHARE))
+    num_processes = min(_usable_cpus(), math.ceil(source.num_entries / _SMALLEST_SHARE))
     if num_processes == 1:
         return (_prepare(entry, path, rules) for entry, path in tasks)
     return _in_parallel(tasks, rules, num_processes)
+
+
+def _usable_cpus() -> int:
+    """Those that this process may run on, where the system tells: a scheduler may have left it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_parallel(

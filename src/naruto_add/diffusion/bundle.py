@@ -1,6 +1,8 @@
 """The parts of a Stable Diffusion pipeline, frozen, and what is asked of them: text in, latents in and out."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,8 @@ def load_bundle(base: Base, /) -> ModelBundle:
     Raises StageError where it cannot be had, or where its picture size does not fit `base.resolution_px`.
     """
     check_base_model(base.model, revision=base.revision, resolution_px=base.resolution_px)
-    bundle = _load(base.model, precision=base.precision, revision=base.revision, variant=base.variant)
+    with _explained(f"base.model: {base.model!r}", "check base.model, base.revision and base.variant"):
+        bundle = _load(base.model, precision=base.precision, revision=base.revision, variant=base.variant)
     _refuse_other_predictions(bundle, base.model)
     side = latent_side(bundle.vae.config, bundle.unet.config, resolution_px=base.resolution_px)
     bundle.unet.register_to_config(sample_size=side)
@@ -80,13 +83,18 @@ def load_bundle(base: Base, /) -> ModelBundle:
 
 
 def load_pipeline_folder(folder: Path, *, precision: Precision) -> ModelBundle:
-    """A pipeline that an earlier stage saved."""
-    return _load(str(folder), precision=precision, revision="", variant="")
+    """A pipeline that an earlier stage saved. Raises StageError where it is missing or damaged."""
+    with _stage_out(folder):
+        return _load(str(folder), precision=precision, revision="", variant="")
 
 
 def load_unet(folder: Path, *, precision: Precision) -> UNet2DConditionModel:
-    """A frozen U-Net that an earlier stage saved, on the default device."""
-    unet = UNet2DConditionModel.from_pretrained(folder, dtype=frozen_dtype(precision), use_safetensors=True)
+    """A frozen U-Net that an earlier stage saved, on the default device.
+
+    Raises StageError where it is missing or damaged.
+    """
+    with _stage_out(folder):
+        unet = UNet2DConditionModel.from_pretrained(folder, dtype=frozen_dtype(precision), use_safetensors=True)
     return widen_head(unet).to(default_device()).requires_grad_(False).eval()
 
 
@@ -147,22 +155,36 @@ def decode_latents(bundle: ModelBundle, latents: Float[Tensor, "batch c h w"]) -
     return torch.cat(parts).clamp(-1, 1)
 
 
-def _load(model: str, *, precision: Precision, revision: str, variant: str) -> ModelBundle:
-    is_folder = Path(model).is_dir()
+@contextmanager
+def _stage_out(folder: Path) -> Generator[None]:
+    """What is loaded inside comes from this folder: of a missing one diffusers would ask the hub."""
+    with _explained(str(folder), "run `dvc repro`, whose stage makes it anew"):
+        if not folder.is_dir():
+            raise FileNotFoundError("there is no such folder")
+        yield
+
+
+@contextmanager
+def _explained(subject: str, remedy: str) -> Generator[None]:
+    """What diffusers raises as it loads, as one message for the user."""
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            model,
-            revision=revision or None,
-            variant=variant or None,
-            dtype={"vae": torch.float32, "default": frozen_dtype(precision)},  # latents are kept in fp32
-            use_safetensors=True,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            local_files_only=is_folder,
-        )
-    except OSError as error:
-        raise StageError(f"base.model: {model!r} cannot be loaded: {error}") from error
+        yield
+    except (OSError, ValueError) as error:
+        raise StageError(f"{subject} cannot be loaded: {error}; {remedy}") from error
+
+
+def _load(model: str, *, precision: Precision, revision: str, variant: str) -> ModelBundle:
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        model,
+        revision=revision or None,
+        variant=variant or None,
+        dtype={"vae": torch.float32, "default": frozen_dtype(precision)},  # latents are kept in fp32
+        use_safetensors=True,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        local_files_only=Path(model).is_dir(),
+    )
     pipeline.set_progress_bar_config(disable=True)
     return _frozen(pipeline).to(default_device())
 

@@ -73,13 +73,14 @@ def sample_latents(
     prompt_embeds: Float[Tensor, "batch tokens width"],
     negative_embeds: Float[Tensor, "1 tokens width"],
     sampler: Sampler,
-    generator: torch.Generator | None = None,
+    generators: list[torch.Generator] | None = None,
 ) -> Float[Tensor, "batch c h w"]:
-    """x0 latents, fp32, drawn from this noise in batches; `generator` feeds schedulers that re-noise."""
-    parts = [
-        _sample_batch(unet, part, embeds, negative_embeds, sampler, generator)
-        for part, embeds in zip(noise.split(BATCH), prompt_embeds.split(BATCH), strict=True)
-    ]
+    """x0 latents, fp32, drawn from this noise in batches; `generators`, one each, feed schedulers that re-noise."""
+    parts = []
+    for first in range(0, len(noise), BATCH):
+        batch = slice(first, first + BATCH)
+        own = generators[batch] if generators else None
+        parts.append(_sample_batch(unet, noise[batch], prompt_embeds[batch], negative_embeds, sampler, own))
     return torch.cat(parts)
 
 
@@ -89,11 +90,11 @@ def _sample_batch(
     prompt_embeds: Tensor,
     negative_embeds: Tensor,
     sampler: Sampler,
-    generator: torch.Generator | None,
+    generators: list[torch.Generator] | None,
 ) -> Tensor:
     scheduler = copy.deepcopy(sampler.scheduler)  # multistep schedulers remember
     scheduler.set_timesteps(sampler.num_inference_steps, device=noise.device)
-    options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     latents = noise.float() * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         noise_pred = guided_noise_pred(

@@ -167,13 +167,13 @@ def _attributes(
     """How often pictures show what captions name; nothing for data sets without attributes."""
     if not params.classifier_steps or not has_attributes([*held_out, *train]):
         return {}
-    settings = (params.classifier_steps, params.classifier_learning_rate, params.seed)
+    num_steps, learning_rate, seed = params.classifier_steps, params.classifier_learning_rate, params.seed
     files = [example.image_path for example in train]
     state = cached(
         cache_dir,
-        ["attributes", settings, [example.attributes for example in train], *files],
+        ["attributes", num_steps, learning_rate, seed, [example.attributes for example in train], *files],
         lambda: train_classifier(
-            _load_images(train), train, num_steps=settings[0], learning_rate=settings[1], seed=settings[2]
+            _load_images(train), train, num_steps=num_steps, learning_rate=learning_rate, seed=seed
         ),
     )
     classifier = load_classifier(state, vocabulary_of(train))

@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from naruto_add.compute import step_generator
-from naruto_add.diffusion.bundle import decode_latents, encode_prompts
-from naruto_add.diffusion.sampling import initial_noise, sample_latents
+from naruto_add.diffusion.bundle import encode_prompts
+from naruto_add.diffusion.drawing import draw_pixels
+from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.evaluation.cache import Arrays, cached
 from naruto_add.evaluation.features import Images
 from naruto_add.evaluation.speed import seconds_of
 from naruto_add.evaluation.subjects import Subject
-
-RENOISE_STREAM = 1
 
 
 def drawn(subject: Subject, prompts: list[str], *, seed: int, batch_size: int, cache_dir: Path) -> Images:
@@ -30,14 +28,18 @@ def drawn(subject: Subject, prompts: list[str], *, seed: int, batch_size: int, c
 
 def draw_set(subject: Subject, prompts: list[str], *, seed: int, batch_size: int) -> Arrays:
     """`images`, one per prompt, and `seconds`, the time that it took; picture i starts from noise (seed, i)."""
-    noise = initial_noise(subject.bundle, len(prompts), seed=seed)
+    bundle, places = subject.bundle, range(len(prompts))
+    noise = initial_noise(bundle, len(prompts), seed=seed)
     batches: list[Images] = []
 
     def draw() -> None:
         for first in range(0, len(prompts), batch_size):
             batch = slice(first, first + batch_size)
-            generator = step_generator(seed, first, RENOISE_STREAM)
-            batches.append(_draw_batch(subject, prompts[batch], noise[batch], generator))
+            embeds = encode_prompts(bundle, prompts[batch])
+            pixels = draw_pixels(
+                bundle, subject.sampler, prompt_embeds=embeds, noise=noise[batch], seed=seed, places=places[batch]
+            )
+            batches.append(as_images(pixels))
 
     seconds = seconds_of(draw)
     return {"images": np.concatenate(batches), "seconds": np.array(seconds)}
@@ -48,19 +50,3 @@ def as_images(pixels: torch.Tensor) -> Images:
     rounded = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     images: Images = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return images
-
-
-@torch.inference_mode()
-def _draw_batch(subject: Subject, prompts: list[str], noise: torch.Tensor, generator: torch.Generator) -> Images:
-    bundle = subject.bundle
-    prompt_embeds = encode_prompts(bundle, prompts)
-    is_guided = subject.sampler.guidance_scale != 1
-    latents = sample_latents(
-        bundle.unet,
-        noise=noise,
-        prompt_embeds=prompt_embeds,
-        negative_embeds=encode_prompts(bundle, [""]) if is_guided else prompt_embeds[:1],
-        sampler=subject.sampler,
-        generator=generator,
-    )
-    return as_images(decode_latents(bundle, latents))

@@ -1,4 +1,4 @@
-"""Alarms: signs that adversarial training goes wrong, each with what was seen, since when, and what to change."""
+"""Alarms: signs that a distillation goes wrong, each with what was seen, since when, and what to change."""
 
 import sys
 from collections.abc import Mapping
@@ -13,25 +13,30 @@ LARGEST_GAP = 10.0
 LARGEST_DRIFT = 0.5
 SMALLEST_DIVERSITY = 0.5
 
-ADVICE = {
+ADVERSARIAL_ADVICE = {
     "saturated_discriminator": "lower add.discriminator_learning_rate, raise add.r1_weight or set add.augment",
     "logit_gap": "raise add.r1_weight or lower add.discriminator_learning_rate",
     "colour_drift": "lower add.adv_weight or add.learning_rate, or raise add.distill_weight",
     "falling_diversity": "lower add.adv_weight, raise add.distill_weight, or raise student.pool_size",
+}
+CONSISTENCY_ADVICE = {
+    "colour_drift": "lower add.learning_rate",
+    "falling_diversity": "lower add.learning_rate or raise student.pool_size",
 }
 
 
 class Alarms:
     """Watches steps and validations; an alarm rings once for every stretch that lasts, and is explained once.
 
-    Steps must look bad for `window_steps` in a row; a validation speaks for itself.
+    Steps must look bad for `window_steps` in a row; a validation speaks for itself. `advice` names the alarms that the
+    method has, and what to change in it.
     """
 
-    def __init__(self, window_steps: int) -> None:
-        self._window_steps = window_steps
-        self.counts = dict.fromkeys(ADVICE, 0)
-        self._since = dict.fromkeys(ADVICE, -1)
-        self._has_rung = dict.fromkeys(ADVICE, False)
+    def __init__(self, window_steps: int, advice: Mapping[str, str]) -> None:
+        self._window_steps, self._advice = window_steps, advice
+        self.counts = dict.fromkeys(advice, 0)
+        self._since = dict.fromkeys(advice, -1)
+        self._has_rung = dict.fromkeys(advice, False)
         self._first_diversity = -1.0
 
     def note_step(self, num_done: int, scalars: Mapping[str, float]) -> None:
@@ -82,5 +87,5 @@ class Alarms:
         self._has_rung[name] = True
         self.counts[name] += 1
         if self.counts[name] == 1 and is_main():
-            message = f"add: alarm {name}: {seen}, since step {self._since[name]}; {ADVICE[name]}"
+            message = f"add: alarm {name}: {seen}, since step {self._since[name]}; {self._advice[name]}"
             tqdm.write(message, file=sys.stderr)

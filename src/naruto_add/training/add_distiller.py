@@ -61,13 +61,19 @@ class Distiller:
             alphas_cumprod=self.alphas_cumprod,
         )
 
-    def losses(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def losses(
+        self,
+        x0_student: Float[Tensor, "batch c h w"],
+        batch: Batch,
+        *,
+        pair_target: Float[Tensor, "batch c h w"],
+    ) -> dict[str, Float[Tensor, ""]]:
         """`pair_loss` and `renoised_loss`, both weighted in `distill_loss`, and those of pictures that count."""
-        pair_loss, renoised_loss = self.distillation_losses(x0_student, batch)
+        pair_loss, renoised_loss = self.distillation_losses(x0_student, batch, pair_target=pair_target)
         distill_loss = self.params.pair_weight * pair_loss + self.params.renoised_weight * renoised_loss
         losses = {"distill_loss": distill_loss, "pair_loss": pair_loss, "renoised_loss": renoised_loss}
         if self.params.perceptual_weight:
-            losses["perceptual_loss"] = self.perceptual_loss(x0_student, batch)
+            losses["perceptual_loss"] = self.perceptual_loss(x0_student, batch, pair_target=pair_target)
         if self.image_text:
             losses["image_text_loss"] = self.image_text.loss(
                 self.bundle.vae,
@@ -120,13 +126,17 @@ class Distiller:
         return x0_from_noise_pred(noisy_latents, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
 
     def distillation_losses(
-        self, x0_student: Float[Tensor, "batch c h w"], batch: Batch
+        self,
+        x0_student: Float[Tensor, "batch c h w"],
+        batch: Batch,
+        *,
+        pair_target: Float[Tensor, "batch c h w"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Distance to the guided teacher's x0 of the batch, and to one guided teacher step from the noised x0_student.
+        """Distance to `pair_target`, and to one guided teacher step from the noised x0_student.
 
         The latter is the paper's (Sauer et al. 2023, eq. 4) with its c(t) = alpha_t, of latents or of pixels as there.
         """
-        pair_loss = smooth_l1_distillation(x0_student, batch.x0, torch.ones_like(batch.renoised_weight))
+        pair_loss = smooth_l1_distillation(x0_student, pair_target, torch.ones_like(batch.renoised_weight))
         (chosen,) = torch.where(batch.renoised_weight > 0)
         if not len(chosen):
             return pair_loss, torch.zeros_like(pair_loss)
@@ -153,13 +163,19 @@ class Distiller:
         noisy = add_noise(x0_student, batch.renoised_noise, timesteps, alphas_cumprod=self.alphas_cumprod)
         return self._guided_x0(noisy, timesteps, batch.prompt_embeds)
 
-    def perceptual_loss(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, ""]:
-        """How different the decoded student's squares look from those of the teacher's x0 of the batch."""
+    def perceptual_loss(
+        self,
+        x0_student: Float[Tensor, "batch c h w"],
+        batch: Batch,
+        *,
+        pair_target: Float[Tensor, "batch c h w"],
+    ) -> Float[Tensor, ""]:
+        """How different the decoded student's squares look from those of `pair_target`."""
         return perceptual_loss(
             self.bundle.vae,
             self.backbone,
             x0_student,
-            batch.x0,
+            pair_target,
             corner=batch.crop_corner,
             side_px=self.params.perceptual_crop_px,
         )

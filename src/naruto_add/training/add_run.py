@@ -4,8 +4,6 @@ Of the teacher, a step costs one forward pass of features on the reals, one forw
 discriminator's update reuses them), and a guided call on a part of the batch.
 """
 
-from dataclasses import replace
-
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
@@ -13,6 +11,7 @@ from torch import Tensor
 from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.params import Add, StudentScheduler
+from naruto_add.training.add_alarms import ADVERSARIAL_ADVICE
 from naruto_add.training.add_critics import Critics, detached
 from naruto_add.training.add_distiller import Distiller
 from naruto_add.training.add_image_text import ImageText
@@ -28,6 +27,7 @@ class AddRun(DistillationRun):
     """`add.method: adversarial`: student, frozen teacher, discriminator, and the optimizers of the two that learn."""
 
     ADVICE = "lower add.learning_rate or add.adv_weight"
+    ALARM_ADVICE = ADVERSARIAL_ADVICE
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class AddRun(DistillationRun):
         if unseen is not None:
             self.critics.strength.adapt(seen=scalars.pop("seen"), unseen=scalars.pop("unseen"))
         self.alarms.note_step(step + 1, scalars)
-        own = {"adv_weight": adv_weight, "skipped": float(self.num_skipped), **self.critics.strength.scalars()}
+        own = {"adv_weight": adv_weight, "skipped_steps": float(self.num_skipped), **self.critics.strength.scalars()}
         return {**scalars, **own, **norms}
 
     def _asks_about_unseen(self, step: int) -> bool:
@@ -118,7 +118,7 @@ class AddRun(DistillationRun):
         x0_student = self.distiller.x0_of(noisy, batch)
         with torch.set_grad_enabled(adv_weight > 0):
             fake_features = self.critics.features(x0_student, batch.prompt_embeds, batch)
-        losses = self.distiller.losses(x0_student, replace(batch, x0=self.distiller.pair_target(noisy, batch)))
+        losses = self.distiller.losses(x0_student, batch, pair_target=self.distiller.pair_target(noisy, batch))
         adv_loss = self.critics.adversarial_loss(fake_features, batch.pooled)
         loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * adv_loss
         if "perceptual_loss" in losses:

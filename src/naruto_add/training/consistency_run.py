@@ -19,6 +19,7 @@ from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.diffusion.solver import PredictX0, ddim_step
 from naruto_add.losses.distillation import pseudo_huber
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add, StudentScheduler
+from naruto_add.training.add_alarms import CONSISTENCY_ADVICE
 from naruto_add.training.add_inputs import AddData, pairs_at
 from naruto_add.training.curves import Scalars
 from naruto_add.training.distillation_run import DistillationRun
@@ -42,6 +43,7 @@ class ConsistencyRun(DistillationRun):
     """`add.method: consistency`: the student, its average, which it learns from, and the frozen teacher."""
 
     ADVICE = "lower add.learning_rate"
+    ALARM_ADVICE = CONSISTENCY_ADVICE
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class ConsistencyRun(DistillationRun):
             self.learner.backward(loss)
             rows.append({"consistency_loss": loss})
         norm = self.learner.step()
-        return {**means(rows), "skipped": float(self.num_skipped), "student_grad_norm": norm}
+        return {**means(rows), "skipped_steps": float(self.num_skipped), "student_grad_norm": norm}
 
     def loss(self, batch: ConsistencyBatch) -> Float[Tensor, ""]:
         """The consistency loss of this part of a batch, with a gradient to the student alone."""

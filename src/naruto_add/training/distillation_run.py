@@ -1,6 +1,7 @@
 """What all methods of `add` share: the student and its average, scores, which weights are kept, when to end."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -32,6 +33,8 @@ class DistillationRun(ABC):
 
     ADVICE: str
     """What to change where gradients are not finite."""
+    ALARM_ADVICE: Mapping[str, str]
+    """The alarms that the method has, and what to change where one rings."""
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class DistillationRun(ABC):
         self.best = Best()
         self.scores = Scores()
         self.patience = Patience(params.patience)
-        self.alarms = Alarms(params.alarm_window_steps)
+        self.alarms = Alarms(params.alarm_window_steps, self.ALARM_ADVICE)
 
     @abstractmethod
     def train_step(self, step: int) -> Scalars:
@@ -126,7 +129,7 @@ class DistillationRun(ABC):
         """The scores of the student at the start and at its best, and what was skipped."""
         return {
             "best_step": self.best.step,
-            "skipped": self.num_skipped,
+            "skipped_steps": self.num_skipped,
             **self.alarms.metrics(),
             **self.scores.values,
         }

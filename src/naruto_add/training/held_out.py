@@ -11,7 +11,7 @@ from naruto_add.diffusion.sampling import Sampler, sample_latents
 from naruto_add.training.sharing import shared_out
 
 AT_ONCE = 8
-"""Samples that one process draws together: whole chunks are shared out, so that each has its own random numbers."""
+"""Samples that one process draws together."""
 SCORING_STREAM = 1
 
 
@@ -25,6 +25,7 @@ def sample_shared(
     seed: int,
 ) -> Float[Tensor, "batch c h w"]:
     """x0 latents without guidance, fp32, on every process's CPU; equal for any number of processes."""
+    generators = [step_generator(seed, index, SCORING_STREAM) for index in range(len(noise))]
     negative_embeds = torch.zeros_like(prompt_embeds[:1]).to(bundle.device)  # unused: guidance is built in
 
     def draw(first: int) -> Tensor:
@@ -35,7 +36,7 @@ def sample_shared(
             prompt_embeds=prompt_embeds[part].to(bundle.device),
             negative_embeds=negative_embeds,
             sampler=sampler,
-            generator=step_generator(seed, first, SCORING_STREAM),
+            generators=generators[part],
         ).cpu()
 
     return torch.cat(shared_out(range(0, len(noise), AT_ONCE), draw))

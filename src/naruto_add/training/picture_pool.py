@@ -9,12 +9,7 @@ from naruto_add.data.latents import cached_latents
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels
 from naruto_add.diffusion.sampling import initial_noise
-from naruto_add.training.pool import NOISE_STREAM, NUM_HELD_OUT, Pool, write_pool
-
-
-def num_scored_on(dataset_dir: Path) -> int:
-    """How many teacher samples a pool of this data set's training pictures takes for the student to be scored on."""
-    return min(NUM_HELD_OUT, len(load_split(dataset_dir, "train")) // 3)
+from naruto_add.training.pool import NOISE_STREAM, Pool, write_pool
 
 
 def make_picture_pool(
@@ -48,6 +43,7 @@ def make_picture_pool(
         x0=torch.cat([latents, scored_on.x0]),
         caption_index=torch.cat([torch.tensor([row_of[caption] for caption in captions]), scored_on.caption_index]),
         prompts=prompts,
+        num_held_out=len(scored_on),
     )
     write_pool(path, pool)
     return pool

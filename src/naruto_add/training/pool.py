@@ -6,7 +6,7 @@ cannot draw (LADD, Sauer et al. 2024, section 3.2).
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,12 +35,16 @@ NOISE_STREAM = 2**32
 
 @dataclass(frozen=True)
 class Pool:
-    """Teacher samples on the CPU, fp32: x0[i] was drawn from noise[i] for prompts[caption_index[i]], with guidance."""
+    """Teacher samples on the CPU, fp32: x0[i] was drawn from noise[i] for prompts[caption_index[i]], with guidance.
+
+    The last `num_held_out` are what the student is scored on, never trained on.
+    """
 
     noise: Float[Tensor, "samples c h w"]
     x0: Float[Tensor, "samples c h w"]
     caption_index: Int[Tensor, " samples"]
     prompts: list[str]
+    num_held_out: int
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -67,21 +71,26 @@ def draw_pool(
     seed: int,
     path: Path,
     checkpoint_dir: Path,
+    held_out_only: bool = False,
 ) -> Pool:
-    """Write `path`: `size` samples of the bundle's U-Net, spread evenly over the prompts.
+    """Write `path`: `size` samples of the bundle's U-Net, spread evenly over the prompts, or the held-out ones of them.
 
-    Each depends on (seed, its index) and the models. Raises StageError where a sample is not finite.
+    Each depends on (seed, its index) and the models. Raises StageError where a sample is not finite, or there are too
+    few to hold any out.
     """
+    num_held_out = _num_held_out(size)
     noise = initial_noise(bundle, size, seed=seed + NOISE_STREAM)
     pool = draw_from(
         bundle,
         noise,
+        first=size - num_held_out if held_out_only else 0,
         prompts=prompts,
         num_steps=num_steps,
         guidance_scale=guidance_scale,
         seed=seed,
         checkpoint_dir=checkpoint_dir,
     )
+    pool = replace(pool, num_held_out=num_held_out)
     write_pool(path, pool)
     return pool
 
@@ -95,8 +104,9 @@ def draw_from(
     guidance_scale: float,
     seed: int,
     checkpoint_dir: Path,
+    first: int = 0,
 ) -> Pool:
-    """A sample of the bundle's U-Net from every noise, spread evenly over the prompts.
+    """A sample of the bundle's U-Net from every noise, spread evenly over the prompts; none before `first` is drawn.
 
     The noise must be a function of its shape and the seed: chunks already in `checkpoint_dir` that were drawn from the
     same models, prompts, shape and options are not drawn again. Raises StageError where a sample is not finite.
@@ -117,35 +127,46 @@ def draw_from(
             sampler=sampler,
         ).cpu()
 
-    starts = range(0, len(noise), CHUNK)
+    starts = range(first, len(noise), CHUNK)
     chunks = _chunks(starts, lambda start: _finite(draw(start), guidance_scale), checkpoint_dir, key)
-    return Pool(noise.cpu(), torch.cat(chunks), torch.tensor(caption_index), prompts)
+    return Pool(noise[first:].cpu(), torch.cat(chunks), torch.tensor(caption_index[first:]), prompts, num_held_out=0)
 
 
 def write_pool(path: Path, pool: Pool) -> None:
     """Write the file that `load_pool` reads; the main process does, of several."""
     if is_main():
         tensors = {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}
+        tensors["num_held_out"] = torch.tensor(pool.num_held_out)  # a second entry of metadata has no fixed order
         _write(path, tensors, {"prompts": pool.prompts})
 
 
 def load_pool(path: Path, /) -> Pool:
     """Read what `write_pool` wrote. Raises StageError for a file that is missing or damaged."""
     tensors, metadata = _read(path)
-    return Pool(tensors["noise"], tensors["x0"], tensors["caption_index"], json.loads(metadata["prompts"]))
+    return Pool(
+        tensors["noise"],
+        tensors["x0"],
+        tensors["caption_index"],
+        json.loads(metadata["prompts"]),
+        int(tensors["num_held_out"]),
+    )
 
 
 def split_pool(pool: Pool, /) -> tuple[Pool, Pool]:
     """What may be trained on, and the last samples, which the student is only scored on."""
-    num_held_out = min(NUM_HELD_OUT, len(pool) // 4)
-    if not num_held_out:
-        raise StageError(f"student.pool_size: {len(pool)} leaves none to score the student on; use at least 4")
-    edge = len(pool) - num_held_out
-    return _part(pool, slice(0, edge)), _part(pool, slice(edge, None))
+    edge = len(pool) - pool.num_held_out
+    return _part(pool, slice(0, edge), num_held_out=0), _part(pool, slice(edge, None), num_held_out=pool.num_held_out)
 
 
-def _part(pool: Pool, part: slice) -> Pool:
-    return Pool(pool.noise[part], pool.x0[part], pool.caption_index[part], pool.prompts)
+def _num_held_out(size: int) -> int:
+    number = min(NUM_HELD_OUT, size // 4)
+    if not number:
+        raise StageError(f"student.pool_size: {size} leaves none to score the student on; use at least 4")
+    return number
+
+
+def _part(pool: Pool, part: slice, *, num_held_out: int) -> Pool:
+    return Pool(pool.noise[part], pool.x0[part], pool.caption_index[part], pool.prompts, num_held_out)
 
 
 def _chunks(starts: Sequence[int], draw: Callable[[int], Tensor], checkpoint_dir: Path, key: str) -> list[Tensor]:

@@ -4,7 +4,8 @@ Departures from BK-SDM (Kim et al. 2023), which distils a student for 25 guided 
 - half of each batch is at the timesteps that the student will be sampled at, and there x_t is made of a stored sample
   and *the noise it was drawn from* (pure noise at t = 999). Its target is the noise that this pair implies: the student
   learns where the teacher's whole trajectory ends, along straight lines that few steps can follow (reflow, Liu et al.
-  2022), not the average of all pictures that the noise may become;
+  2022), not the average of all pictures that the noise may become. Training pictures as the pool have no such noise,
+  and none of a batch is so;
 - the other half has fresh noise at any timestep; there the output target is the teacher's *guided* prediction, so that
   guidance is built in. Its scale is fixed: the prediction is linear in the scale, so a range would have the same
   optimum as its mean, only with more variance;
@@ -21,7 +22,7 @@ from naruto_add.files import new_folder, write_json
 from naruto_add.models.student import num_parameters, shrink_unet
 from naruto_add.params import Student, StudentScheduler
 from naruto_add.training.loop import run_steps
-from naruto_add.training.picture_pool import make_picture_pool, num_scored_on
+from naruto_add.training.picture_pool import make_picture_pool
 from naruto_add.training.pool import Pool, draw_pool, pool_prompts, split_pool
 from naruto_add.training.sharing import is_main
 from naruto_add.training.student_inputs import make_lesson
@@ -64,6 +65,7 @@ def build_student(
         make_lesson(
             bundle,
             part,
+            has_pairs=params.pool_source == "teacher",
             guidance_scale=guidance_scale,
             student_scheduler=student_scheduler,
             timesteps=timesteps,
@@ -74,12 +76,13 @@ def build_student(
     run = StudentRun(student, lesson=lesson, held_out=held_out, params=params, precision=precision)
     start = run.score()
     _warm_up(run, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
-    outcome = {"pool_size": len(pool), "best_step": run.best.step, **run.score()}
+    scores = {"start": start, "best": run.score()}
     if is_main():
         with new_folder(out_dir) as folder:
             save_unet(student, folder)
-        at_start = {f"{name}_start": value for name, value in start.items()}
-        write_json(metrics_path, {**_sizes(bundle.unet, student), **outcome, **at_start})
+        own = {f"{when}_{name}": value for when, score in scores.items() for name, value in score.items()}
+        outcome = {"best_step": run.best.step, "skipped_steps": run.learner.guard.num_skipped, **own}
+        write_json(metrics_path, {**_sizes(bundle.unet, student), "pool_size": len(pool), **outcome})
 
 
 def _make_pool(
@@ -92,17 +95,18 @@ def _make_pool(
     path: Path,
     checkpoint_dir: Path,
 ) -> Pool:
-    """Teacher samples, or training pictures and those few samples that the student is scored on."""
+    """Teacher samples, or training pictures and those few of these samples that the student is scored on."""
     is_teacher = params.pool_source == "teacher"
     pool = draw_pool(
         bundle,
         prompts=pool_prompts(dataset_dir, prompt_template),
-        size=params.pool_size if is_teacher else num_scored_on(dataset_dir),
+        size=params.pool_size,
         num_steps=params.pool_steps,
         guidance_scale=guidance_scale,
         seed=params.seed,
         path=path,
         checkpoint_dir=checkpoint_dir,
+        held_out_only=not is_teacher,
     )
     if is_teacher:
         return pool

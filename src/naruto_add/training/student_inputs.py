@@ -24,6 +24,8 @@ class Lesson:
 
     bundle: ModelBundle
     pool: Pool
+    has_pairs: bool
+    """Whether the pool's x0 were drawn from its noises."""
     prompt_embeds: Float[Tensor, "prompts tokens width"]
     negative_embeds: Float[Tensor, "1 tokens width"]
     guidance_scale: float
@@ -56,6 +58,7 @@ def make_lesson(
     bundle: ModelBundle,
     pool: Pool,
     *,
+    has_pairs: bool,
     guidance_scale: float,
     student_scheduler: StudentScheduler,
     timesteps: list[int],
@@ -73,6 +76,7 @@ def make_lesson(
     return Lesson(
         bundle=bundle,
         pool=pool,
+        has_pairs=has_pairs,
         prompt_embeds=prompt_embeds,
         negative_embeds=encode_prompts(bundle, [""]),
         guidance_scale=guidance_scale,
@@ -82,11 +86,13 @@ def make_lesson(
 
 
 def draw_batch(lesson: Lesson, *, batch_size: int, seed: int, step: int) -> Batch:
-    """Batch `step`: every other item is a stored pair at a trained timestep, the others have fresh noise at any."""
+    """Batch `step`: every other item is a stored pair, if there are any, at a trained timestep; the others have fresh
+    noise at any.
+    """
     pool = lesson.pool
     generator = step_generator(seed, step)
     indices = torch.tensor(batch_indices(len(pool), batch_size, seed=seed, step=step))
-    is_coupled = (torch.arange(batch_size) + step) % 2 == 0
+    is_coupled = ((torch.arange(batch_size) + step) % 2 == 0) & lesson.has_pairs
     trained = torch.tensor(lesson.timesteps)[torch.randint(len(lesson.timesteps), (batch_size,), generator=generator)]
     anywhere = torch.randint(NUM_TRAIN_TIMESTEPS, (batch_size,), generator=generator)
     timesteps = trained.where(is_coupled, anywhere)

@@ -126,7 +126,7 @@ class TeacherRun:
         return {
             "adapted_layers": self.num_layers,
             "trainable_parameters": sum(item.numel() for item in self.learner.trainable),
-            "base_validation_loss": self._base_loss.value,
+            "start_validation_loss": self._base_loss.value,
             "best_validation_loss": self.best.score,
             "best_step": self.best.step,
             "skipped_steps": self.learner.guard.num_skipped,
