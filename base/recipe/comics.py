@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from naruto_add.data.shinobi.attributes import NONE, Attributes, sample_attributes
+from naruto_add.data.shinobi.caption import hair_words, joined
 from naruto_add.data.shinobi.draw import SUPERSAMPLING, figure_pen, page_pen
 from naruto_add.data.shinobi.garments import draw_bust, dress_of
 from naruto_add.data.shinobi.hair import draw_back_hair, draw_front_hair
@@ -34,6 +35,7 @@ _PLACES = {
 }
 _HEADBAND_SHARE = 0.4
 _ITEM_SHARE = 0.3
+_COLOR_ONLY_SHARE = 0.1
 _TOLD = 0.92
 """How often each thing that is drawn is named."""
 
@@ -99,15 +101,19 @@ def _caption(attributes: Attributes, headband: str, generator: np.random.Generat
         return chance(generator, _TOLD)
 
     words = [with_article(_subject(attributes, told_mood=told()))]
-    having = [_hair(attributes, generator)] if attributes.hair_style != "bald" and told() else []
+    having = (
+        [hair_words(attributes, color_only=chance(generator, _COLOR_ONLY_SHARE))]
+        if attributes.hair_style != "bald" and told()
+        else []
+    )
     having += ["a scar"] if attributes.face_mark == "scar" and told() else []
     having += ["closed eyes"] if attributes.expression == "closed eyes" and told() else []
     wearing = [f"{with_article(headband)} headband"] if headband != NONE and told() else []
     wearing += [with_article(f"{attributes.garment_color} {attributes.garment}")] if told() else []
     if having:
-        words.append(f"with {_joined(having)}")
+        words.append(f"with {joined(having)}")
     if wearing:
-        words.append(f"{'wearing' if having or chance(generator, 0.4) else 'wears'} {_joined(wearing)}")
+        words.append(f"{'wearing' if having or chance(generator, 0.4) else 'wears'} {joined(wearing)}")
     if attributes.item != NONE and told():
         words.append(f"holding {with_article(attributes.item)}")
     if attributes.pose in ("left", "right") and told():
@@ -121,22 +127,3 @@ def _caption(attributes: Attributes, headband: str, generator: np.random.Generat
 def _subject(attributes: Attributes, *, told_mood: bool) -> str:
     words = [attributes.expression] if told_mood and attributes.expression in ("smiling", "angry", "shouting") else []
     return " ".join([*words, *(["bald"] if attributes.hair_style == "bald" else []), attributes.subject])
-
-
-def _hair(attributes: Attributes, generator: np.random.Generator) -> str:
-    color, style = attributes.hair_color, attributes.hair_style
-    if chance(generator, 0.1):
-        return f"{color} hair"
-    match style:
-        case "mohawk" | "ponytail":
-            return with_article(f"{color} {style}")
-        case "twin tails":
-            return f"{color} twin tails"
-        case "buns":
-            return f"{color} hair buns"
-        case _:
-            return f"{style} {color} hair"
-
-
-def _joined(parts: list[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -6,6 +6,7 @@ from naruto_add.data.shinobi.attributes import NONE, Attributes
 
 _HAIR_SHARE = 0.95
 _MOST_OTHER_FACTS = 4
+_COLOR_ONLY_SHARE = 0.25
 
 _ADJECTIVES = ("smiling", "angry", "shouting")
 _PLACES = {
@@ -29,8 +30,8 @@ def write_caption(attributes: Attributes, generator: Generator) -> str:
     told = {facts[place] for place in generator.choice(len(facts), size=count, replace=False)}
     if generator.random() < _HAIR_SHARE:
         told.add("hair")
-    with_part = _joined(_with(attributes, told, generator))
-    wearing_part = _joined(_wearing(attributes, told, generator))
+    with_part = joined(_with(attributes, told, generator))
+    wearing_part = joined(_wearing(attributes, told, generator))
     words = [_subject(attributes, told)]
     if with_part:
         words.append(f"with {with_part}")
@@ -43,6 +44,27 @@ def write_caption(attributes: Attributes, generator: Generator) -> str:
     if "background" in told:
         words.append(_place(attributes.background))
     return " ".join(words)
+
+
+def hair_words(attributes: Attributes, *, color_only: bool) -> str:
+    """Of hair that is there: its colour, and its style unless `color_only`."""
+    color, style = attributes.hair_color, attributes.hair_style
+    if color_only:
+        return f"{color} hair"
+    match style:
+        case "mohawk" | "ponytail":
+            return _a(f"{color} {style}")
+        case "twin tails":
+            return f"{color} twin tails"
+        case "buns":
+            return f"{color} hair buns"
+        case _:
+            return f"{style} {color} hair"
+
+
+def joined(parts: list[str]) -> str:
+    """The parts with commas, and `and` before the last."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _facts(attributes: Attributes) -> list[str]:
@@ -69,7 +91,7 @@ def _subject(attributes: Attributes, told: set[str]) -> str:
 def _with(attributes: Attributes, told: set[str], generator: Generator) -> list[str]:
     parts = []
     if "hair" in told and attributes.hair_style != "bald":
-        parts.append(_hair(attributes, generator))
+        parts.append(hair_words(attributes, color_only=generator.random() < _COLOR_ONLY_SHARE))
     if "face_mark" in told:
         parts.append("a scar" if attributes.face_mark == "scar" else "whisker marks")
     if "expression" in told and attributes.expression == "closed eyes":
@@ -77,21 +99,6 @@ def _with(attributes: Attributes, told: set[str], generator: Generator) -> list[
     if "item" in told and generator.random() < 0.5:
         parts.append(_a(attributes.item))
     return parts
-
-
-def _hair(attributes: Attributes, generator: Generator) -> str:
-    color, style = attributes.hair_color, attributes.hair_style
-    if generator.random() < 0.25:
-        return f"{color} hair"
-    match style:
-        case "mohawk" | "ponytail":
-            return _a(f"{color} {style}")
-        case "twin tails":
-            return f"{color} twin tails"
-        case "buns":
-            return f"{color} hair buns"
-        case _:
-            return f"{style} {color} hair"
 
 
 def _wearing(attributes: Attributes, told: set[str], generator: Generator) -> list[str]:
@@ -113,10 +120,6 @@ def _wearing_verb(with_part: str, generator: Generator) -> str:
 
 def _place(background: str) -> str:
     return _PLACES[background] if background in _PLACES else f"on {_a(background)}"
-
-
-def _joined(parts: list[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _a(noun: str) -> str:
