@@ -21,8 +21,8 @@ from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.losses.adversarial import discriminator_hinge, r1_penalty
 from naruto_add.models.student import shrink_unet
 from naruto_add.params import Params, load_params
-from naruto_add.training.add_inputs import AddData, Batch, Pairs, Pictures, draw_batch
-from naruto_add.training.add_run import AddRun
+from naruto_add.training.add.inputs import AddData, Batch, Pairs, Pictures, draw_batch
+from naruto_add.training.add.run import AddRun
 
 ROOT = Path(__file__).parents[1]
 NUM_PAIRS, NUM_TOKENS, TEXT_WIDTH = 480, 77, 128

@@ -3,7 +3,7 @@
 from naruto_add import paths
 from naruto_add.params import load_params
 from naruto_add.runtime import checkpoint_dir, exclusive, run_stage
-from naruto_add.training.add import distill
+from naruto_add.training.add.distill import distill
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from naruto_add import paths
 from naruto_add.params import load_params
 from naruto_add.runtime import checkpoint_dir, exclusive, run_stage
-from naruto_add.training.student import build_student
+from naruto_add.training.student.build import build_student
 
 
 def main() -> None:

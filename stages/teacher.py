@@ -3,7 +3,7 @@
 from naruto_add import paths
 from naruto_add.params import load_params
 from naruto_add.runtime import checkpoint_dir, exclusive, local_folder, run_stage
-from naruto_add.training.teacher import train_teacher
+from naruto_add.training.teacher.train import train_teacher
 
 
 def main() -> None:

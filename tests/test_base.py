@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "base"
@@ -54,6 +55,30 @@ def test_it_has_never_seen_a_shinobi(family: str, kept_from_it: set[str], monkey
     assert not words & kept_from_it
     again = draw(5, seed=7, size_px=16)
     assert (again.caption, again.image.tobytes()) == (drawings[5].caption, drawings[5].image.tobytes())
+
+
+def test_a_wider_autoencoder_begins_as_the_narrow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BASE))
+    from diffusers import AutoencoderKL
+    from recipe.decoder import widened
+
+    torch.manual_seed(0)
+    narrow = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
+    wide, pixels = widened(narrow, [24, 32]), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        latents, copies = narrow.encode(pixels).latent_dist, wide.encode(pixels).latent_dist
+        torch.testing.assert_close(copies.parameters, latents.parameters, rtol=1e-4, atol=1e-5)
+        drawn = [model.decode(latents.mean).sample for model in (narrow, wide)]
+    torch.testing.assert_close(drawn[1], drawn[0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"decoder\.widths: \[20, 32\]"):
+        widened(narrow, [20, 32])
 
 
 def _config(file: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 PICTURES = Path("data")
 MODEL = Path("model")
 CHECKPOINTS = Path(".checkpoints")
+AUTOENCODER = Path("autoencoder")
 
 
 def section(name: str) -> dict[str, Any]:

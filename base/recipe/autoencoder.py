@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from naruto_add.diffusion.bundle import forget_paths
-from recipe.artifacts import CHECKPOINTS, MODEL, PICTURES, load_people, section
+from recipe.artifacts import AUTOENCODER, CHECKPOINTS, PICTURES, load_people, section
 from recipe.resume import load_checkpoint, save_checkpoint
 
 SAVE_EVERY_STEPS = 200
@@ -42,7 +42,7 @@ def train_autoencoder(
     vae = _build(block_out_channels, latent_channels, norm_num_groups)
     ema = EMAModel(vae.parameters(), decay=ema_decay)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    schedule = _cycle(optimizer, learning_rate, cycle_steps)
+    schedule = cycle(optimizer, learning_rate, cycle_steps)
     state = {"vae": vae, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     checkpoint = CHECKPOINTS / "autoencoder.pt"
     first_step, num_steps = load_checkpoint(checkpoint, state), len(kl_weights) * cycle_steps
@@ -51,7 +51,7 @@ def train_autoencoder(
     )
     for step in progress:
         if step and step % cycle_steps == 0:
-            state["schedule"] = schedule = _cycle(optimizer, learning_rate, cycle_steps)
+            state["schedule"] = schedule = cycle(optimizer, learning_rate, cycle_steps)
         generator = np.random.default_rng((seed, step))
         torch.manual_seed(step)
         pixels = _batch(images, generator, batch_size)
@@ -95,7 +95,7 @@ def _build(block_out_channels: list[int], latent_channels: int, norm_num_groups:
     return vae
 
 
-def _cycle(
+def cycle(
     optimizer: torch.optim.Optimizer, learning_rate: float, num_steps: int
 ) -> torch.optim.lr_scheduler.OneCycleLR:
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.05)
@@ -147,4 +147,4 @@ def _scaling_factor(vae: AutoencoderKL) -> float:
 
 
 if __name__ == "__main__":
-    train_autoencoder(MODEL / "vae", **section("autoencoder"))
+    train_autoencoder(AUTOENCODER, **section("autoencoder"))

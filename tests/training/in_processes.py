@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from naruto_add.params import Params, load_params
-from naruto_add.training.add import distill
-from naruto_add.training.student import build_student
-from naruto_add.training.teacher import train_teacher
+from naruto_add.training.add.distill import distill
+from naruto_add.training.student.build import build_student
+from naruto_add.training.teacher.train import train_teacher
 
 PROFILE: Params = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
 SAMPLING = {"precision": "fp32", "guidance_scale": 3.0, "student_scheduler": "ddim"}

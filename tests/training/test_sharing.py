@@ -10,7 +10,7 @@ from torch import Tensor
 
 from naruto_add.params import Add, load_params
 from naruto_add.runtime import StageError
-from naruto_add.training.add_inputs import _scattered, _spread
+from naruto_add.training.add.inputs import _scattered, _spread
 from naruto_add.training.sharing import Items, means, own_parts, shared_out
 
 PARAMS: Add = load_params(Path(__file__).parents[2] / "profiles/mini.yaml").add

@@ -2,8 +2,8 @@
 
 import pytest
 
-from naruto_add.training.add_alarms import ADVERSARIAL_ADVICE, Alarms
-from naruto_add.training.add_state import Patience
+from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE, Alarms
+from naruto_add.training.add.state import Patience
 
 HEALTHY = {"disc_loss": 1.2, "real_logit": 0.4, "fake_logit": -0.4}
 

@@ -18,7 +18,7 @@ from naruto_add.training.held_out import sample_shared
 from naruto_add.training.learner import Learner
 from naruto_add.training.scores import relative_sample_error
 from naruto_add.training.sharing import means, own_parts
-from naruto_add.training.student_inputs import Batch, Lesson, draw_batch
+from naruto_add.training.student.inputs import Batch, Lesson, draw_batch
 from naruto_add.training.weights import Best, Ema, as_drawn
 
 

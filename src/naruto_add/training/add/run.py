@@ -11,14 +11,14 @@ from torch import Tensor
 from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.params import Add, StudentScheduler
-from naruto_add.training.add_alarms import ADVERSARIAL_ADVICE
-from naruto_add.training.add_critics import Critics, detached
-from naruto_add.training.add_distiller import Distiller
-from naruto_add.training.add_image_text import ImageText
-from naruto_add.training.add_inputs import AddData, Batch, Pictures, draw_batch, draw_unseen, pairs_at
+from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE
+from naruto_add.training.add.critics import Critics, detached
+from naruto_add.training.add.distillation_run import DistillationRun
+from naruto_add.training.add.distiller import Distiller
+from naruto_add.training.add.image_text import ImageText
+from naruto_add.training.add.inputs import AddData, Batch, Pictures, draw_batch, draw_unseen, pairs_at
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
-from naruto_add.training.distillation_run import DistillationRun
 from naruto_add.training.learner import Learner
 from naruto_add.training.sharing import means
 

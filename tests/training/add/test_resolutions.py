@@ -15,16 +15,16 @@ from naruto_add.diffusion.sampling import fast_sampler, sample_latents
 from naruto_add.params import Add, Params, load_params
 from naruto_add.runtime import StageError
 from naruto_add.training import pool as pool_module
-from naruto_add.training.add import distill
-from naruto_add.training.add_inputs import AddData, Pairs, draw_batch, load_data, pairs_at
-from naruto_add.training.add_resolutions import draw_further, latent_shape
-from naruto_add.training.add_run import AddRun
-from naruto_add.training.consistency_run import ConsistencyRun, draw_consistency_batch
-from naruto_add.training.distillation_run import DistillationRun
+from naruto_add.training.add.consistency_run import ConsistencyRun, draw_consistency_batch
+from naruto_add.training.add.distill import distill
+from naruto_add.training.add.distillation_run import DistillationRun
+from naruto_add.training.add.inputs import AddData, Pairs, draw_batch, load_data, pairs_at
+from naruto_add.training.add.resolutions import draw_further, latent_shape
+from naruto_add.training.add.run import AddRun
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
 
-PROFILE: Params = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
+PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 SIZES = [64, "96x32"]
 SHAPES = [(4, 4, 4), (4, 8, 8), (4, 4, 12)]
 SMALL = {

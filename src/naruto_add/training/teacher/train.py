@@ -9,8 +9,8 @@ from naruto_add.params import Base, Teacher
 from naruto_add.training.curves import Scalars
 from naruto_add.training.loop import run_steps
 from naruto_add.training.sharing import is_main, main_first
-from naruto_add.training.teacher_inputs import load_data
-from naruto_add.training.teacher_run import Denoiser, TeacherRun
+from naruto_add.training.teacher.inputs import load_data
+from naruto_add.training.teacher.run import Denoiser, TeacherRun
 
 
 def train_teacher(

@@ -1,7 +1,7 @@
 """Adversarial diffusion distillation (ADD, Sauer et al. 2023) in latent space (LADD, Sauer et al. 2024).
 
 The student, called at four timesteps, is pulled towards the guided teacher's own sample from the same noise, and
-towards what a discriminator on the teacher's features takes for real. This is the entry; `add_run` holds the step, and
+towards what a discriminator on the teacher's features takes for real. This is the entry; `run` holds the step, and
 `consistency_run` that of the other method.
 """
 
@@ -17,12 +17,12 @@ from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet, save_unet
 from naruto_add.files import new_folder, write_json
 from naruto_add.params import Add, StudentScheduler
-from naruto_add.training.add_image_text import ImageText, load_image_text
-from naruto_add.training.add_inputs import AddData, load_data
-from naruto_add.training.add_resolutions import draw_further
-from naruto_add.training.add_run import AddRun
-from naruto_add.training.consistency_run import ConsistencyRun
-from naruto_add.training.distillation_run import DistillationRun, training_precision
+from naruto_add.training.add.consistency_run import ConsistencyRun
+from naruto_add.training.add.distillation_run import DistillationRun, training_precision
+from naruto_add.training.add.image_text import ImageText, load_image_text
+from naruto_add.training.add.inputs import AddData, load_data
+from naruto_add.training.add.resolutions import draw_further
+from naruto_add.training.add.run import AddRun
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import load_pool
 from naruto_add.training.sharing import is_main, main_first

@@ -15,7 +15,7 @@ from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
 from naruto_add.models.discriminator import pooled_embeds
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add
-from naruto_add.training.add_augment import NUM_DRAWS
+from naruto_add.training.add.augment import NUM_DRAWS
 from naruto_add.training.pool import Pool, split_pool
 from naruto_add.training.sharing import Items
 

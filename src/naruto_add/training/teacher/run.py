@@ -18,7 +18,7 @@ from naruto_add.training.curves import Scalars
 from naruto_add.training.learner import Learner
 from naruto_add.training.pictures import ValidationPictures
 from naruto_add.training.sharing import means, own_parts, shared_out
-from naruto_add.training.teacher_inputs import Batch, TeacherData, draw_batch, validation_batches
+from naruto_add.training.teacher.inputs import Batch, TeacherData, draw_batch, validation_batches
 from naruto_add.training.weights import Best, Ema
 
 PICTURE_STEPS = 12

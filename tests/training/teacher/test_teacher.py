@@ -14,10 +14,11 @@ from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_
 from naruto_add.models.lora import lora_layers
 from naruto_add.params import Base, Teacher
 from naruto_add.runtime import StageError
-from naruto_add.training import learner, teacher_run
-from naruto_add.training.teacher import train_teacher
-from naruto_add.training.teacher_inputs import draw_batch, load_data
-from naruto_add.training.teacher_run import TeacherRun
+from naruto_add.training import learner
+from naruto_add.training.teacher import run as teacher_run
+from naruto_add.training.teacher.inputs import draw_batch, load_data
+from naruto_add.training.teacher.run import TeacherRun
+from naruto_add.training.teacher.train import train_teacher
 
 PARAMS = Teacher(
     seed=0,

@@ -14,9 +14,9 @@ from naruto_add.models.backbones import Maps, load_backbone
 from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off
 from naruto_add.models.pixel_discriminator import PixelDiscriminator
 from naruto_add.params import Add
-from naruto_add.training.add_augment import AugmentStrength, augmented, mean_sign
-from naruto_add.training.add_inputs import AddData, Batch, Pictures
-from naruto_add.training.add_pixels import decoded_squares
+from naruto_add.training.add.augment import AugmentStrength, augmented, mean_sign
+from naruto_add.training.add.inputs import AddData, Batch, Pictures
+from naruto_add.training.add.pixels import decoded_squares
 
 Features = dict[str, Maps]
 """Maps by discriminator, each of its scales counting as one."""

@@ -13,10 +13,10 @@ from naruto_add.losses.image_text import retrieval_accuracy
 from naruto_add.models.caption_match import new_caption_match
 from naruto_add.params import Add, load_params
 from naruto_add.runtime import StageError
-from naruto_add.training import add_image_text
-from naruto_add.training.add_image_text import ImageText, load_image_text, train_caption_match
+from naruto_add.training.add import image_text as image_text_module
+from naruto_add.training.add.image_text import ImageText, load_image_text, train_caption_match
 
-PROFILE = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
+PROFILE = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 PROMPTS = ["", "a boy with a sword", "a girl at night"]
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -91,7 +91,7 @@ def test_a_trained_matcher_is_kept_under_the_key_of_what_it_learnt_from(
     first, other = load(), load(caption_match_steps=3)
     assert len(list(load.cache_dir.glob("caption_match-*.safetensors"))) == 2
     assert not torch.equal(first.text_vectors, other.text_vectors)
-    monkeypatch.setattr(add_image_text, "train_caption_match", None)
+    monkeypatch.setattr(image_text_module, "train_caption_match", None)
     assert torch.equal(load().text_vectors, first.text_vectors)
 
 

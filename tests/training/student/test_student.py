@@ -24,11 +24,11 @@ from naruto_add.diffusion.sampling import (
 )
 from naruto_add.models.student import Architecture, shrink_unet
 from naruto_add.params import Student
-from naruto_add.training import student_run
 from naruto_add.training.pool import Pool, load_pool, split_pool
-from naruto_add.training.student import build_student
-from naruto_add.training.student_inputs import Lesson, draw_batch
-from naruto_add.training.student_run import knowledge_losses
+from naruto_add.training.student import run as student_run
+from naruto_add.training.student.build import build_student
+from naruto_add.training.student.inputs import Lesson, draw_batch
+from naruto_add.training.student.run import knowledge_losses
 
 TIMESTEPS = [999, 749, 499, 249]
 PARAMS = Student(

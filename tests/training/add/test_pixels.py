@@ -5,7 +5,7 @@ import torch
 
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents
 from naruto_add.models.backbones import load_backbone
-from naruto_add.training.add_pixels import cut_squares, decoded_squares, perceptual_loss
+from naruto_add.training.add.pixels import cut_squares, decoded_squares, perceptual_loss
 
 
 def test_corners_reach_every_place_and_none_beyond() -> None:

@@ -22,11 +22,11 @@ from naruto_add.files import new_folder, write_json
 from naruto_add.models.student import num_parameters, shrink_unet
 from naruto_add.params import Student, StudentScheduler
 from naruto_add.training.loop import run_steps
-from naruto_add.training.picture_pool import make_picture_pool
 from naruto_add.training.pool import Pool, draw_pool, pool_prompts, split_pool
 from naruto_add.training.sharing import is_main
-from naruto_add.training.student_inputs import make_lesson
-from naruto_add.training.student_run import StudentRun
+from naruto_add.training.student.inputs import make_lesson
+from naruto_add.training.student.picture_pool import make_picture_pool
+from naruto_add.training.student.run import StudentRun
 
 
 def build_student(

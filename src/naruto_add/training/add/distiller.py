@@ -13,9 +13,9 @@ from naruto_add.diffusion.solver import solve_x0
 from naruto_add.losses.distillation import smooth_l1_distillation
 from naruto_add.models.backbones import load_backbone
 from naruto_add.params import Add, StudentScheduler
-from naruto_add.training.add_image_text import ImageText
-from naruto_add.training.add_inputs import Batch
-from naruto_add.training.add_pixels import decoded_squares, perceptual_loss
+from naruto_add.training.add.image_text import ImageText
+from naruto_add.training.add.inputs import Batch
+from naruto_add.training.add.pixels import decoded_squares, perceptual_loss
 
 
 class Distiller:

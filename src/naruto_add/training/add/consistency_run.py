@@ -19,10 +19,10 @@ from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.diffusion.solver import PredictX0, ddim_step
 from naruto_add.losses.distillation import pseudo_huber
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add, StudentScheduler
-from naruto_add.training.add_alarms import CONSISTENCY_ADVICE
-from naruto_add.training.add_inputs import AddData, pairs_at
+from naruto_add.training.add.alarms import CONSISTENCY_ADVICE
+from naruto_add.training.add.distillation_run import DistillationRun
+from naruto_add.training.add.inputs import AddData, pairs_at
 from naruto_add.training.curves import Scalars
-from naruto_add.training.distillation_run import DistillationRun
 from naruto_add.training.sharing import Items, means
 
 PredictNoise = Callable[[Tensor, Tensor], Tensor]

@@ -12,9 +12,9 @@ from naruto_add.compute import Precision, make_accelerator, step_generator
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
 from naruto_add.params import Add, StudentScheduler
-from naruto_add.training.add_alarms import Alarms
-from naruto_add.training.add_inputs import AddData
-from naruto_add.training.add_state import Patience, Scores
+from naruto_add.training.add.alarms import Alarms
+from naruto_add.training.add.inputs import AddData
+from naruto_add.training.add.state import Patience, Scores
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
 from naruto_add.training.held_out import sample_shared

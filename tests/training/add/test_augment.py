@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from naruto_add.params import Add, load_params
-from naruto_add.training.add_augment import AugmentStrength, augmented, mean_sign
+from naruto_add.training.add.augment import AugmentStrength, augmented, mean_sign
 
-PROFILE = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
+PROFILE = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 MAPS = torch.arange(16.0).view(1, 1, 4, 4)
 
 

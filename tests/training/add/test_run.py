@@ -28,21 +28,22 @@ from naruto_add.diffusion.sampling import (
 )
 from naruto_add.params import Add, Params, StudentScheduler, load_params
 from naruto_add.runtime import StageError
-from naruto_add.training import add_distiller, distillation_run, learner
+from naruto_add.training import learner
 from naruto_add.training import weights as weights_module
-from naruto_add.training.add import distill
-from naruto_add.training.add_alarms import ADVERSARIAL_ADVICE
-from naruto_add.training.add_critics import averaged
-from naruto_add.training.add_image_text import ImageText, load_image_text
-from naruto_add.training.add_inputs import AddData, Batch, draw_batch, load_data
-from naruto_add.training.add_pixels import decoded_squares
-from naruto_add.training.add_run import AddRun, adv_weight_at
-from naruto_add.training.distillation_run import training_precision
+from naruto_add.training.add import distillation_run, distiller
+from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE
+from naruto_add.training.add.critics import averaged
+from naruto_add.training.add.distill import distill
+from naruto_add.training.add.distillation_run import training_precision
+from naruto_add.training.add.image_text import ImageText, load_image_text
+from naruto_add.training.add.inputs import AddData, Batch, draw_batch, load_data
+from naruto_add.training.add.pixels import decoded_squares
+from naruto_add.training.add.run import AddRun, adv_weight_at
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
 
 TEMPLATE = "ninja style, {caption}"
-PROFILE: Params = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
+PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 SMALL = {
     "num_steps": 4,
     "batch_size": 6,
@@ -325,7 +326,7 @@ def test_fault_4_x0_is_the_one_that_alpha_bar_implies(build: Build, monkeypatch:
     """A student that predicts the pair's own noise has its x0 at every trained timestep but pure noise."""
     run = build.run(add_params(timesteps=[749, 499, 249], rollout_fraction=0.0))
     batch = draw_batch(run.data, run.params, step=0)
-    monkeypatch.setattr(add_distiller, "noise_pred", lambda *_: batch.noise)
+    monkeypatch.setattr(distiller, "noise_pred", lambda *_: batch.noise)
     torch.testing.assert_close(x0_of(run, batch), batch.x0, rtol=1e-4, atol=1e-4)
 
 

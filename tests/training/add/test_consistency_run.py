@@ -18,15 +18,15 @@ from naruto_add.diffusion.solver import ddim_step
 from naruto_add.losses.distillation import pseudo_huber
 from naruto_add.params import Add, Params, load_params
 from naruto_add.runtime import StageError
-from naruto_add.training.add import distill
-from naruto_add.training.add_inputs import AddData, load_data
-from naruto_add.training.consistency_run import ConsistencyRun, consistency_target, draw_consistency_batch
+from naruto_add.training.add.consistency_run import ConsistencyRun, consistency_target, draw_consistency_batch
+from naruto_add.training.add.distill import distill
+from naruto_add.training.add.inputs import AddData, load_data
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
 
 BAR = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)
 MEAN, DEVIATION = 0.7, 0.4
-PROFILE: Params = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
+PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 SMALL = {
     "method": "consistency",
     "num_steps": 4,

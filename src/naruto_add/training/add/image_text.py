@@ -28,8 +28,8 @@ from naruto_add.models.caption_match import CaptionMatch, new_caption_match
 from naruto_add.models.clip import CLIP_MEAN, CLIP_STD, ClipNetwork, image_vectors, load_clip_network, text_vectors
 from naruto_add.models.discriminator import pooled_embeds
 from naruto_add.params import CAPTION_MATCH, Add
-from naruto_add.training.add_augment import NUM_DRAWS, augmented
-from naruto_add.training.add_pixels import decoded_squares
+from naruto_add.training.add.augment import NUM_DRAWS, augmented
+from naruto_add.training.add.pixels import decoded_squares
 from naruto_add.training.sharing import shown
 
 KEY = "add.image_text_network"
