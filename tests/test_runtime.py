@@ -163,7 +163,7 @@ def test_a_second_process_of_one_launch_does_not_ask_for_the_lock(
         ("evaluate", {"features": "clip"}, True),
         ("evaluate", {"clip_score": "owner/name@" + "0" * 40}, True),
         ("ingest", {"source": "hub"}, True),
-        ("add", {"pixel_backbone": "dinov2_small"}, False),
+        ("add", {"pixel_backbone": "dinov2_small", "method": "consistency"}, True),
         ("add", {"pixel_backbone": "dinov2_small", "discriminators": ["pixel"]}, True),
         ("add", {"image_text_network": "owner/name@" + "0" * 40}, False),
         ("add", {"image_text_network": "owner/name@" + "0" * 40, "image_text_weight": 0.5}, True),

@@ -156,5 +156,5 @@ def _needs_hub(params: Params) -> bool:
         not all(Path(item).is_dir() for item in models)
         or params.ingest.source == "hub"
         or params.evaluate.features in {"clip", "dinov2"}
-        or (is_adversarial and "pixel" in add.discriminators and add.pixel_backbone == "dinov2_small")
+        or add.pixel_backbone == "dinov2_small"
     )

@@ -1,12 +1,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from cleanfid import fid
 from torch import Tensor
 
 from naruto_add.runtime import StageError
 from naruto_add.training.scores import (
     check_can_sample,
     colour_drift,
+    kernel_distance,
     relative_sample_error,
     sliced_distance,
     spread,
@@ -100,3 +102,13 @@ def test_a_channel_that_carries_nothing_hardly_counts() -> None:
     noisy[:, 3] += 0.01
     assert sliced_distance(noisy, reference) < 0.01
     assert colour_drift(noisy, reference) < 0.02
+
+
+def test_the_kernel_distance_is_that_of_clean_fid_and_grows_with_a_shift() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, reference = (torch.randn(40, 16, generator=generator) for _ in range(2))
+    distances = [kernel_distance(features + shift, reference).item() for shift in (0.0, 0.5, 1.0)]
+    assert abs(distances[0]) < 0.05 < distances[1] < distances[2]
+    expected = fid.kernel_distance(features.double().numpy(), reference.double().numpy(), num_subsets=1)
+    assert kernel_distance(features, reference).item() == pytest.approx(expected, abs=1e-9)
+    assert kernel_distance(reference, reference) < 0

@@ -20,9 +20,9 @@ def sliced_distance(
 
     The mean over a pyramid of halved resolutions, each with the same fixed random directions (Rabin et al. 2011; as a
     score of generators: Karras et al. 2018, section 5). Zero only for equal patch distributions: blur, which a mean
-    squared error rewards, narrows them and shows; so do drifting colours and lost variety. It needs no feature network,
-    so that the checkpoint is not chosen by what the discriminator or the final evaluation sees. One deviation for all
-    channels: an autoencoder may leave some of them unused, and their rest of noise says nothing about a picture.
+    squared error rewards, narrows them and shows; so do drifting colours and lost variety. It needs no feature network
+    and no decoding, and knows nothing of pictures. One deviation for all channels: an autoencoder may leave some of
+    them unused, and their rest of noise says nothing about a picture.
     """
     scale = reference.std()
     levels = [(latents / scale, reference / scale)]
@@ -30,6 +30,18 @@ def sliced_distance(
         levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
     directions = _directions(latents.shape[1] * PATCH_SIDE**2).to(latents)
     return torch.stack([_level_distance(one, other, directions) for one, other in levels]).mean()
+
+
+@torch.no_grad()
+def kernel_distance(
+    features: Float[Tensor, "samples width"], reference: Float[Tensor, "others width"]
+) -> Float[Tensor, ""]:
+    """KID's formula (Binkowski et al. 2018): unbiased squared MMD with the kernel (x y / width + 1)^3, in fp64.
+
+    About 0 for samples of one distribution, and below it for the very same ones; at least two of each.
+    """
+    x, y = features.double(), reference.double()
+    return _mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * _kernel(x, y).mean()
 
 
 def colour_drift(
@@ -76,6 +88,14 @@ def check_can_sample(
         "picture is; raise student.num_steps, lower student.learning_rate, or remove fewer blocks "
         "(student.architecture), before adversarial training"
     )
+
+
+def _kernel(x: Tensor, y: Tensor) -> Float[Tensor, "x y"]:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _mean_off_diagonal(kernel: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    return (kernel.sum() - kernel.trace()) / (len(kernel) * (len(kernel) - 1))
 
 
 def _directions(dimension: int) -> Float[Tensor, "dimension projections"]:

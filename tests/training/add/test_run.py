@@ -37,6 +37,7 @@ from naruto_add.training.add.distill import distill
 from naruto_add.training.add.distillation_run import training_precision
 from naruto_add.training.add.image_text import ImageText, load_image_text
 from naruto_add.training.add.inputs import AddData, Batch, draw_batch, load_data
+from naruto_add.training.add.picture_score import PictureScore
 from naruto_add.training.add.pixels import decoded_squares
 from naruto_add.training.add.run import AddRun, adv_weight_at
 from naruto_add.training.loop import run_steps
@@ -729,8 +730,10 @@ def test_a_perfect_student_scores_zero(build: Build) -> None:
     run = build.run(add_params())
     held_out = replace(run.data.held_out, x0=run.sample_held_out())
     run.data = replace(run.data, held_out=held_out)
+    run.picture_score = PictureScore(run.bundle, held_out.x0, params=run.params)
     scalars = run.validate(0)
-    assert [scalars[name] for name in ("score", "sample_mse", "colour_drift")] == [0.0, 0.0, 0.0]
+    assert [scalars[name] for name in ("latent_distance", "sample_mse", "colour_drift")] == [0.0, 0.0, 0.0]
+    assert scalars["score"] <= 0  # unbiased, so below 0 for the very same pictures
 
 
 def run_all(run: AddRun, folder: Path, *, stop_at: int | None = None) -> None:
@@ -769,7 +772,7 @@ def test_fault_8_a_killed_run_resumes_bit_for_bit(build: Build, tmp_path: Path) 
 def test_patience_ends_training_early_and_for_good(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation_run, "sliced_distance", lambda *_: torch.tensor(0.5))
+    monkeypatch.setattr(PictureScore, "__call__", lambda *_: 0.5)
     params = add_params(num_steps=6, validation_every_steps=1, patience=2, adv_weight=0.0, renoised_weight=0.0)
     run, again = build.run(params), build.run(params)
     steps: list[int] = []
@@ -841,7 +844,7 @@ def test_the_best_validated_average_is_written_not_the_last_iterate(
     build: Build, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.5, 0.6])
-    monkeypatch.setattr(distillation_run, "sliced_distance", lambda *_: torch.tensor(next(scores)))
+    monkeypatch.setattr(PictureScore, "__call__", lambda *_: next(scores))
     out_dir = distill_into(build, tmp_path, tiny_pipeline_dir, add_params(num_steps=2))
     written = load_unet(out_dir, precision="fp32")
     assert same(weights(written), weights(load_unet(build.student_dir, precision="fp32")))

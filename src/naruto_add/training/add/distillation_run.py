@@ -14,6 +14,7 @@ from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
 from naruto_add.params import Add, StudentScheduler
 from naruto_add.training.add.alarms import Alarms
 from naruto_add.training.add.inputs import AddData
+from naruto_add.training.add.picture_score import PictureScore
 from naruto_add.training.add.state import Patience, Scores
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
@@ -62,6 +63,7 @@ class DistillationRun(ABC):
             ema=self.ema,
             advice=self.ADVICE,
         )
+        self.picture_score = PictureScore(bundle, data.held_out.x0, params=params)
         self.best = Best()
         self.scores = Scores()
         self.patience = Patience(params.patience)
@@ -92,7 +94,8 @@ class DistillationRun(ABC):
             diversity = self.sample_few_prompts()
         reference = self.data.held_out.x0
         scalars = {
-            "score": sliced_distance(samples, reference).item(),
+            "score": self.picture_score(samples),
+            "latent_distance": sliced_distance(samples, reference).item(),
             "sample_mse": (samples - reference).square().mean().item(),
             "colour_drift": colour_drift(samples, reference).item(),
             "diversity": (spread(diversity) / reference.std()).item(),
