@@ -46,6 +46,7 @@ from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
 TEMPLATE = "ninja style, {caption}"
 PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 SMALL = {
+    "discriminators": ["latent"],
     "num_steps": 4,
     "batch_size": 6,
     "discriminator_width": 8,
