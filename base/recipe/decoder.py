@@ -124,7 +124,8 @@ def widened(narrow: AutoencoderKL, widths: list[int]) -> AutoencoderKL:
             if rest:
                 raise ValueError(f"decoder.widths: {widths} must be multiples of {narrow.config.block_out_channels}")
             source = source.repeat_interleave(copies, dim) / (copies if dim == 1 else 1)
-        parameter.copy_(source)
+        weights[name] = source
+    wide.load_state_dict(weights)
     return wide
 
 

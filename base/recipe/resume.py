@@ -1,4 +1,4 @@
-"""Checkpoints of the recipe's two long trainings: written whole or not at all, loaded as tensors only."""
+"""Checkpoints of the recipe's long trainings: written whole or not at all, loaded as tensors only."""
 
 from pathlib import Path
 from typing import Any

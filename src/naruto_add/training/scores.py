@@ -38,7 +38,8 @@ def kernel_distance(
 ) -> Float[Tensor, ""]:
     """KID's formula (Binkowski et al. 2018): unbiased squared MMD with the kernel (x y / width + 1)^3, in fp64.
 
-    About 0 for samples of one distribution, and below it for the very same ones; at least two of each.
+    About 0 for samples of one distribution, and below it for the very same ones; at least two of each. The evaluation
+    has its own, in numpy: neither may know the other.
     """
     x, y = features.double(), reference.double()
     return _mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * _kernel(x, y).mean()

@@ -21,8 +21,9 @@ INPUT_PX = 224
 class PictureScore:
     """Kernel distance (KID's formula) of decoded samples to the teacher's, by the features of `add.pixel_backbone`.
 
-    A distance of latents was tried first: it fell while the Frechet distance of the pictures rose. The network is
-    loaded, and the reference seen, when they are first asked for.
+    A pixel discriminator on the same network trains the student against what chooses it, which may flatter it;
+    `evaluate` judges by another. A distance of latents was tried first: it fell while the Frechet distance of the
+    pictures rose. The network is loaded, and the reference seen, when they are first asked for.
     """
 
     def __init__(self, bundle: ModelBundle, reference: Float[Tensor, "others c h w"], *, params: Add) -> None:
