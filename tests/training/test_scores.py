@@ -8,7 +8,7 @@ from naruto_add.runtime import StageError
 from naruto_add.training.scores import (
     check_can_sample,
     colour_drift,
-    kernel_distance,
+    paired_kernel_distance,
     relative_sample_error,
     sliced_distance,
     spread,
@@ -104,11 +104,20 @@ def test_a_channel_that_carries_nothing_hardly_counts() -> None:
     assert colour_drift(noisy, reference) < 0.02
 
 
-def test_the_kernel_distance_is_that_of_clean_fid_and_grows_with_a_shift() -> None:
+def test_the_kernel_distance_of_pairs_is_that_of_clean_fid_without_the_pairs_and_grows_with_a_shift() -> None:
     generator = torch.Generator().manual_seed(0)
-    features, reference = (torch.randn(40, 16, generator=generator) for _ in range(2))
-    distances = [kernel_distance(features + shift, reference).item() for shift in (0.0, 0.5, 1.0)]
+    features, reference = (torch.randn(40, 16, generator=generator).double() for _ in range(2))
+    pairs = ((features * reference).sum(dim=1) / 16 + 1) ** 3
+    across = (features @ reference.T / 16 + 1) ** 3
+    counted = fid.kernel_distance(features.numpy(), reference.numpy(), num_subsets=1)
+    expected = counted + 2 * across.mean() - 2 * (across.sum() - pairs.sum()) / (40 * 39)
+    assert paired_kernel_distance(features, reference).item() == pytest.approx(expected.item(), abs=1e-9)
+    distances = [paired_kernel_distance(features + shift, reference).item() for shift in (0.0, 0.5, 1.0)]
     assert abs(distances[0]) < 0.05 < distances[1] < distances[2]
-    expected = fid.kernel_distance(features.double().numpy(), reference.double().numpy(), num_subsets=1)
-    assert kernel_distance(features, reference).item() == pytest.approx(expected, abs=1e-9)
-    assert kernel_distance(reference, reference) < 0
+
+
+def test_a_sample_is_not_nearer_than_equal_for_being_like_its_pair() -> None:
+    reference = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)) * 3
+    assert paired_kernel_distance(reference, reference).item() == pytest.approx(0, abs=1e-9)
+    assert fid.kernel_distance(reference.numpy(), reference.numpy(), num_subsets=1) < -1
+    assert paired_kernel_distance(0.9 * reference, reference).item() > 0

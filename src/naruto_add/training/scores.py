@@ -33,16 +33,18 @@ def sliced_distance(
 
 
 @torch.no_grad()
-def kernel_distance(
-    features: Float[Tensor, "samples width"], reference: Float[Tensor, "others width"]
+def paired_kernel_distance(
+    features: Float[Tensor, "pairs width"], reference: Float[Tensor, "pairs width"]
 ) -> Float[Tensor, ""]:
-    """KID's formula (Binkowski et al. 2018): unbiased squared MMD with the kernel (x y / width + 1)^3, in fp64.
+    """KID's squared MMD, with the kernel (x y / width + 1)^3 of Binkowski et al. 2018, for samples that come in pairs.
 
-    About 0 for samples of one distribution, and below it for the very same ones; at least two of each. The evaluation
-    has its own, in numpy: neither may know the other.
+    The U-statistic of Gretton et al. 2012, eq. 4, which compares no item with itself or with its pair: samples of the
+    same noise are alike, and counting those pairs would say "less than equal". 0 for the very same sets; in fp64.
     """
     x, y = features.double(), reference.double()
-    return _mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * _kernel(x, y).mean()
+    differences = _kernel(x, x) + _kernel(y, y) - _kernel(x, y) - _kernel(y, x)
+    num = len(differences)
+    return (differences.sum() - differences.trace()) / (num * (num - 1))
 
 
 def colour_drift(
@@ -93,10 +95,6 @@ def check_can_sample(
 
 def _kernel(x: Tensor, y: Tensor) -> Float[Tensor, "x y"]:
     return (x @ y.T / x.shape[1] + 1) ** 3
-
-
-def _mean_off_diagonal(kernel: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
-    return (kernel.sum() - kernel.trace()) / (len(kernel) * (len(kernel) - 1))
 
 
 def _directions(dimension: int) -> Float[Tensor, "dimension projections"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents
 from naruto_add.models.backbones import Backbone, load_backbone
 from naruto_add.params import Add
-from naruto_add.training.scores import kernel_distance
+from naruto_add.training.scores import paired_kernel_distance
 
 AT_ONCE = 8
 """Pictures that are decoded together."""
@@ -30,8 +30,8 @@ class PictureScore:
         self._bundle, self._reference, self._backbone_name = bundle, reference, params.pixel_backbone
 
     def __call__(self, latents: Float[Tensor, "samples c h w"]) -> float:
-        """Lower is better; about 0 where nothing tells the two sets apart."""
-        return kernel_distance(self._features(latents), self._reference_features).item()
+        """Samples of the reference's noise and prompts, in its order. Lower is better; 0 for the very same pictures."""
+        return paired_kernel_distance(self._features(latents), self._reference_features).item()
 
     @cached_property
     def _backbone(self) -> Backbone:
