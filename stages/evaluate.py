@@ -2,6 +2,7 @@
 
 from naruto_add import paths
 from naruto_add.evaluation.evaluate import evaluate
+from naruto_add.evaluation.generate import DRAWING_CODE
 from naruto_add.evaluation.subjects import Models
 from naruto_add.params import load_params
 from naruto_add.runtime import evaluation_cache_dir, run_stage
@@ -22,6 +23,7 @@ def main() -> None:
         ),
         prompt_template=params.teacher.prompt_template,
         dataset_dir=paths.DATASET,
+        drawn_dir=evaluation_cache_dir(*DRAWING_CODE),
         cache_dir=evaluation_cache_dir(),
         metrics_path=paths.EVALUATE_METRICS,
         subject_path=paths.SUBJECT_METRICS,

@@ -3,22 +3,55 @@
 import json
 import re
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 
-from naruto_add.base_model import check_base_model, latent_side
+from naruto_add.base_model import BaseUse, check_base_model, check_base_use, latent_side
+from naruto_add.models.discriminator import UnetFeatures
+from naruto_add.models.student import Architecture, student_config
+from naruto_add.params import load_params
 from naruto_add.runtime import StageError
 
-VAE, UNET = {"block_out_channels": [128, 256, 512, 512]}, {"block_out_channels": [320, 640, 1280, 1280]}
+ROOT = Path(__file__).parent.parent
+VAE: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512]}
+UNET: dict[str, Any] = {"block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2}
 """Of Stable Diffusion 1.5."""
+COMMIT = "0" * 40
+USE = BaseUse(
+    model="",
+    revision="",
+    resolution_px=512,
+    further_resolutions_px=[768, "512x640"],
+    architecture="bk_tiny",
+    discriminator_blocks=["down_blocks.3", "mid_block", "up_blocks.0"],
+)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    for part, config in (("vae", VAE), ("unet", UNET)):
-        (tmp_path / part).mkdir()
-        (tmp_path / part / "config.json").write_text(json.dumps(config))
-    return tmp_path
+    return _pipeline(tmp_path / "model", VAE, UNET)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the hub's cache where owner/name would lie; the hub itself is out of reach."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path / "hub/models--owner--name/snapshots" / COMMIT
+
+
+def _pipeline(folder: Path, vae: dict[str, Any], unet: dict[str, Any]) -> Path:
+    for part, config in (("vae", vae), ("unet", unet)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / part / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def _check(model: Path | str, **changes: Any) -> None:
+    check_base_use(BaseUse(**{**vars(USE), "model": str(model), **changes}))
 
 
 @pytest.mark.parametrize(("resolution_px", "side"), [(512, 64), (64, 8), (768, 96)])
@@ -45,9 +78,95 @@ def test_repositories_are_pinned() -> None:
         check_base_model("owner/name", revision="", resolution_px=64)
 
 
-@pytest.mark.parametrize("content", [None, "{", "\x00"])
+@pytest.mark.parametrize("content", [None, "{", "\x00", "[]", "{}"])
 def test_half_a_pipeline_is_refused(model: Path, content: str | None) -> None:
     config = model / "unet/config.json"
     config.unlink() if content is None else config.write_text(content)
     with pytest.raises(StageError, match=r"base\.model: .* has no unet/config\.json that can be read"):
         check_base_model(str(model), revision="", resolution_px=64)
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"resolution_px": 520}, "base.resolution_px: 520 is not a multiple of 64"),
+    ({"further_resolutions_px": [768, "512x520"]}, "add.resolutions_px: the sides of 512x520 are not multiples of 64"),
+    ({"further_resolutions_px": [96]}, "add.resolutions_px: the sides of 96 are not multiples of 64"),
+    ({"discriminator_blocks": ["midblock"]}, "add.discriminator_blocks: 'midblock' is not a block of the base's U-Net"),
+    (
+        {"discriminator_blocks": ["up_blocks.4"]},
+        "use some of ['down_blocks.0', 'down_blocks.1', 'down_blocks.2', 'down",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MISTAKES)
+def test_what_later_stages_would_refuse_is_refused(model: Path, change: dict[str, Any], message: str) -> None:
+    _check(model)
+    with pytest.raises(StageError, match=re.escape(message)):
+        _check(model, **change)
+
+
+def test_all_mistakes_are_named_at_once(model: Path) -> None:
+    _pipeline(model, VAE, UNET | {"layers_per_block": 1})
+    with pytest.raises(StageError) as refused:
+        _check(model, further_resolutions_px=[96], discriminator_blocks=["a", "b"])
+    keys = [line.partition(":")[0] for line in str(refused.value).splitlines()]
+    assert keys == ["add.resolutions_px", "student.architecture", *["add.discriminator_blocks"] * 2]
+
+
+@pytest.mark.parametrize("layers", [1, 2, [2, 2, 1, 2], [2, 3, 2, 2], None])
+@pytest.mark.parametrize("channels", [[8], [8, 8], [8, 8, 8], [8, 8, 16], [8, 16, 16, 16]])
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+def test_the_student_that_is_refused_is_the_one_that_cannot_be_built(
+    model: Path, architecture: Architecture, channels: list[int], layers: Any
+) -> None:
+    unet = {"block_out_channels": channels, "up_block_types": ["UpBlock2D"] * len(channels)}
+    _pipeline(model, VAE, unet if layers is None else unet | {"layers_per_block": layers})
+    built = _refusal(student_config, unet | {"layers_per_block": layers or 2}, architecture)
+    checked = _refusal(_check, model, architecture=architecture, discriminator_blocks=[])
+    assert (built or "").partition(",")[0] == (checked or "").partition(",")[0]
+
+
+def _refusal(function: Any, *args: Any, **kwargs: Any) -> str | None:
+    try:
+        function(*args, **kwargs)
+    except StageError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("mid_block", ["UNetMidBlock2DCrossAttn", None])
+def test_the_blocks_are_those_of_the_network(model: Path, mid_block: str | None) -> None:
+    types = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 8}
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(block_out_channels=(8, 8), mid_block_type=mid_block, **types)
+    names = [*(name for name, _ in unet.named_modules() if name.count(".") < 2), "down_blocks.1", "up_blocks.1", "x"]
+    _pipeline(model, VAE, dict(unet.config))
+    for name in names:
+        known = _refusal(UnetFeatures, unet, [name]) is None
+        assert (_refusal(_check, model, architecture="none", discriminator_blocks=[name]) is None) == known, name
+
+
+def test_a_base_on_the_hub_is_checked_where_its_configurations_can_be_had(hub: Path) -> None:
+    _check("owner/name", revision=COMMIT, resolution_px=520, discriminator_blocks=["typo"])
+    _pipeline(hub, VAE, UNET)
+    _check("owner/name", revision=COMMIT)
+    for change, message in MISTAKES:
+        with pytest.raises(StageError, match=re.escape(message)):
+            _check("owner/name", revision=COMMIT, **change)
+    (hub / "vae/config.json").unlink()
+    _check("owner/name", revision=COMMIT, resolution_px=520)
+
+
+@pytest.mark.parametrize("profile", ["mini", "sd15"])
+def test_profiles_fit_their_base(profile: str, hub: Path) -> None:
+    params = load_params(ROOT / "profiles" / f"{profile}.yaml")
+    if profile == "sd15":
+        _pipeline(hub, VAE, UNET)
+    _check(
+        ROOT / params.base.model if profile == "mini" else "owner/name",
+        revision=COMMIT,
+        resolution_px=params.base.resolution_px,
+        further_resolutions_px=params.add.resolutions_px,
+        architecture=params.student.architecture,
+        discriminator_blocks=params.add.discriminator_blocks,
+    )

@@ -104,6 +104,8 @@ def test_params_as_committed_are_mini() -> None:
             61,
             "student.pool_steps: 61 steps are not what DPM-Solver++ can do; use a divisor of 1000",
         ),
+        ("student.pool_steps", 10, "student.pool_steps: 10 steps do not visit add.timesteps [999, 749, 499, 249]; use"),
+        ("add.judged_fraction", 0.0, "add.judged_fraction: 0.0"),
         ("add.discriminators", [], "add.discriminators"),
         ("add.method", "gan", "add.method: 'gan'"),
         ("add.resolutions_px", [96, "128x64", "64x128"], None),
@@ -151,6 +153,9 @@ def test_one_picture_has_no_distribution(mini: Any) -> None:
 
 def test_pictures_without_their_noise_are_no_pairs(mini: Any) -> None:
     pictures = _with(mini, "student.pool_source", "dataset")
+    with pytest.raises(ParamsError, match=r"student\.knowledge_steps: .*pool_source dataset has none; use \d+"):
+        parse_params(pictures)
+    pictures = _with(pictures, "student.knowledge_steps", mini["student"]["num_steps"])
     with pytest.raises(ParamsError, match=r"add\.pair_weight: 1\.0 .* use 0, or add\.pair_target solve"):
         parse_params(pictures)
     parse_params(_with(pictures, "add.pair_weight", 0.0))
@@ -182,6 +187,9 @@ def test_further_sizes_have_no_real_pictures(mini: Any, source: str) -> None:
 def test_lcm_takes_divisors_of_1000_only(mini: Any, key: str, value: list[int]) -> None:
     parse_params(_with(mini, key, value))
     lcm = _with(mini, "sampling.student_scheduler", "lcm")
+    with pytest.raises(ParamsError, match=r"^student\.knowledge_steps: .* lcm leaves it between steps; use \d+$"):
+        parse_params(lcm)
+    lcm = _with(lcm, "student.knowledge_steps", mini["student"]["num_steps"])
     parse_params(lcm)
     with pytest.raises(
         ParamsError, match=f"^{key}: 3 steps are not what .* lcm can do; use a divisor of 1000, or ddim$"

@@ -33,6 +33,8 @@ EVALUATE = {
     "distilled.num_images": 96,
     "real_halves.fd_lite1": 2.125,
     "real_halves.density": 0.875,
+    "real_decoded.fd_lite1": 7.125,
+    "real.attribute_accuracy": 0.9625,
     "process.peak_rss_mib": 1234.0,
 }
 PARAMS = load_params(ROOT / paths.PARAMS)
@@ -52,10 +54,10 @@ def project(tmp_path: Path) -> Path:
         (metrics / f"{name}.json").write_text(json.dumps(values))
     (metrics / "curves/teacher.tsv").write_text("step\tloss\n1\t2.5\n2\t\n3\t0.5\n")
     sweep = [
-        "subject\tsteps\tlatency_ms\tdistance",
-        "teacher\t4\t40\t30",
-        "teacher\t100\t1000\t12",
-        "distilled\t4\t31\t13",
+        "subject\tsteps\tlatency_ms\tmetric\tdistance\tlow\thigh\tnum_images",
+        "teacher\t4\t40\tfd_lite1\t30\t25\t35\t16",
+        "teacher\t100\t1000\tfd_lite1\t12\t10\t14\t16",
+        "distilled\t4\t31\tfd_lite1\t13\t10\t16\t16",
     ]
     (metrics / "curves/sweep.tsv").write_text("\n".join(sweep) + "\n")
     for name in PICTURES:
@@ -124,6 +126,7 @@ def test_the_page_says_what_the_files_say(page: Path) -> None:
     text = " ".join(_Addresses(page.read_text()).text.split())
     assert "12.35" in text and "1,111 to 1,666" in text and "0.875" in text
     assert "few pictures" in text
+    assert "7.125" in text and "reaches 0.9625 on real held-out pictures" in text
     assert "colour: 2 alarms" in text and "gap: 0 alarms" in text
     assert f"add: best at step {PARAMS.add.num_steps} of {PARAMS.add.num_steps}, at the very end" in text
     assert f"student: best at step 0 of {PARAMS.student.num_steps}, training did not help" in text

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
 
 from naruto_add import runtime
+from naruto_add.evaluation.generate import DRAWING_CODE
 from naruto_add.files import new_folder
 from naruto_add.params import Export, ParamsError, load_params
 from naruto_add.runtime import StageError, checkpoint_dir, evaluation_cache_dir, exclusive, local_folder, run_stage
@@ -51,12 +53,38 @@ def test_another_stage_value_or_dep_has_another_folder(repository: Path) -> None
 def test_other_code_has_another_folder(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = repository / "code.py"
     code.write_text("x = 1")
-    monkeypatch.setattr(runtime, "_loaded_code", lambda: [code])
+    monkeypatch.setattr(runtime, "_loaded_code", lambda *_: [code])
     before = _checkpoints(repository), evaluation_cache_dir()
     code.write_text("x = 2")
     after = _checkpoints(repository), evaluation_cache_dir()
     assert before[0] != after[0]
     assert before[1] != after[1]
+
+
+def test_code_that_does_not_draw_has_no_part_in_what_is_drawn(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {name: repository / f"{name}.py" for name in ("judge", "generate", "generated")}
+    for name, file in files.items():
+        file.write_text("x = 1")
+        monkeypatch.setitem(sys.modules, f"naruto_add.evaluation.{name}", SimpleNamespace(__file__=str(file)))
+
+    def folders() -> list[Path]:
+        return [evaluation_cache_dir("naruto_add.evaluation.generate"), evaluation_cache_dir()]
+
+    drawn, judged = folders()
+    files["judge"].write_text("x = 2")
+    files["generated"].write_text("x = 2")
+    assert folders()[0] == drawn
+    assert folders()[1] != judged
+    files["generate"].write_text("x = 2")
+    assert folders()[0] != drawn
+
+
+def test_all_that_draws_counts_for_what_is_drawn() -> None:
+    names = {path.stem for path in runtime._loaded_code(*DRAWING_CODE)}
+    assert {"bundle", "drawing", "sampling", "generate", "subjects", "compute"} <= names
+    assert not {"judge", "evaluate", "cost", "features"} & names
 
 
 def test_the_code_that_counts_is_what_is_imported() -> None:

@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from naruto_add import paths
-from naruto_add.model_card import metrics_table
+from naruto_add.model_card import CardFacts, metrics_table, model_card
 from naruto_add.summary import main, summary
 
 METRICS = {
@@ -20,6 +21,7 @@ METRICS = {
     "distilled.fd_lite1_high": 16.25,
     "distilled.fd_lite1_n_small": 1,
     "real.fd_lite1": 2.0,
+    "real.attribute_accuracy": 0.975,
 }
 
 
@@ -37,9 +39,28 @@ def test_summary_names_places_that_are_there(tmp_path: Path) -> None:
     (tmp_path / paths.EVALUATE_METRICS).parent.mkdir(parents=True)
     (tmp_path / paths.EVALUATE_METRICS).write_text(json.dumps(METRICS))
     text = summary(tmp_path)
+    assert "reaches 0.975 on real held-out pictures" in text
+    assert "report.html" not in text
+    (tmp_path / paths.REPORT).touch()
+    assert "report.html" in summary(tmp_path)
     assert re.search(r"latency_ms +lower +1,500 +31\.5\n", text)
     assert "metrics/evaluate.json" in text
     assert "models/export" not in text
+
+
+def test_the_model_card_tells_the_classifiers_accuracy() -> None:
+    facts = CardFacts(
+        base_model="base/model",
+        source="shinobi",
+        hub_dataset="",
+        method="adversarial",
+        timesteps=[999],
+        prompt="a man",
+        precision="fp32",
+        metrics=METRICS,
+    )
+    assert "reaches 0.975 on real held-out pictures" in model_card(facts)
+    assert "real held-out" not in model_card(replace(facts, metrics={}))
 
 
 def test_before_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

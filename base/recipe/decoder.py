@@ -1,12 +1,14 @@
-"""Widen the autoencoder and train its decoder to draw sharply: `python -m recipe.decoder` in base/.
+"""Widen the autoencoder and train it to draw sharply: `python -m recipe.decoder` in base/.
 
-The encoder's function stays, and with it the latents: only how they are drawn changes. Trained on differences of pixels
-alone, a decoder paints the mean of all faces that a latent may stand for, which has no eyes; so features are compared
-and a discriminator judges (Esser et al. 2021, VQGAN), as for the autoencoder of Stable Diffusion.
+Trained on differences of pixels alone, a decoder paints the mean of all faces that a latent may stand for, which has no
+eyes; so features are compared and a discriminator judges (Esser et al. 2021, VQGAN), as for the autoencoder of Stable
+Diffusion. The latents are held near the narrow one's, so that a denoiser trained on those can go on.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,86 +29,143 @@ from recipe.resume import load_checkpoint, save_checkpoint
 SAVE_EVERY_STEPS = 200
 MIRRORED_SHARE = 0.5
 RECOLORED_SHARE = 0.2
-SYMMETRY_NOISE = 0.02
+SYMMETRY_NOISE = 0.03
 """Of a weight's own spread: copies of a channel must differ to learn different things."""
+UNUSED_STD = 0.3
+"""Of a latent channel that the narrow autoencoder left empty: it is not held, and may be filled."""
 
 
-def train_decoder(
-    out_dir: Path,
-    *,
-    seed: int,
-    widths: list[int],
-    num_steps: int,
-    batch_size: int,
-    families: list[str],
-    learning_rate: float,
-    discriminator_learning_rate: float,
-    perceptual_weight: float,
-    adversarial_weight: float,
-    adversarial_start_steps: int,
-    ema_decay: float,
-) -> None:
-    """Save an fp16 AutoencoderKL of these widths, each a multiple of the narrow one's, with the latents of that one."""
-    torch.manual_seed(seed)
+@dataclass(frozen=True)
+class Recipe:
+    """The section `decoder` of params.yaml, which says what each value means."""
+
+    seed: int
+    widths: list[int]
+    num_steps: int
+    batch_size: int
+    families: list[str]
+    learning_rate: float
+    discriminator_learning_rate: float
+    perceptual_weight: float
+    kl_weight: float
+    latent_weight: float
+    latent_noise: float
+    adversarial_weight: float
+    adversarial_start_steps: int
+    ema_decay: float
+
+
+def train_decoder(out_dir: Path, recipe: Recipe) -> None:
+    """Save an fp16 AutoencoderKL of these widths, each a multiple of the narrow one's, with latents near its own."""
+    torch.manual_seed(recipe.seed)
     narrow = AutoencoderKL.from_pretrained(AUTOENCODER, torch_dtype=torch.float32).requires_grad_(False)
-    vae = widened(narrow, widths)
-    _break_symmetry(vae.decoder)
-    decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder])
-    critic, photographs = _Critic(), load_efficientnet("lite0", torch.device("cpu"))
-    ema = EMAModel(decoder.parameters(), decay=ema_decay)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, betas=(0.5, 0.99), fused=True)
-    critic_optimizer = torch.optim.AdamW(
-        critic.parameters(), lr=discriminator_learning_rate, betas=(0.5, 0.99), fused=True
-    )
-    schedule = cycle(optimizer, learning_rate, num_steps)
-    state = {
-        "decoder": decoder,
-        "critic": critic,
-        "ema": ema,
-        "optimizer": optimizer,
-        "critic_optimizer": critic_optimizer,
-        "schedule": schedule,
-    }
+    pictures = _Pictures(recipe.families)
+    run = _Run(narrow, recipe, held=_used_channels(narrow, pictures.batch(np.random.default_rng(recipe.seed), 64)))
     checkpoint = CHECKPOINTS / "decoder.pt"
-    first_step, pictures = load_checkpoint(checkpoint, state), _Pictures(families)
-    progress = tqdm(range(first_step, num_steps), initial=first_step, total=num_steps, desc="decoder", mininterval=10)
+    first_step = load_checkpoint(checkpoint, run.state())
+    progress = tqdm(
+        range(first_step, recipe.num_steps),
+        initial=first_step,
+        total=recipe.num_steps,
+        desc="decoder",
+        mininterval=10,
+    )
     for step in progress:
         torch.manual_seed(step)
-        pixels = pictures.batch(np.random.default_rng((seed, step)), batch_size)
-        with torch.no_grad():
-            latents = narrow.encode(pixels).latent_dist.sample()
-            real_maps = resolution_maps(photographs, pixels)
-        drawn = vae.decode(latents).sample
-        perceptual = multi_depth_distance(resolution_maps(photographs, drawn), real_maps).mean()
-        loss = F.l1_loss(drawn, pixels) + perceptual_weight * perceptual
-        if step >= adversarial_start_steps:
-            critic.requires_grad_(False)
-            loss = loss - adversarial_weight * critic(drawn).mean()
-            critic.requires_grad_(True)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        ema.step(decoder.parameters())
-
-        critic_optimizer.zero_grad()
-        real, fake = critic(torch.cat([pixels, drawn.detach()])).chunk(2)
-        critic_loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-        critic_loss.backward()
-        critic_optimizer.step()
-        progress.set_postfix(
-            pixels=f"{F.l1_loss(drawn, pixels).item():.3f}",
-            features=f"{perceptual.item():.3f}",
-            critic=f"{critic_loss.item():.2f}",
-            refresh=False,
-        )
+        pixels = pictures.batch(np.random.default_rng((recipe.seed, step)), recipe.batch_size)
+        scalars = run.train_step(pixels, is_judged=step >= recipe.adversarial_start_steps)
+        progress.set_postfix({name: f"{value:.3f}" for name, value in scalars.items()}, refresh=False)
         if (step + 1) % SAVE_EVERY_STEPS == 0:
-            save_checkpoint(checkpoint, state, step + 1)
-    ema.copy_to(decoder.parameters())
-    vae.half().save_pretrained(out_dir)
+            save_checkpoint(checkpoint, run.state(), step + 1)
+    run.ema.copy_to(run.vae.parameters())
+    run.vae.half().save_pretrained(out_dir)
     forget_paths(out_dir.parent)
     checkpoint.unlink(missing_ok=True)
+
+
+class _Run:
+    """The wide autoencoder, the discriminator that judges it, and a step of both."""
+
+    def __init__(self, narrow: AutoencoderKL, recipe: Recipe, *, held: Tensor) -> None:
+        self.narrow, self.recipe, self.held = narrow, recipe, held
+        self.vae = widened(narrow, recipe.widths)
+        _break_symmetry(self.vae)
+        self.critic, self.photographs = _Critic(), load_efficientnet("lite0", torch.device("cpu"))
+        self.ema = EMAModel(self.vae.parameters(), decay=recipe.ema_decay)
+        self.optimizer = _adamw(self.vae, recipe.learning_rate)
+        self.critic_optimizer = _adamw(self.critic, recipe.discriminator_learning_rate)
+        self.schedule = cycle(self.optimizer, recipe.learning_rate, recipe.num_steps)
+
+    def state(self) -> dict[str, Any]:
+        """What a killed training goes on from."""
+        return {
+            "vae": self.vae,
+            "critic": self.critic,
+            "ema": self.ema,
+            "optimizer": self.optimizer,
+            "critic_optimizer": self.critic_optimizer,
+            "schedule": self.schedule,
+        }
+
+    def train_step(self, pixels: Tensor, *, is_judged: bool) -> dict[str, float]:
+        """One update of the autoencoder and, once it is judged, of its judge."""
+        posterior = self.vae.encode(pixels).latent_dist
+        drawn = self.vae.decode(self._noisy(posterior.sample())).sample
+        losses = self._losses(pixels, posterior, drawn)
+        loss = (
+            losses["pixels"]
+            + self.recipe.perceptual_weight * losses["features"]
+            + self.recipe.kl_weight * losses["kl"]
+            + self.recipe.latent_weight * losses["latents"]
+        )
+        if is_judged:
+            self.critic.requires_grad_(False)
+            loss = loss - self.recipe.adversarial_weight * self.critic(drawn).mean()
+            self.critic.requires_grad_(True)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.ema.step(self.vae.parameters())
+        scalars = {name: value.item() for name, value in losses.items()}
+        return scalars | ({"critic": self._train_critic(pixels, drawn.detach())} if is_judged else {})
+
+    def _losses(self, pixels: Tensor, posterior: Any, drawn: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            real_maps = resolution_maps(self.photographs, pixels)
+            near = self.narrow.encode(pixels).latent_dist.mean
+        features = multi_depth_distance(resolution_maps(self.photographs, drawn), real_maps).mean()
+        return {
+            "pixels": F.l1_loss(drawn, pixels) + F.mse_loss(drawn, pixels),
+            "features": features,
+            "kl": posterior.kl().mean() / near[0].numel(),
+            "latents": (self.held * (posterior.mean - near).square()).mean(),
+        }
+
+    def _noisy(self, latents: Tensor) -> Tensor:
+        """Noise up to `latent_noise`, another amount for each picture: what a denoiser gets wrong shall draw well."""
+        amount = self.recipe.latent_noise * torch.rand(len(latents), 1, 1, 1)
+        return latents + amount * torch.randn_like(latents)
+
+    def _train_critic(self, pixels: Tensor, drawn: Tensor) -> float:
+        self.critic_optimizer.zero_grad()
+        real, fake = self.critic(torch.cat([pixels, drawn])).chunk(2)
+        loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        loss.backward()
+        self.critic_optimizer.step()
+        return float(loss.item())
+
+
+def _adamw(module: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=(0.5, 0.99), fused=True)
+
+
+@torch.no_grad()
+def _used_channels(narrow: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """(1, C, 1, 1): 1 for the latent channels that say something about a picture, 0 for the others."""
+    std = narrow.encode(pixels).latent_dist.mean.std(dim=(0, 2, 3))
+    return (std > UNUSED_STD).float().view(1, -1, 1, 1)
 
 
 def widened(narrow: AutoencoderKL, widths: list[int]) -> AutoencoderKL:
@@ -172,4 +231,4 @@ class _Pictures:
 
 
 if __name__ == "__main__":
-    train_decoder(MODEL / "vae", **section("decoder"))
+    train_decoder(MODEL / "vae", Recipe(**section("decoder")))

@@ -2,6 +2,7 @@
 
 Keys are `<subject>.<metric>`. A metric may have companions: `_low` and `_high`, its 95% interval; `_n_small`, 1 where
 fewer than 2,048 pictures were compared, so that it is comparable only with figures of the same number of pictures.
+An entry with a * is of several names; of those that fit a name, the first is its own.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ COMPANIONS = (*INTERVAL_ENDS, FEW)
 
 @dataclass(frozen=True)
 class Metric:
-    """`name` ends in * where the network's name follows; `headline` ones are shown in summaries, in this order."""
+    """`name` has a * where a network or attribute is named; `headline` ones are shown in summaries, in this order."""
 
     name: str
     meaning: str
@@ -34,19 +35,25 @@ CATALOG = (
     Metric("density", "real neighbourhoods that a drawn picture lies in; 1 for equal sets", "", "higher", False),
     Metric("coverage", "real pictures with a drawn one in their neighbourhood", "fraction", "higher", False),
     Metric("attribute_accuracy", "attributes named in captions that a classifier sees", "fraction", "higher", True),
+    Metric("attribute_accuracy_headwear_present", "named headwear seen, of any colour", "fraction", "higher", False),
     Metric("attribute_accuracy_*", "the same, of this attribute", "fraction", "higher", False),
     Metric("clip_score", "100 max(cosine, 0) of picture and caption in CLIP's space", "", "higher", True),
     Metric("lpips_diversity", "LPIPS between two pictures of one prompt", "", "higher", False),
     Metric("pd_*_diversity", "perceptual distance between two pictures of one prompt", "", "higher", False),
+    Metric("lpips_noise_floor", "LPIPS of the teacher to itself from another seed", "", "", True),
+    Metric("pd_*_noise_floor", "perceptual distance of the teacher to itself from another seed", "", "", True),
     Metric("lpips", "LPIPS to the teacher's picture of the same prompt and noise", "", "lower", True),
     Metric("pd_*", "perceptual distance to the teacher's picture of the same prompt and noise", "", "lower", True),
-    Metric("nearest_train_ratio", "distance to training pictures over held-out ones': 1; copies 0", "", "higher", True),
+    Metric("nearest_train_ratio", "distance to training pictures over held-out ones': best 1; copies 0", "", "", True),
     Metric("near_train_fraction", "nearer to training than 95% of held-out pictures: 0.05", "fraction", "lower", False),
     Metric("num_inference_steps", "steps of the sampler", "", "", True),
     Metric("latency_ms", "one picture, prompt to pixels, after a warm-up: median", "ms", "lower", True),
     Metric("latency_p95_ms", "one picture, prompt to pixels, after a warm-up: 95th percentile", "ms", "lower", False),
+    Metric("latency_batch8_ms", "8 pictures at once, prompts to pixels: median", "ms", "lower", False),
+    Metric("latency_batch8_p95_ms", "8 pictures at once, prompts to pixels: 95th percentile", "ms", "lower", False),
+    Metric("num_latency_repeats", "times that the row's latencies are of", "", "", False),
     Metric("speedup", "the teacher's latency over this one's", "", "higher", True),
-    Metric("images_per_second", "in batches of 8", "1/s", "higher", True),
+    Metric("images_per_second", "in batches of 8, by their median", "1/s", "higher", True),
     Metric("params_m", "parameters of the U-Net", "million", "lower", True),
     Metric("pipeline_params_m", "parameters of U-Net, text encoder and autoencoder", "million", "lower", False),
     Metric("size_mib", "weights of U-Net, text encoder and autoencoder on disk", "MiB", "lower", True),
@@ -55,6 +62,7 @@ CATALOG = (
     Metric("num_images", "pictures that the row's distances are of", "", "", True),
     Metric("num_diversity_pairs", "pairs of pictures that the diversity is of", "", "", False),
     Metric("num_named_attributes", "attributes named in captions, that the accuracy is of", "", "", False),
+    Metric("num_named_*", "captions that name this attribute", "", "", False),
 )  # fmt: skip
 
 
@@ -83,6 +91,16 @@ def interval(metrics: Mapping[str, float | int], key: str) -> tuple[float | int,
     """The 95% interval beside this key, where there is one."""
     low, high = (metrics.get(f"{key}{end}") for end in INTERVAL_ENDS)
     return None if low is None or high is None else (low, high)
+
+
+def classifier_note(metrics: Mapping[str, float | int]) -> str:
+    """What `attribute_accuracy` is worth: the classifier's own on real pictures; empty where there is none."""
+    key = "real.attribute_accuracy"
+    if key not in metrics:
+        return ""
+    bounds = interval(metrics, key)
+    span = f" ({number(bounds[0])} to {number(bounds[1])})" if bounds else ""
+    return f"The classifier of attribute_accuracy reaches {number(metrics[key])}{span} on real held-out pictures."
 
 
 def number(value: float | int, digits: int = 4) -> str:

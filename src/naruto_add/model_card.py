@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from naruto_add.catalog import describe, headline, interval, number
+from naruto_add.catalog import classifier_note, describe, headline, interval, number
 from naruto_add.params import AddMethod
 
 SUBJECTS = ("base", "teacher", "student", "distilled")
@@ -72,6 +72,7 @@ def model_card(facts: CardFacts) -> str:
     sections = [_front_matter(licence), _introduction(facts), _usage(facts)]
     if facts.metrics:
         sections.append(f"## Figures\n\n{metrics_table(facts.metrics)}")
+        sections += [note for note in [classifier_note(facts.metrics)] if note]
     sections.append(f"## Licences\n\n{licence.text}\n\n{_dataset_licence(facts)}")
     return "\n\n".join(sections) + "\n"
 

@@ -115,6 +115,7 @@ class Student(_Section):
     pool_size: Annotated[int, Field(ge=4)]
     pool_steps: Steps
     num_steps: Count
+    knowledge_steps: Count
     batch_size: Positive
     accumulation_steps: Positive
     optimizer: Literal["adamw", "adamw_8bit"]
@@ -182,6 +183,7 @@ class Add(_Section):
     augment_adapt_steps: Positive
     real_source: Literal["teacher", "dataset", "both"]
     rollout_fraction: Fraction
+    judged_fraction: Annotated[float, Field(gt=0, le=1)]
     gate: bool
     ema_decay: Decay
     max_grad_norm: Annotated[float, Field(gt=0)]

@@ -25,6 +25,7 @@ def contradictions(params: Params) -> list[str]:
         *_scheduler_problems(params),
         *_ingest_problems(params),
         *_template_problems(params.teacher),
+        *_way_problems(params),
         *_length_problems(params),
     ]
 
@@ -159,7 +160,31 @@ def _scheduler_problems(params: Params) -> list[str]:
             f"student.pool_steps: {params.student.pool_steps} steps are not what DPM-Solver++ can do; "
             f"use a divisor of {NUM_TRAIN_TIMESTEPS}"
         )
-    return problems
+    return [*problems, *_pool_problems(params)]
+
+
+def _pool_problems(params: Params) -> list[str]:
+    """A pool whose samples do not pass through the states that the student learns from."""
+    num_steps, timesteps = params.student.pool_steps, params.add.timesteps
+    if params.student.pool_source == "dataset" or set(timesteps) <= set(trailing_timesteps(num_steps)):
+        return []
+    problem = f"{num_steps} steps do not visit add.timesteps {timesteps}"
+    return [f"student.pool_steps: {problem}; use a multiple of {len(timesteps)}"]
+
+
+def _way_problems(params: Params) -> list[str]:
+    """A warm-up along the teacher's way where there is none, or where the student's sampler does not follow it."""
+    student, scheduler = params.student, params.sampling.student_scheduler
+    if student.knowledge_steps >= student.num_steps:
+        return []
+    if student.pool_source == "dataset":
+        reason = "student.pool_source dataset has none"
+    elif scheduler == "lcm":
+        reason = "sampling.student_scheduler lcm leaves it between steps"
+    else:
+        return []
+    problem = f"{student.knowledge_steps} leaves steps of student.num_steps ({student.num_steps}) to the teacher's way"
+    return [f"student.knowledge_steps: {problem}, and {reason}; use {student.num_steps}"]
 
 
 def _can_do(kind: str, num_steps: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from naruto_add.catalog import FEW, Metric, describe, headline, interval, is_companion, number
+from naruto_add.catalog import FEW, Metric, classifier_note, describe, headline, interval, is_companion, number
 from naruto_add.files import atomic_write_bytes
 from naruto_add.params import Params
 from naruto_add.report_charts import Chart, Point, Series, thinned
@@ -24,7 +24,7 @@ from naruto_add.runtime import StageError
 TEMPLATE = Path(__file__).with_name("report.html")
 SUBJECTS = ("teacher", "distilled", "student", "base")
 """The two that are compared come first: a phone shows no more."""
-CONTROLS = ("teacher_few_steps", "real_train", "real_halves", "real")
+CONTROLS = ("teacher_few_steps", "real_decoded", "real_train", "real_halves", "real")
 TRAINED = ("teacher", "student", "add")
 """Stages whose health is told."""
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "datasets", "clean-fid", "lpips")
@@ -130,6 +130,7 @@ def write_report(
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         facts=_facts(params, metrics),
         figures=_table(metrics["evaluate"], SUBJECTS, headline_only=True),
+        classifier=classifier_note(metrics["evaluate"]),
         controls=_table(metrics["evaluate"], _subjects(metrics["evaluate"]), headline_only=False),
         ablation=_ablation(metrics.get("ablation", {})),
         checks=[check for stage in TRAINED for check in _checks(stage, metrics.get(stage, {}), params)],

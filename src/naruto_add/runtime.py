@@ -57,18 +57,25 @@ def local_folder(model: str) -> list[Path]:
     return [Path(model)] if Path(model).is_dir() else []
 
 
-def evaluation_cache_dir() -> Path:
-    """Where evaluation keeps drawn pictures and their features, by its code; entries name what else they depend on."""
-    return _checkpoints() / "evaluate" / content_hash(*_loaded_code())
+def evaluation_cache_dir(*modules: str) -> Path:
+    """Where evaluation keeps what depends on these modules and those below them, or else on all of the loaded code.
+
+    Entries name what else they depend on.
+    """
+    return _checkpoints() / "evaluate" / content_hash(*_loaded_code(*modules))
 
 
 def _checkpoints() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()) / ".checkpoints"
 
 
-def _loaded_code() -> list[Path]:
-    """The project's own modules that are imported now, which a stage's script has done before it calls anything."""
-    names = (name for name in sys.modules if name.partition(".")[0] in {"naruto_add", "stages"})
+def _loaded_code(*modules: str) -> list[Path]:
+    """The project's own modules that are imported now, which a stage's script has done before it calls anything.
+
+    Where modules are named, these and those below them alone.
+    """
+    tops = tuple(f"{module}." for module in modules or ("naruto_add", "stages"))
+    names = (name for name in sys.modules if f"{name}.".startswith(tops))
     files = (getattr(sys.modules[name], "__file__", None) for name in names)
     return sorted({Path(file) for file in files if file})
 

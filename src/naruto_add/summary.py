@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 
 from naruto_add import paths
+from naruto_add.catalog import classifier_note
 from naruto_add.model_card import metrics_table
 
 PLACES = (
     (paths.GRIDS, "pictures: the same prompts and seeds, drawn by base, teacher and student"),
     (paths.CURVES, "loss curves; `dvc plots show` draws them"),
-    (paths.EVALUATE_METRICS, "all figures; `dvc metrics show` and `dvc metrics diff` print them"),
+    (paths.EVALUATE_METRICS, "every figure of every model and control; docs/figures.md explains them"),
+    (paths.SUBJECT_METRICS, "the headline figures of one; `dvc metrics show` and `dvc metrics diff` print them"),
+    (paths.REPORT, "everything on one page, for a browser, offline"),
     (paths.REJECTS, "pictures that were not taken, each with its reason"),
     (paths.EXPORT, "the four-step student for diffusers; its README.md says how to use it"),
 )
@@ -23,7 +26,8 @@ def summary(root: Path) -> str:
     """
     metrics = json.loads((root / paths.EVALUATE_METRICS).read_text(encoding="utf-8"))
     places = [f"  {path.as_posix():<30}{meaning}" for path, meaning in PLACES if (root / path).exists()]
-    return "\n".join([_aligned(metrics_table(metrics)), "", "Look at", *places])
+    note = [text for text in [classifier_note(metrics)] if text]
+    return "\n".join([_aligned(metrics_table(metrics)), *note, "", "Look at", *places])
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The whole stage: what is kept, how it is split, what is said of the rest."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from naruto_add.base_model import BaseUse
 from naruto_add.data.dataset import load_split
 from naruto_add.data.ingest import assign_splits, run_ingest
 from naruto_add.data.shinobi.draw import draw_shinobi
@@ -42,9 +44,7 @@ _Written = dict[str, Any]
 def _run(out: Path, **changes: Any) -> _Written:
     run_ingest(
         _PARAMS.model_copy(update=changes),
-        resolution_px=32,
-        base_model=_base_model(out / "base"),
-        base_revision="",
+        base=_base(_base_model(out / "base")),
         dataset_dir=out / "dataset",
         rejects_path=out / "rejects.jsonl",
         metrics_path=out / "metrics.json",
@@ -57,11 +57,22 @@ def _run(out: Path, **changes: Any) -> _Written:
     }
 
 
+def _base(model: str) -> BaseUse:
+    return BaseUse(
+        model=model,
+        revision="",
+        resolution_px=32,
+        further_resolutions_px=[],
+        architecture="none",
+        discriminator_blocks=["mid_block"],
+    )
+
+
 def _base_model(folder: Path) -> str:
     """As much of a pipeline as ingest looks at: it halves pictures five times, and counts tokens."""
     for part, num_levels in (("vae", 4), ("unet", 3)):
         (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / part / "config.json").write_text(json.dumps({"block_out_channels": [8] * num_levels}))
+        (folder / part / "config.json").write_text(json.dumps({"block_out_channels": [8, 8, 16, 16][:num_levels]}))
     shutil.copytree(_TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
     return str(folder)
 
@@ -305,16 +316,26 @@ def test_long_captions_are_counted(tmp_path: Path) -> None:
     assert (metrics["captions.truncated"], metrics["tokens.max"]) == (1, 102)
 
 
-def test_a_base_model_that_is_not_there_fails_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"base\.model: 'base/modle' is not a folder"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "base/modle"}, r"base\.model: 'base/modle' is not a folder"),
+        ({"architecture": "bk_tiny"}, r"student\.architecture: bk_tiny"),
+        ({"further_resolutions_px": [72]}, r"add\.resolutions_px: the sides of 72"),
+        ({"discriminator_blocks": ["typo"]}, r"add\.discriminator_blocks: 'typo'"),
+    ],
+)
+def test_a_base_model_that_does_not_do_fails_before_anything_is_read(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    base = _base(_base_model(tmp_path / "base"))
+    with pytest.raises(StageError, match=message):
         run_ingest(
             _PARAMS.model_copy(update={"source": "folder"}),
-            resolution_px=32,
-            base_model="base/modle",
-            base_revision="",
+            base=dataclasses.replace(base, **change),
             dataset_dir=tmp_path / "dataset",
             rejects_path=tmp_path / "rejects.jsonl",
             metrics_path=tmp_path / "metrics.json",
             sheet_path=tmp_path / "sheet.png",
         )
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "base"]

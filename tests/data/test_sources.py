@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from naruto_add.data.sources import Drawing, Entry, Reject, open_source
+from naruto_add.data.entries import Drawing, Entry, Reject
+from naruto_add.data.sources import open_source
 from naruto_add.params import Ingest
 from naruto_add.runtime import StageError
 
@@ -112,6 +113,60 @@ def test_a_folder_with_texts_beside_its_pictures(tmp_path: Path) -> None:
     assert [entry.caption for entry in entries if isinstance(entry, Entry)] == ["a man", "étude"]
 
 
+def test_texts_without_a_picture_that_is_read_are_reported(tmp_path: Path) -> None:
+    _picture(tmp_path / "a.png")
+    for name in ("b.heic", "sub/c.PSD", "d", "f.json", "a.json", "e.svg", "e.ico"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"?")
+    for name in ("a", "b", "sub/c", "d", "e", "lost", "sub/b"):
+        (tmp_path / f"{name}.txt").write_text("a man")
+    entries = _entries("folder", tmp_path)
+    assert _reasons(entries) == {
+        "a.png": "taken",
+        **dict.fromkeys(("b.heic", "d", "e.ico", "e.svg", "sub/c.PSD"), "unsupported"),
+        **dict.fromkeys(("lost.txt", "sub/b.txt"), "missing_file"),
+    }
+    assert {entry.name: entry.detail for entry in entries if isinstance(entry, Reject)}["d"] == (
+        "its name has no ending; save it as PNG"
+    )
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(StageError, match=r"has no captioned pictures; .*; a\.json: \.json is no ending"):
+        _entries("folder", tmp_path)
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """Folders that nobody may list, whoever runs this test."""
+    folders: set[Path] = set()
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if Path(path) in folders:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    return folders
+
+
+@pytest.mark.parametrize("kind", ["texts", "table", "parquet"])
+def test_folders_that_cannot_be_listed_are_reported(tmp_path: Path, locked: set[Path], kind: str) -> None:
+    _picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a man")
+    pq.write_table(pa.table({"image": [_png("red")], "text": ["a man"]}), tmp_path / "b.parquet")
+    if kind == "table":
+        _jsonl(tmp_path, {"file_name": "a.png", "text": "a man"})
+    (tmp_path / "sub").mkdir()
+    locked.add(tmp_path / "sub")
+    source = "parquet" if kind == "parquet" else "folder"
+    taken, lost = _entries(source, tmp_path)
+    assert isinstance(taken, Entry)
+    assert lost == Reject(name="sub", reason="missing_file", detail="a folder that cannot be listed: Permission denied")
+    locked.add(tmp_path)
+    with pytest.raises(StageError, match=r"ingest\.path: .* cannot be read: .*Permission denied"):
+        _entries(source, tmp_path)
+
+
 def test_rows_that_lead_nowhere_or_elsewhere(tmp_path: Path) -> None:
     outside, folder = _picture(tmp_path / "secret.png"), tmp_path / "set"
     _picture(folder / "a.png")
@@ -163,8 +218,8 @@ def test_bad_rows_and_unlisted_pictures_are_reported(tmp_path: Path) -> None:
     assert reasons == [
         ("metadata.jsonl:2", "bad_row"),
         ("metadata.jsonl:3", "bad_row"),
-        ("metadata.jsonl", "bad_row"),
-        ("metadata.jsonl", "bad_row"),
+        ("metadata.jsonl:5", "bad_row"),
+        ("metadata.jsonl:6", "bad_row"),
         ("metadata.jsonl:7", "bad_row"),
         ("extra.png", "no_caption"),
     ]
@@ -190,11 +245,8 @@ def test_folders_that_cannot_be_used_name_the_parameter(tmp_path: Path) -> None:
     _picture(tmp_path / "a.png")
     with pytest.raises(StageError, match=r"ingest\.path: .* has no captioned pictures; it needs metadata\.jsonl"):
         _entries("folder", tmp_path)
-    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\n\xff.png,a\n")
-    with pytest.raises(StageError, match=r"ingest\.path: .* is not UTF-8"):
-        _entries("folder", tmp_path)
-    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"unended')
-    with pytest.raises(StageError, match=r"ingest\.path: .* is not CSV"):
+    (tmp_path / "metadata.csv").write_text("")
+    with pytest.raises(StageError, match=r"ingest\.path: .* is no table"):
         _entries("folder", tmp_path)
     _jsonl(tmp_path)
     with pytest.raises(StageError, match=r"ingest\.path: .* holds both metadata\.jsonl and metadata\.csv"):
@@ -247,3 +299,42 @@ def test_parquet_that_cannot_be_used_names_the_parameter(tmp_path: Path) -> None
     (tmp_path / "a.parquet").write_bytes(b"PAR1 broken PAR1")
     with pytest.raises(StageError, match=r"ingest\.path: .* is not a parquet file"):
         _entries("parquet", tmp_path)
+
+
+def test_parquet_rows_are_named_by_their_file_in_the_folder(tmp_path: Path) -> None:
+    for part in ("x", "y"):
+        (tmp_path / part).mkdir()
+        pq.write_table(pa.table({"image": [b"", b""], "text": ["a", "b"]}), tmp_path / part / "train.parquet")
+    assert [entry.name for entry in _entries("parquet", tmp_path)] == [
+        "x/train.parquet:0",
+        "x/train.parquet:1",
+        "y/train.parquet:0",
+        "y/train.parquet:1",
+    ]
+
+
+def test_a_damaged_row_group_costs_its_own_rows_alone(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"image": [_png("red")] * 9, "text": list("abcdefghi")}), file, row_group_size=3, compression="snappy"
+    )
+    column = pq.ParquetFile(file).metadata.row_group(1).column(1)
+    content = bytearray(file.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    file.write_bytes(content)
+    entries = _entries("parquet", tmp_path)
+    assert list(_reasons(entries).values()) == ["taken"] * 3 + ["bad_row"] * 3 + ["taken"] * 3
+    assert isinstance(entries[4], Reject)
+    assert entries[4].name == "a.parquet:4"
+    assert entries[4].detail.startswith("row group 1 is damaged: ")
+
+
+def test_a_parquet_text_that_is_not_utf_8_costs_its_own_row_alone(tmp_path: Path) -> None:
+    texts = pa.array([b"a man", b"caf\xe9", b"a girl"]).view(pa.string())
+    pq.write_table(pa.table({"image": [_png("red")] * 3, "text": texts}), tmp_path / "a.parquet")
+    assert _reasons(_entries("parquet", tmp_path)) == {
+        "a.parquet:0": "taken",
+        "a.parquet:1": "bad_row",
+        "a.parquet:2": "taken",
+    }

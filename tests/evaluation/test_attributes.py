@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from naruto_add.data.dataset import Example
 from naruto_add.data.shinobi.draw import draw_shinobi
 from naruto_add.evaluation.attributes import (
     COLUMNS,
+    AttributeClassifier,
     attribute_accuracy,
     has_attributes,
     is_named,
@@ -63,14 +65,32 @@ def test_the_drawn_data_set_is_learned_by_heart_and_noise_is_not_named_right() -
     state = train_classifier(images, examples, num_steps=12, learning_rate=3e-3, seed=0)
     classifier = load_classifier(state, vocabulary_of(examples))
     noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
-    found = attribute_accuracy(classifier, images, examples)
+    found = attribute_accuracy(classifier, images, examples, seed=0)
 
     assert found["attribute_accuracy"] > 0.7
     assert set(found) == {
-        "attribute_accuracy",
+        *(f"attribute_accuracy{end}" for end in ("", "_low", "_high", "_headwear_present")),
         "num_named_attributes",
+        *(f"num_named_{column}" for column in COLUMNS),
         *(f"attribute_accuracy_{column}" for column in COLUMNS),
     }
-    assert attribute_accuracy(classifier, noise, examples)["attribute_accuracy"] < 0.5
+    assert found["num_named_attributes"] == sum(found[f"num_named_{column}"] for column in COLUMNS)
+    assert found["attribute_accuracy_low"] < found["attribute_accuracy"] < found["attribute_accuracy_high"]
+    assert attribute_accuracy(classifier, noise, examples, seed=0)["attribute_accuracy"] < 0.5
     again = train_classifier(images, examples, num_steps=12, learning_rate=3e-3, seed=0)
     assert all((value == again[name]).all() for name, value in state.items())
+
+
+def test_headwear_of_another_colour_is_present_and_not_right() -> None:
+    vocabulary = {"headwear": ["none", BLUE_BAND, "red forehead protector"]}
+    sees_red = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    images = np.zeros((3, 8, 8, 3), dtype=np.uint8)
+    images[:2, :, :, 2] = 255  # the third output
+    captions = [f"a man wearing a {BLUE_BAND}"] * 3
+    examples = [_example(caption, headwear=BLUE_BAND) for caption in captions]
+
+    found = attribute_accuracy(AttributeClassifier(sees_red, vocabulary), images, examples, seed=0)
+
+    assert found["num_named_headwear"] == 3
+    assert found["attribute_accuracy_headwear"] == found["attribute_accuracy"] == 0
+    assert found["attribute_accuracy_headwear_present"] == pytest.approx(2 / 3)  # a black picture is none

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,29 +10,38 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from naruto_add.catalog import describe, is_companion
-from naruto_add.evaluation import generate, judge
+from naruto_add.evaluation import generate, judge, timing
 from naruto_add.evaluation.evaluate import evaluate
 from naruto_add.evaluation.subjects import Models
 from naruto_add.params import Base, Evaluate, Sampling
 
 Run = Callable[..., tuple[dict[str, float], dict[str, float]]]
 
-SUBJECTS = ("base", "teacher", "student", "distilled")
+SUBJECTS = ("base", "teacher", "student", "distilled", "teacher_few_steps")
+ATTRIBUTE = re.compile("attribute|num_named")
 FD, KD, PD = "fd_efficientnet_lite1", "kd_efficientnet_lite1", "pd_efficientnet_lite1"
+OVERLAP = ("precision", "recall", "density", "coverage")
+DIVERSITY = {"num_diversity_pairs", *(f"{PD}_diversity{end}" for end in ("", "_low", "_high"))}
 QUALITY_METRICS = {
     "num_images",
-    f"{FD}_n_small",
-    "num_diversity_pairs",
-    *(f"{name}{end}" for name in (FD, KD, PD, f"{PD}_diversity") for end in ("", "_low", "_high")),
-    *("precision", "recall", "density", "coverage"),
+    *(f"{name}_n_small" for name in (FD, KD, *OVERLAP)),
+    *DIVERSITY,
+    *(f"{name}{end}" for name in (FD, KD, PD) for end in ("", "_low", "_high")),
+    *OVERLAP,
     *("nearest_train_ratio", "near_train_fraction"),
 }
-COST_METRICS = {
-    "num_inference_steps",
+TIMES = {
     "latency_ms",
     "latency_p95_ms",
+    "latency_batch8_ms",
+    "latency_batch8_p95_ms",
     "speedup",
     "images_per_second",
+}
+COST_METRICS = {
+    *TIMES,
+    "num_inference_steps",
+    "num_latency_repeats",
     "params_m",
     "pipeline_params_m",
     "size_mib",
@@ -72,6 +82,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("evaluate")
 
 
+@pytest.fixture(autouse=True)
+def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "ROUND_STEPS", 6)
+
+
 @pytest.fixture
 def sweep_path(folder: Path) -> Path:
     return folder / "sweep.tsv"
@@ -92,13 +107,16 @@ def run(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, folder: Path) -> Run:
         distilled_dir=distilled_dir,
     )
 
-    def run_once(params: Evaluate) -> tuple[dict[str, float], dict[str, float]]:
+    def run_once(
+        params: Evaluate, drawn_name: str = "drawn", cache_name: str = "cache"
+    ) -> tuple[dict[str, float], dict[str, float]]:
         evaluate(
             params,
             models=models,
             prompt_template="{caption}, drawn",
             dataset_dir=tiny_dataset_dir,
-            cache_dir=folder / "cache",
+            drawn_dir=folder / drawn_name,
+            cache_dir=folder / cache_name,
             metrics_path=folder / "evaluate.json",
             subject_path=folder / "subject.json",
             sweep_path=folder / "sweep.tsv",
@@ -113,7 +131,9 @@ def test_every_subject_has_every_metric(run: Run) -> None:
 
     for name in SUBJECTS:
         row = {key.split(".", 1)[1] for key in metrics if key.startswith(f"{name}.")}
-        assert {key for key in row if "attribute" not in key} == QUALITY_METRICS | COST_METRICS
+        floor = {f"{PD}_noise_floor{end}" for end in ("", "_low", "_high")} if name == "teacher" else set()
+        absent = DIVERSITY if name == "base" else set()
+        assert {key for key in row if not ATTRIBUTE.search(key)} == (QUALITY_METRICS | COST_METRICS | floor) - absent
         assert 0 <= metrics[f"{name}.attribute_accuracy"] <= 1
     assert {FD, f"{FD}_n_small", KD, PD, "recall", "latency_ms", "num_images"} <= set(subject)
     assert not [name for name in subject if name.endswith(("_low", "_high"))]
@@ -123,8 +143,7 @@ def test_every_subject_has_every_metric(run: Run) -> None:
     assert metrics["teacher.pd_efficientnet_lite1"] == pytest.approx(0, abs=1e-6)
     assert metrics["teacher.speedup"] == 1
     assert metrics["teacher_few_steps.pd_efficientnet_lite1"] > 0
-    few_steps = {key.split(".", 1)[1] for key in metrics if key.startswith("teacher_few_steps.")}
-    assert few_steps >= QUALITY_METRICS
+    assert metrics[f"teacher.{PD}_noise_floor"] == metrics[f"teacher.{PD}_diversity"] > 0
     assert metrics["teacher.size_mib"] == pytest.approx(metrics["base.size_mib"])
     assert metrics["distilled.fd_efficientnet_lite1_n_small"] == 1
     assert metrics["process.peak_rss_mib"] > 0
@@ -133,7 +152,23 @@ def test_every_subject_has_every_metric(run: Run) -> None:
     assert metrics["real_train.num_images"] == 4
     assert metrics["real_halves.num_images"] == 2
     halves = {key.split(".", 1)[1] for key in metrics if key.startswith("real_halves.")}
-    assert halves == {name for name in QUALITY_METRICS if not name.startswith(PD) and name != "num_diversity_pairs"}
+    assert halves == {name for name in QUALITY_METRICS - DIVERSITY if not name.startswith(PD)}
+    real_decoded = {key.split(".", 1)[1] for key in metrics if key.startswith("real_decoded.")}
+    assert {key for key in real_decoded if not ATTRIBUTE.search(key)} == halves
+    assert {"attribute_accuracy", "attribute_accuracy_low", "num_named_headwear"} <= real_decoded
+    assert metrics["real_decoded.num_images"] == 4
+    assert [name for name in subject if name.endswith("_n_small")] == [f"{FD}_n_small"]
+
+
+def test_base_takes_as_long_as_the_teacher_and_few_steps_are_timed_more_often(run: Run) -> None:
+    metrics, _ = run(_evaluate())
+
+    assert all(metrics[f"base.{name}"] == metrics[f"teacher.{name}"] for name in TIMES)
+    assert metrics["teacher.num_latency_repeats"] == 2  # of three steps each, to make six
+    assert metrics["distilled.num_latency_repeats"] == 3
+    for name in SUBJECTS:
+        assert metrics[f"{name}.latency_ms"] <= metrics[f"{name}.latency_p95_ms"]
+        assert metrics[f"{name}.latency_batch8_ms"] <= metrics[f"{name}.latency_batch8_p95_ms"]
 
 
 def test_the_sweep_has_a_row_for_every_number_of_steps(run: Run, sweep_path: Path) -> None:
@@ -141,25 +176,67 @@ def test_the_sweep_has_a_row_for_every_number_of_steps(run: Run, sweep_path: Pat
 
     head, *rows = (line.split("\t") for line in sweep_path.read_text().splitlines())
 
-    assert head == ["subject", "steps", "latency_ms", "distance"]
+    assert head == ["subject", "steps", "latency_ms", "metric", "distance", "low", "high", "num_images"]
     assert [tuple(row[:2]) for row in rows] == [
         ("teacher", "2"),
         ("teacher", "3"),
         ("distilled", "1"),
         ("distilled", "2"),
     ]
-    assert all(float(value) > 0 for row in rows for value in row[2:])
+    assert {(row[3], row[7]) for row in rows} == {(FD, "3")}
+    for row in rows:
+        latency, distance, low, high = (float(row[place]) for place in (2, 4, 5, 6))
+        assert latency > 0
+        assert low <= distance <= high
+
+
+def test_the_sweep_and_the_table_have_one_time(run: Run, sweep_path: Path) -> None:
+    metrics, _ = run(_evaluate())
+
+    times = {tuple(line.split("\t")[:2]): line.split("\t")[2] for line in sweep_path.read_text().splitlines()}
+
+    assert float(times["teacher", "3"]) == metrics["teacher.latency_ms"]
+    assert float(times["distilled", "2"]) == metrics["distilled.latency_ms"]
+
+
+def _refuse(*_args: object, **_kwargs: object) -> None:
+    raise AssertionError("called in spite of the cache")
+
+
+def test_an_edited_judge_draws_and_times_nothing_and_gives_the_same_figures(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code is in the name of the folder of what is made of pictures, and of no other."""
+    before, _ = run(_evaluate())
+
+    for name in ("draw_pixels", "encode_pixels"):
+        monkeypatch.setattr(generate, name, _refuse)
+    after, _ = run(_evaluate(), cache_name="cache of other code")
+
+    assert after == before
+
+
+def test_pictures_drawn_again_give_the_same_figures(run: Run) -> None:
+    before, _ = run(_evaluate())
+    after, _ = run(_evaluate(), "drawn again", "judged again")
+
+    measured = {f"{name}.{time}" for name in SUBJECTS for time in TIMES} | {"process.peak_rss_mib"}
+    assert {name for name in after if after[name] != before[name]} <= measured
+
+
+def test_an_unsure_classifier_is_told_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics, _ = run(_evaluate())
+
+    assert metrics["real.attribute_accuracy"] < 0.95
+    assert "trust no attribute_accuracy, or raise evaluate.classifier_steps" in capsys.readouterr().err
 
 
 def test_another_subject_draws_and_times_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before, _ = run(_evaluate())
 
-    def refuse(*_args: object, **_kwargs: object) -> None:
-        raise AssertionError("called in spite of the cache")
-
-    monkeypatch.setattr(generate, "draw_pixels", refuse)
-    monkeypatch.setattr(judge, "extract_features", refuse)
-    monkeypatch.setattr(judge, "perceptual_distances", refuse)
+    monkeypatch.setattr(generate, "draw_pixels", _refuse)
+    monkeypatch.setattr(judge, "extract_features", _refuse)
+    monkeypatch.setattr(judge, "perceptual_distances", _refuse)
     after, subject = run(_evaluate(subject="teacher"))
 
     assert after == before

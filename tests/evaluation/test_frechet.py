@@ -75,6 +75,16 @@ def test_kernel_distance_of_one_distribution_is_zero_on_average() -> None:
     assert min(distances) < 0
 
 
+def test_a_set_is_nearer_to_itself_than_to_a_new_sample_by_what_its_diagonal_weighs() -> None:
+    """The estimate is unbiased for two samples of one distribution, so of one sample twice it is below 0, and not 0."""
+    features = _gaussian(30, 8, seed=0)
+    kernel = (features @ features.T / 8 + 1) ** 3
+    apart, own = kernel[~np.eye(30, dtype=bool)].mean(), np.diag(kernel).mean()
+
+    assert kernel_distance(features, features) == pytest.approx(-2 / 30 * (own - apart))
+    assert own > apart
+
+
 def test_interval_holds_the_distance_and_repeats() -> None:
     features, reference = _gaussian(60, 16, seed=0) + 0.5, _gaussian(80, 16, seed=1)
 

@@ -7,7 +7,7 @@ import torch
 
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import Sampler, student_sampler, teacher_sampler
-from naruto_add.evaluation.generate import as_images, draw_set
+from naruto_add.evaluation.generate import as_images, decoded, draw_set
 from naruto_add.evaluation.subjects import Models, Subject, at_steps, load_subjects
 from naruto_add.params import Base, Sampling, StudentScheduler
 
@@ -21,7 +21,7 @@ def teacher(tiny_bundle: ModelBundle) -> Subject:
 
 
 def _images(subject: Subject, prompts: list[str], *, seed: int = 0, batch_size: int = 2) -> np.ndarray:
-    return draw_set(subject, prompts, seed=seed, batch_size=batch_size)["images"]
+    return draw_set(subject, prompts, seed=seed, batch_size=batch_size)
 
 
 def test_the_same_seeds_give_the_same_pictures(teacher: Subject) -> None:
@@ -82,3 +82,15 @@ def test_as_images_rounds_and_clips() -> None:
     pixels = torch.tensor([-1.2, -1.0, 0.0, 1.0, 1.2]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
 
     assert as_images(pixels)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_decoded_pictures_are_what_the_autoencoder_leaves_of_them(teacher: Subject, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+    found = decoded(teacher, images, cache_dir=tmp_path)
+
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    vae = teacher.bundle.vae
+    expected = as_images(vae.decode(vae.encode(pixels).latent_dist.mean).sample.detach())
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert (decoded(teacher, images, cache_dir=tmp_path) == found).all()

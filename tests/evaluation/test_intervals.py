@@ -3,7 +3,7 @@ import pytest
 
 from naruto_add.evaluation import intervals
 from naruto_add.evaluation.frechet import frechet_distance
-from naruto_add.evaluation.intervals import frechet_interval, mean_interval
+from naruto_add.evaluation.intervals import frechet_interval, mean_interval, ratio_interval
 
 
 def _gaussian(num: int, size: int, *, seed: int) -> np.ndarray:
@@ -19,6 +19,13 @@ def test_mean_interval_is_that_of_the_standard_error() -> None:
     assert low == pytest.approx(values.mean() - half, abs=0.02)
     assert high == pytest.approx(values.mean() + half, abs=0.02)
     assert (low, high) == mean_interval(values, seed=0)
+
+
+def test_parts_of_one_picture_belong_together() -> None:
+    """Pictures with four equal parts each tell no more than those with one."""
+    values = _gaussian(400, 1, seed=0)[:, 0]
+
+    assert ratio_interval(4 * values, np.full(400, 4.0), seed=0) == pytest.approx(mean_interval(values, seed=0))
 
 
 @pytest.mark.parametrize(("num", "size"), [(60, 8), (20, 64)])

@@ -18,7 +18,7 @@ PROFILE: Params = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
 SAMPLING = {"precision": "fp32", "guidance_scale": 3.0, "student_scheduler": "ddim"}
 TINY: dict[str, dict[str, Any]] = {
     "teacher": {"lora_rank": 2, "caption_dropout": 0.5, "validation_prompts": ["a man", "a girl"]},
-    "student": {"pool_size": 40, "pool_steps": 2},
+    "student": {"pool_size": 40, "pool_steps": 4},
     "add": {"discriminator_width": 8, "adv_start_steps": 1, "adv_ramp_steps": 1, "pixel_crop_px": 32},
 }
 EVERY = {"num_steps": 4, "batch_size": 8, "warmup_steps": 1, "validation_every_steps": 2}
@@ -45,7 +45,7 @@ def train(root: Path, stage: str, out: Path, changes: dict[str, Any]) -> None:
             shared = {"prompt_template": "{caption}", "timesteps": PROFILE.add.timesteps, **SAMPLING, **places}
             build_student(root / "pipeline", root / "dataset", params=params, **shared)
         case "add":
-            inputs = {"student_dir": root / "student", "pool_path": root / "pool.safetensors", "pool_steps": 2}
+            inputs = {"student_dir": root / "student", "pool_path": root / "pool.safetensors", "pool_steps": 4}
             shared = {"prompt_template": "{caption}", **SAMPLING, **inputs, **places}
             distill(root / "dataset", root / "pipeline", params=params, **shared)
 

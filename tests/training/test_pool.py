@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
-from naruto_add.diffusion.sampling import fast_sampler, initial_noise, sample_latents
+from naruto_add.diffusion.sampling import fast_sampler, initial_noise, sample_latents, sample_states
 from naruto_add.runtime import StageError
 from naruto_add.training import pool as pool_module
 from naruto_add.training.pool import Pool, draw_pool, load_pool, pool_prompts, split_pool
@@ -37,7 +37,8 @@ def _draw(
         bundle,
         prompts=PROMPTS,
         size=size,
-        num_steps=2,
+        num_steps=4,
+        timesteps=[999, 499],
         guidance_scale=3.0,
         seed=seed,
         path=folder / "pool.safetensors",
@@ -67,17 +68,51 @@ def test_samples_are_the_teachers_for_their_noise_and_prompt(tiny_bundle: ModelB
         noise=pool.noise[4:8],
         prompt_embeds=encode_prompts(tiny_bundle, [PROMPTS[index] for index in pool.caption_index[4:8]]),
         negative_embeds=encode_prompts(tiny_bundle, [""]),
-        sampler=fast_sampler(tiny_bundle, 2, 3.0),
+        sampler=fast_sampler(tiny_bundle, 4, 3.0),
     )
     torch.testing.assert_close(pool.x0[4:8], again)
     assert torch.bincount(pool.caption_index).tolist() in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
+
+
+def test_states_are_what_the_teacher_passed_through(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    """Half of four steps lie behind t = 499; what the solver remembers apart, the way on from there is the sample's."""
+    pool = _draw(tiny_bundle, tmp_path)
+    assert pool.states.shape == (10, 1, *tiny_bundle.latent_shape)
+    embeds = encode_prompts(tiny_bundle, [PROMPTS[index] for index in pool.caption_index[:4]])
+    calls: list[torch.Tensor] = []
+
+    def seen(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        calls.append(inputs[0][:4])
+
+    hook = tiny_bundle.unet.register_forward_pre_hook(seen)
+    sample_latents(
+        tiny_bundle.unet,
+        noise=pool.noise[:4],
+        prompt_embeds=embeds,
+        negative_embeds=encode_prompts(tiny_bundle, [""]),
+        sampler=fast_sampler(tiny_bundle, 4, 3.0),
+    )
+    hook.remove()
+    torch.testing.assert_close(pool.states[:4, 0], calls[2])
+
+
+def test_a_way_that_misses_the_students_timesteps_is_refused(tiny_bundle: ModelBundle) -> None:
+    with pytest.raises(ValueError, match="do not visit"):
+        sample_states(
+            tiny_bundle.unet,
+            noise=initial_noise(tiny_bundle, 1, seed=0),
+            prompt_embeds=encode_prompts(tiny_bundle, ["a"]),
+            negative_embeds=encode_prompts(tiny_bundle, [""]),
+            sampler=fast_sampler(tiny_bundle, 3, 1.0),
+            timesteps=[499],
+        )
 
 
 def test_what_is_written_is_what_is_read(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
     drawn, loaded = _draw(tiny_bundle, tmp_path), load_pool(tmp_path / "pool.safetensors")
     assert loaded.prompts == drawn.prompts == PROMPTS
     assert loaded.num_held_out == drawn.num_held_out == 2
-    for name in ("noise", "x0", "caption_index"):
+    for name in ("noise", "states", "x0", "caption_index"):
         assert torch.equal(getattr(loaded, name), getattr(drawn, name))
     assert loaded.x0.dtype == loaded.noise.dtype == torch.float32
     assert not torch.equal(loaded.noise, initial_noise(tiny_bundle, 10, seed=0))  # evaluation's noises stay unseen
@@ -103,9 +138,9 @@ def test_interrupted_pool_goes_on_and_draws_nothing_twice(
         batches.append(len(noise))
         if len(batches) == 2:
             raise KilledError
-        return sample_latents(*args, noise=noise, **options)
+        return sample_states(*args, noise=noise, **options)
 
-    monkeypatch.setattr(pool_module, "sample_latents", dying)
+    monkeypatch.setattr(pool_module, "sample_states", dying)
     with pytest.raises(KilledError):
         _draw(tiny_bundle, tmp_path)
     resumed = _draw(tiny_bundle, tmp_path)

@@ -28,6 +28,10 @@ def clean_caption(text: object) -> str:
     return "".join(char for char in composed if unicodedata.category(char) not in _UNPRINTABLE).strip()
 
 
+SMALLEST_VOCABULARY = 512
+"""CLIP's has every byte twice: inside words and at their ends."""
+
+
 def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCounts:
     """Counts in the base model's tokens. Raises StageError where its tokenizer cannot be loaded."""
     from transformers import CLIPTokenizer  # takes seconds, which every decoding process would pay too
@@ -39,6 +43,10 @@ def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCou
             tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", revision=revision)
     except (OSError, ValueError) as error:
         raise StageError(f"base.model: {model!r} gives no tokenizer: {error}") from error
+    if len(tokenizer) < SMALLEST_VOCABULARY:  # what transformers returns for one that is out of reach
+        raise StageError(
+            f"base.model: {model!r} gives no tokenizer: it is not in the hub's cache; run once where there is a network"
+        )
     counts = [len(ids) for ids in tokenizer(list(captions), truncation=False, verbose=False)["input_ids"]]
     num_truncated = sum(count > tokenizer.model_max_length for count in counts)
     return TokenCounts(mean=sum(counts) / len(counts), max=max(counts), num_truncated=num_truncated)

@@ -13,7 +13,9 @@ from PIL import Image
 _THUMBNAIL_PX = 8
 # Levels of 255 by which two copies' thumbnails may differ anywhere. Drawn portraits share their layout: by perceptual
 # hashes alone, 615 of 1,000 DiceBear portraits would be copies of others. With this bound it is 2, which differ in
-# their eyes only, and none of 1,400 shinobi, while brightened, rescaled and recompressed copies are still found.
+# their eyes only, and none of 1,400 shinobi, while brightened, rescaled and recompressed copies are still found. No
+# parameter: it belongs to the measure, as the size of the thumbnail does, so that ingest.duplicate_distance alone says
+# how alike copies are.
 _MAX_DIFFERENCE = 20
 
 

@@ -15,14 +15,15 @@ from typing import get_args
 
 from PIL import Image
 
-from naruto_add.base_model import check_base_model
+from naruto_add.base_model import BaseUse, check_base_use
 from naruto_add.data.captions import TokenCounts, clean_caption, count_tokens
 from naruto_add.data.dataset import Split
 from naruto_add.data.duplicates import Duplicate, Fingerprint, find_duplicates, fingerprint
+from naruto_add.data.entries import Drawing, Entry, Reject, Source
 from naruto_add.data.images import PictureRules, Reason, UnusablePictureError, read_picture
 from naruto_add.data.sheet import draw_sheet
 from naruto_add.data.shinobi.draw import draw_shinobi
-from naruto_add.data.sources import Drawing, Entry, Reject, Source, named_source, open_source
+from naruto_add.data.sources import named_source, open_source
 from naruto_add.files import atomic_write_bytes, new_folder, write_json
 from naruto_add.params import Ingest
 from naruto_add.runtime import StageError, progress
@@ -66,9 +67,7 @@ class _Outcome:
 def run_ingest(
     params: Ingest,
     *,
-    resolution_px: int,
-    base_model: str,
-    base_revision: str,
+    base: BaseUse,
     dataset_dir: Path,
     rejects_path: Path,
     metrics_path: Path,
@@ -80,15 +79,15 @@ def run_ingest(
     A bad entry never stops the run; more than `ingest.max_rejected` of them raise StageError, as does a source that
     cannot be read at all. A base model that later stages could not use raises it before anything is read.
     """
-    check_base_model(base_model, revision=base_revision, resolution_px=resolution_px)
+    check_base_use(base)
     source = open_source(params)
     with new_folder(dataset_dir) as folder:
-        outcome = _take(source, params, resolution_px=resolution_px, folder=folder)
+        outcome = _take(source, params, resolution_px=base.resolution_px, folder=folder)
         _write_rows(rejects_path, _reject_rows(outcome))
         _check_enough(outcome, params, rejects_path)
         rows = _rows(outcome.kept, params)
         _write_rows(folder / "metadata.jsonl", rows)
-        tokens = count_tokens([row["text"] for row in rows], base_model, base_revision)
+        tokens = count_tokens([row["text"] for row in rows], base.model, base.revision)
         metrics = _metrics(outcome, rows, tokens)
         draw_sheet(folder, rows, sheet_path=sheet_path)
     write_json(metrics_path, metrics)

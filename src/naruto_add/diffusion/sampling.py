@@ -65,7 +65,6 @@ def initial_noise(bundle: ModelBundle, num: int, *, seed: int) -> Float[Tensor, 
     return torch.stack(parts).to(bundle.device)
 
 
-@torch.no_grad()
 def sample_latents(
     unet: UNet2DConditionModel,
     *,
@@ -76,11 +75,38 @@ def sample_latents(
     generators: list[torch.Generator] | None = None,
 ) -> Float[Tensor, "batch c h w"]:
     """x0 latents, fp32, drawn from this noise in batches; `generators`, one each, feed schedulers that re-noise."""
+    return sample_states(
+        unet,
+        noise=noise,
+        prompt_embeds=prompt_embeds,
+        negative_embeds=negative_embeds,
+        sampler=sampler,
+        generators=generators,
+        timesteps=[],
+    )[:, -1]
+
+
+@torch.no_grad()
+def sample_states(
+    unet: UNet2DConditionModel,
+    *,
+    noise: Float[Tensor, "batch c h w"],
+    prompt_embeds: Float[Tensor, "batch tokens width"],
+    negative_embeds: Float[Tensor, "1 tokens width"],
+    sampler: Sampler,
+    timesteps: list[int],
+    generators: list[torch.Generator] | None = None,
+) -> Float[Tensor, "batch states c h w"]:
+    """What sampling passes through: x_t at each of these timesteps, which the sampler must visit, and x0 as the last.
+
+    Raises ValueError for timesteps that it does not visit.
+    """
     parts = []
     for first in range(0, len(noise), BATCH):
         batch = slice(first, first + BATCH)
         own = generators[batch] if generators else None
-        parts.append(_sample_batch(unet, noise[batch], prompt_embeds[batch], negative_embeds, sampler, own))
+        states = _sample_batch(unet, noise[batch], prompt_embeds[batch], negative_embeds, sampler, own, timesteps)
+        parts.append(torch.stack(states, dim=1))
     return torch.cat(parts)
 
 
@@ -91,12 +117,19 @@ def _sample_batch(
     negative_embeds: Tensor,
     sampler: Sampler,
     generators: list[torch.Generator] | None,
-) -> Tensor:
+    watched: list[int],
+) -> list[Tensor]:
     scheduler = copy.deepcopy(sampler.scheduler)  # multistep schedulers remember
     scheduler.set_timesteps(sampler.num_inference_steps, device=noise.device)
+    missing = set(watched) - set(scheduler.timesteps.tolist())
+    if missing:
+        raise ValueError(f"{sampler.num_inference_steps} steps of {type(scheduler).__name__} do not visit {missing}")
     options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     latents = noise.float() * scheduler.init_noise_sigma
+    states = []
     for timestep in scheduler.timesteps:
+        if int(timestep) in watched:
+            states.append(latents)
         noise_pred = guided_noise_pred(
             unet,
             scheduler.scale_model_input(latents, timestep),
@@ -106,7 +139,7 @@ def _sample_batch(
             guidance_scale=sampler.guidance_scale,
         )
         latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, **options)[0]
-    return latents
+    return [*states, latents]
 
 
 def guided_noise_pred(

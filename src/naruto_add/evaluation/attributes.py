@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from naruto_add.compute import batch_indices, default_device, step_generator
 from naruto_add.data.dataset import Example
 from naruto_add.evaluation.features import Images, as_tensor, resize
+from naruto_add.evaluation.intervals import ratio_interval
 
 COLUMNS = ("hair_color", "hair_style", "headwear", "item", "background")
+HEADWEAR = "headwear"
+"""Its words name a colour too, so that it is counted a second time by presence alone."""
 NONE = "none"
 CLASSIFIER_PX = 64
 WIDTH = 32
-BATCH = 64
+BATCH = 32
 SHIFT_PX = 2
 HAIR_NOUNS = ("hair", "mohawk", "ponytail", "twin tails")
 """What a hair's colour stands before in a caption."""
@@ -79,25 +82,25 @@ def load_classifier(state: State, vocabulary: Vocabulary) -> AttributeClassifier
 
 
 def attribute_accuracy(
-    classifier: AttributeClassifier, images: Images, examples: Sequence[Example]
+    classifier: AttributeClassifier, images: Images, examples: Sequence[Example], *, seed: int
 ) -> dict[str, float | int]:
-    """`attribute_accuracy` over all attributes that captions name, and `attribute_accuracy_<column>`; none, no key.
+    """`attribute_accuracy`, with its interval, over all attributes that captions name; `attribute_accuracy_<column>`.
 
-    `num_named_attributes` says of how many.
+    `num_named_attributes` and `num_named_<column>` say of how many; of none there is no accuracy.
+    `attribute_accuracy_headwear_present` asks only whether any headwear is seen where a caption names some.
     """
     seen = _seen(classifier, images)
-    hits = {
-        column: [
-            words[place] == example.attributes[column]
-            for place, example in zip(seen[column], examples, strict=True)
-            if is_named(column, example)
-        ]
-        for column, words in classifier.vocabulary.items()
+    named = {column: np.array([is_named(column, example) for example in examples]) for column in seen}
+    right = {
+        column: named[column] & (words == np.array([example.attributes[column] for example in examples]))
+        for column, words in seen.items()
     }
-    rows = {f"attribute_accuracy_{column}": found for column, found in hits.items()}
-    rows["attribute_accuracy"] = [hit for found in hits.values() for hit in found]
-    accuracies = {name: float(np.mean(found)) for name, found in rows.items() if found}
-    return {"num_named_attributes": len(rows["attribute_accuracy"]), **accuracies}
+    worn = named[HEADWEAR] & (seen[HEADWEAR] != NONE)
+    figures = _overall(np.sum([*right.values()], axis=0), np.sum([*named.values()], axis=0), seed)
+    figures |= _share(f"{HEADWEAR}_present", worn, named[HEADWEAR])
+    for column in seen:
+        figures |= {f"num_named_{column}": int(named[column].sum()), **_share(column, right[column], named[column])}
+    return figures
 
 
 def is_named(column: str, example: Example) -> bool:
@@ -115,6 +118,25 @@ def is_named(column: str, example: Example) -> bool:
         case _:
             phrases = [value]
     return any(f" {phrase} " in caption for phrase in phrases)
+
+
+def _share(name: str, right: NDArray[np.bool_], named: NDArray[np.bool_]) -> dict[str, float]:
+    return {f"attribute_accuracy_{name}": float(right.sum() / named.sum())} if named.any() else {}
+
+
+def _overall(num_right: NDArray[Any], num_named: NDArray[Any], seed: int) -> dict[str, float | int]:
+    """Given both counts of every picture; the attributes of one stand or fall together, so pictures are resampled."""
+    total = int(num_named.sum())
+    if not total:
+        return {"num_named_attributes": 0}
+    low, high = ratio_interval(num_right, num_named, seed=seed)
+    accuracy = float(num_right.sum() / total)
+    return {
+        "num_named_attributes": total,
+        "attribute_accuracy": accuracy,
+        "attribute_accuracy_low": low,
+        "attribute_accuracy_high": high,
+    }
 
 
 def _network(vocabulary: Vocabulary) -> nn.Module:
@@ -152,7 +174,9 @@ def _loss(logits: Tensor, labels: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 @torch.no_grad()
-def _seen(classifier: AttributeClassifier, images: Images) -> dict[str, list[int]]:
+def _seen(classifier: AttributeClassifier, images: Images) -> dict[str, NDArray[np.str_]]:
+    """The word of every column for every picture."""
     parts = [classifier.network(part.to(default_device())).cpu() for part in _pixels(images).split(BATCH)]
     heads = torch.cat(parts).split([len(words) for words in classifier.vocabulary.values()], dim=1)
-    return {column: head.argmax(dim=1).tolist() for column, head in zip(classifier.vocabulary, heads, strict=True)}
+    named = zip(classifier.vocabulary.items(), heads, strict=True)
+    return {column: np.array(words)[head.argmax(dim=1).numpy()] for (column, words), head in named}

@@ -1,5 +1,6 @@
 """Arrays that were expensive to make, kept under a hash of everything that they depend on."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,3 +23,8 @@ def cached(cache_dir: Path, key: Sequence[Any], make: Callable[[], Arrays]) -> A
     with new_file(path) as partial:
         np.savez(partial, allow_pickle=False, **arrays)
     return arrays
+
+
+def digest(array: NDArray[Any]) -> list[Any]:
+    """What tells this array, of pictures for one, from any other: JSON values for a key."""
+    return [array.shape, hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()]

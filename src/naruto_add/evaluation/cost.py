@@ -1,79 +1,54 @@
 """What a picture costs: time, memory and size, on the machine that this runs on."""
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from naruto_add.evaluation.cache import Arrays, cached
-from naruto_add.evaluation.generate import draw_set
 from naruto_add.evaluation.judge import Metrics
-from naruto_add.evaluation.speed import latencies_ms, peak_rss_mib, peak_vram_mib
-from naruto_add.evaluation.subjects import Subject, at_steps
-from naruto_add.params import Evaluate
+from naruto_add.evaluation.subjects import Subject
+from naruto_add.evaluation.timing import Job, Times
 
 LARGE_BATCH = 8
-"""Pictures at once, for `images_per_second`."""
-WARM_UP_STEPS = 4
-"""They call everything that more steps call."""
+"""Pictures at once, for `latency_batch8_ms` and `images_per_second`."""
 P95 = 95
+TIMED_AS = {"base": "teacher"}
+"""Base has the teacher's architecture and sampler: it takes as long, and is not timed by itself."""
 
 
-def costs(subjects: dict[str, Subject], prompts: list[str], *, params: Evaluate, cache_dir: Path) -> dict[str, Metrics]:
-    """Rows by subject, and the row `process`; all times are of one run, since they are compared with each other."""
-    timed = cached(
-        cache_dir,
-        ["cost", [subject.key() for subject in subjects.values()], params.latency_repeats, torch.get_num_threads()],
-        lambda: _timed(subjects, prompts, params),
-    )
-    rows = {name: _row(name, subject, timed) for name, subject in subjects.items()}
+def cost_jobs(subjects: Mapping[str, Subject]) -> list[Job]:
+    """What has to be timed for `costs`."""
+    timed = [subject for name, subject in subjects.items() if name not in TIMED_AS]
+    return [Job(subject, num) for subject in timed for num in (1, LARGE_BATCH)]
+
+
+def costs(subjects: Mapping[str, Subject], times: Times) -> dict[str, Metrics]:
+    """Rows by subject, and the row `process`."""
+    rows = {
+        name: {**_size(subject), **_time(subjects[TIMED_AS.get(name, name)], times)}
+        for name, subject in subjects.items()
+    }
     for row in rows.values():
         row["speedup"] = rows["teacher"]["latency_ms"] / row["latency_ms"]
-    return {**rows, **_process_row(timed)}
+    rss = times.peak_rss_mib
+    return rows if rss is None else {**rows, "process": {"peak_rss_mib": rss}}
 
 
-def pipeline_latencies(subject: Subject, prompts: list[str], *, seed: int, repeats: int) -> NDArray[np.float64]:
-    """Milliseconds from prompts to pixels, all in one batch, after a picture of few steps to warm up."""
-    brief = at_steps(subject, min(WARM_UP_STEPS, subject.sampler.num_inference_steps))
-    return latencies_ms(
-        lambda: draw_set(subject, prompts, seed=seed, batch_size=len(prompts)),
-        repeats=repeats,
-        warm_up=lambda: draw_set(brief, prompts, seed=seed, batch_size=len(prompts)),
-    )
+def _size(subject: Subject) -> Metrics:
+    row: Metrics = {"params_m": subject.params_m, "pipeline_params_m": subject.pipeline_params_m}
+    return row if subject.size_mib is None else row | {"size_mib": subject.size_mib}
 
 
-def _row(name: str, subject: Subject, timed: Arrays) -> Metrics:
-    single = timed[f"{name}.single"]
+def _time(subject: Subject, times: Times) -> Metrics:
+    large_job = Job(subject, LARGE_BATCH)
+    single, large = times.ms(Job(subject, 1)), times.ms(large_job)
     row: Metrics = {
         "num_inference_steps": subject.sampler.num_inference_steps,
+        "num_latency_repeats": len(single),
         "latency_ms": float(np.median(single)),
         "latency_p95_ms": float(np.percentile(single, P95)),
-        "images_per_second": LARGE_BATCH * 1000 / float(np.median(timed[f"{name}.large"])),
-        "params_m": subject.params_m,
-        "pipeline_params_m": subject.pipeline_params_m,
+        f"latency_batch{LARGE_BATCH}_ms": float(np.median(large)),
+        f"latency_batch{LARGE_BATCH}_p95_ms": float(np.percentile(large, P95)),
+        "images_per_second": LARGE_BATCH * 1000 / float(np.median(large)),
     }
-    if subject.size_mib is not None:
-        row["size_mib"] = subject.size_mib
-    if f"{name}.vram" in timed:
-        row["peak_vram_mib"] = float(timed[f"{name}.vram"])
-    return row
-
-
-def _process_row(timed: Arrays) -> dict[str, Metrics]:
-    return {"process": {"peak_rss_mib": float(timed["rss"])}} if "rss" in timed else {}
-
-
-def _timed(subjects: dict[str, Subject], prompts: list[str], params: Evaluate) -> Arrays:
-    eight = [prompts[index % len(prompts)] for index in range(LARGE_BATCH)]
-    timed: dict[str, NDArray[np.float64]] = {}
-    for name, subject in subjects.items():
-        timed[f"{name}.single"] = pipeline_latencies(
-            subject, prompts[:1], seed=params.seed, repeats=params.latency_repeats
-        )
-        with peak_vram_mib() as peak:
-            # One time is enough, since it is several times as long.
-            timed[f"{name}.large"] = pipeline_latencies(subject, eight, seed=params.seed, repeats=1)
-        timed |= {f"{name}.vram": np.array(value) for value in peak}
-    rss = peak_rss_mib()
-    return timed if rss is None else timed | {"rss": np.array(rss)}
+    vram = times.peak_vram_mib(large_job)
+    return row if vram is None else row | {"peak_vram_mib": vram}

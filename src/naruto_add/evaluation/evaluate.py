@@ -1,11 +1,14 @@
 """Every subject's figures, side by side: quality against held-out pictures, closeness to the teacher, speed, size.
 
-Generated sets, features, distances and timings are cached, so that another `evaluate.subject` costs seconds.
-What each figure means stands in `naruto_add.catalog`.
+Generated sets and times are cached by the code that draws, features and distances by all code, so that another
+`evaluate.subject` costs seconds, and an edit of what judges draws nothing. What each figure means stands in
+`naruto_add.catalog`.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,23 +25,27 @@ from naruto_add.evaluation.attributes import (
     vocabulary_of,
 )
 from naruto_add.evaluation.cache import cached
-from naruto_add.evaluation.cost import costs
+from naruto_add.evaluation.cost import cost_jobs, costs
 from naruto_add.evaluation.features import Images
 from naruto_add.evaluation.frechet import Features
-from naruto_add.evaluation.generate import as_images, drawn
+from naruto_add.evaluation.generate import as_images, decoded, drawn
 from naruto_add.evaluation.judge import (
     Judge,
     Metrics,
     caption_fit,
     closeness,
+    compared,
     distribution,
     diversity,
+    image_features,
     load_judge,
+    noise_floor,
     novelty,
 )
 from naruto_add.evaluation.likeness import thumbnails
 from naruto_add.evaluation.subjects import Models, Subject, at_steps, load_subjects
 from naruto_add.evaluation.sweep import sweep, write_sweep
+from naruto_add.evaluation.timing import time_jobs
 from naruto_add.files import write_json
 from naruto_add.params import Evaluate
 from naruto_add.runtime import StageError, progress
@@ -46,6 +53,11 @@ from naruto_add.runtime import StageError, progress
 MIN_HELD_OUT = 4
 """Half of them are still a distribution."""
 LOAD_BATCH = 64
+SURE_CLASSIFIER = 0.95
+"""Accuracy on real pictures below which what it says of drawn ones is in doubt."""
+
+Draw = Callable[..., Images]
+"""What `drawn` is once batches and cache are chosen."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ def evaluate(
     models: Models,
     prompt_template: str,
     dataset_dir: Path,
+    drawn_dir: Path,
     cache_dir: Path,
     metrics_path: Path,
     subject_path: Path,
@@ -70,34 +83,54 @@ def evaluate(
 ) -> None:
     """Write every subject's metrics as `<subject>.<metric>`, and those of `params.subject` that matter most, bare.
 
-    At `sweep_path` a table of quality and latency by number of steps.
+    At `sweep_path` a table of quality and latency by number of steps. Pictures and times are kept in `drawn_dir`, what
+    is made of them in `cache_dir`.
     """
     held_out, train = load_split(dataset_dir, "test"), load_split(dataset_dir, "train")
     _check_enough(len(held_out))
     judge, subjects = load_judge(params, cache_dir), load_subjects(models)
-    compared = subjects | {"teacher_few_steps": at_steps(subjects["teacher"], models.num_student_steps)}
+    subjects |= {"teacher_few_steps": at_steps(subjects["teacher"], models.num_student_steps)}
     prompts = [fill_template(prompt_template, example.caption) for example in _first(held_out, params.num_images)]
-    sets = _draw_sets(compared, prompts, params=params, cache_dir=cache_dir)
+    few, draw = prompts[: params.few_images], partial(drawn, batch_size=params.batch_size, cache_dir=drawn_dir)
+    sets = _draw_sets(subjects, prompts, seed=params.seed, draw=draw)
+    varied = {name: subject for name, subject in subjects.items() if name != "base"}  # slow, and nobody's standard
+    again = _draw_sets(varied, few, seed=params.seed + 1, draw=draw)
     held = _load_held(held_out, train)
+    real = {
+        "real": held.real,
+        "real_decoded": decoded(subjects["teacher"], held.real[: len(prompts)], cache_dir=drawn_dir),
+    }
     points = sweep(
-        compared, prompts, drawn_sets=sets, real=held.real, sampling=models.sampling, params=params, judge=judge
+        subjects,
+        draw=lambda subject: draw(subject, few, seed=params.seed),
+        drawn_sets=sets,
+        real=held.real,
+        sampling=models.sampling,
+        params=params,
+        judge=judge,
     )
+    jobs = [*cost_jobs(subjects), *(point.job for point in points)]
+    times = time_jobs(jobs, prompts, seed=params.seed, rounds=params.latency_repeats, cache_dir=drawn_dir)
     metrics = _merged(
         {name: _quality(images, held, sets["teacher"], judge=judge) for name, images in sets.items()},
-        _controls(held, train[: len(prompts)], judge=judge),
-        _diversities(compared, prompts, sets, params=params, judge=judge),
-        _caption_fits(sets | {"real": held.real}, held_out, judge=judge),
-        _attributes(sets | {"real": held.real}, held_out, train, params=params, cache_dir=cache_dir),
-        costs(subjects, prompts, params=params, cache_dir=cache_dir),
+        _controls(held, real["real_decoded"], train[: len(prompts)], judge=judge),
+        _diversities(sets, again, judge=judge),
+        _caption_fits(sets | real, held_out, judge=judge),
+        _attributes(sets | real, held_out, train, params=params, cache_dir=cache_dir),
+        costs(subjects, times),
     )
-    write_sweep(points, sweep_path)
+    write_sweep(points, times, sweep_path)
     write_json(metrics_path, {f"{name}.{key}": value for name, row in metrics.items() for key, value in row.items()})
     write_json(subject_path, _short(metrics[params.subject]))
 
 
 def _short(row: Metrics) -> Metrics:
-    """The headline figures with four digits, and whether they are of few pictures: what DVC's tables have room for."""
-    shown = {*headline(set(row)), *(name for name in row if name.endswith(FEW))}
+    """The headline figures with four digits, and whether they are of few pictures: what DVC's tables have room for.
+
+    The first one's flag stands for all, for they are of the same pictures.
+    """
+    names = headline(set(row))
+    shown = {*names, *[f"{name}{FEW}" for name in names if f"{name}{FEW}" in row][:1]}
     return {name: row[name] if isinstance(row[name], int) else float(f"{row[name]:.4g}") for name in sorted(shown)}
 
 
@@ -125,12 +158,10 @@ def _load_held(held_out: list[Example], train: list[Example]) -> _Held:
     return _Held(real, thumbnails(real), train_thumbnails)
 
 
-def _draw_sets(
-    subjects: dict[str, Subject], prompts: list[str], *, params: Evaluate, cache_dir: Path
-) -> dict[str, Images]:
+def _draw_sets(subjects: dict[str, Subject], prompts: list[str], *, seed: int, draw: Draw) -> dict[str, Images]:
     """Each subject's pictures."""
     return {
-        name: drawn(subject, prompts, seed=params.seed, batch_size=params.batch_size, cache_dir=cache_dir)
+        name: draw(subject, prompts, seed=seed)
         for name, subject in progress(subjects.items(), desc="evaluate: drawing", total=len(subjects))
     }
 
@@ -143,16 +174,12 @@ def _quality(images: Images, held: _Held, teacher: Images, *, judge: Judge) -> M
     }
 
 
-def _diversities(
-    subjects: dict[str, Subject], prompts: list[str], sets: dict[str, Images], *, params: Evaluate, judge: Judge
-) -> dict[str, Metrics]:
+def _diversities(sets: dict[str, Images], again: dict[str, Images], *, judge: Judge) -> dict[str, Metrics]:
     """How different each subject's pictures of one prompt are; of the teacher's it is the floor of its closeness."""
-    few = prompts[: params.few_images]
-    again = {
-        name: drawn(subject, few, seed=params.seed + 1, batch_size=params.batch_size, cache_dir=judge.cache_dir)
-        for name, subject in subjects.items()
-    }
-    return {name: diversity(sets[name][: len(few)], images, judge=judge) for name, images in again.items()}
+    pairs = {name: (sets[name][: len(images)], images) for name, images in again.items()}
+    rows = {name: diversity(*pair, judge=judge) for name, pair in pairs.items()}
+    rows["teacher"] |= noise_floor(*pairs["teacher"], judge=judge)
+    return rows
 
 
 def _caption_fits(sets: dict[str, Images], held_out: list[Example], *, judge: Judge) -> dict[str, Metrics]:
@@ -177,24 +204,41 @@ def _attributes(
         ),
     )
     classifier = load_classifier(state, vocabulary_of(train))
-    return {
-        name: dict(attribute_accuracy(classifier, images, held_out[: len(images)])) for name, images in sets.items()
+    rows = {
+        name: attribute_accuracy(classifier, images, held_out[: len(images)], seed=seed)
+        for name, images in sets.items()
     }
+    _warn_of_doubt(rows["real"])
+    return rows
 
 
-def _controls(held: _Held, train: list[Example], *, judge: Judge) -> dict[str, Metrics]:
+def _warn_of_doubt(real: Metrics) -> None:
+    accuracy = real.get("attribute_accuracy", 1.0)
+    if accuracy < SURE_CLASSIFIER:
+        sys.stderr.write(
+            f"evaluate: the attribute classifier is right about {accuracy:.1%} of what real held-out pictures show, "
+            f"less than {SURE_CLASSIFIER:.0%}; trust no attribute_accuracy, or raise evaluate.classifier_steps\n"
+        )
+
+
+def _controls(held: _Held, decoded_real: Images, train: list[Example], *, judge: Judge) -> dict[str, Metrics]:
     """Real pictures judged as if they were drawn: what a perfect model would get.
 
-    Training ones are as many as drawn ones, so only they compare with a subject's row; the halves of the held-out ones
-    are of fewer.
+    Training ones and decoded ones are as many as drawn ones, so only they compare with a subject's row; the halves of
+    the held-out ones are of other numbers. Decoded ones have what the autoencoder loses, and are otherwise among those
+    that they are compared with: no model with this autoencoder can come nearer.
     """
-    half, other = held.real[::2], held.real[1::2]
+    features = image_features(held.real, judge)
     half_thumbnails, other_thumbnails = held.real_thumbnails[::2], held.real_thumbnails[1::2]
     return {
         "real": {"num_images": len(held.real)},
+        "real_decoded": {
+            **distribution(decoded_real, held.real, judge=judge),
+            **novelty(thumbnails(decoded_real), held.real_thumbnails, held.train_thumbnails),
+        },
         "real_train": distribution(_load_images(train), held.real, judge=judge),
         "real_halves": {
-            **distribution(half, other, judge=judge),
+            **compared(features[::2], features[1::2], judge=judge),
             **novelty(half_thumbnails, other_thumbnails, held.train_thumbnails),
         },
     }

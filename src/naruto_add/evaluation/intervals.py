@@ -16,8 +16,13 @@ Weights = NDArray[np.float64]
 
 def mean_interval(values: NDArray[np.float64], *, seed: int) -> tuple[float, float]:
     """Of the mean of one value per picture."""
-    weights = _weights(np.random.default_rng(seed), NUM_RESAMPLES, len(values))
-    low, high = np.percentile(weights @ values, INTERVAL_PERCENT)
+    return ratio_interval(values, np.ones(len(values)), seed=seed)
+
+
+def ratio_interval(sums: NDArray[np.float64], counts: NDArray[np.float64], *, seed: int) -> tuple[float, float]:
+    """Of a mean over parts of pictures, given each picture's sum and number of parts: those of one belong together."""
+    weights = _weights(np.random.default_rng(seed), NUM_RESAMPLES, len(sums))
+    low, high = np.percentile((weights @ sums) / (weights @ counts), INTERVAL_PERCENT)
     return float(low), float(high)
 
 

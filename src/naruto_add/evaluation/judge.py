@@ -1,16 +1,15 @@
 """Figures of one set of pictures against others, by the networks that the parameters name; what is slow is cached."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from naruto_add.catalog import FEW
 from naruto_add.compute import default_device
-from naruto_add.evaluation.cache import Arrays, cached
+from naruto_add.evaluation.cache import Arrays, cached, digest
 from naruto_add.evaluation.clip import OFF, ClipNetwork, clip_scores, load_clip
 from naruto_add.evaluation.features import (
     FeatureNetwork,
@@ -26,7 +25,8 @@ from naruto_add.evaluation.perceptual import PerceptualNetwork, load_perceptual_
 from naruto_add.params import Evaluate
 
 ENOUGH_IMAGES = 2048
-"""Below it a Frechet distance on Inception's 2048 features has a rank-deficient covariance: `_n_small` says so."""
+"""Below it a Frechet distance on Inception's 2048 features has a rank-deficient covariance, and whatever else compares
+two sets depends on their numbers or is uncertain: `_n_small` says so beside each."""
 
 Metrics = dict[str, float | int]
 
@@ -56,40 +56,42 @@ def load_judge(params: Evaluate, cache_dir: Path) -> Judge:
 
 def distribution(images: Images, real: Images, *, judge: Judge) -> Metrics:
     """Frechet and kernel distance to the real pictures with their intervals, and overlap with them."""
-    features, reference = image_features(images, judge), image_features(real, judge)
+    return compared(image_features(images, judge), image_features(real, judge), judge=judge)
+
+
+def compared(features: Features, reference: Features, *, judge: Judge) -> Metrics:
+    """The same of `image_features`, of which parts may be taken: they cost more than what is made of them."""
     frechet, kernel = judge.features.frechet_name, judge.features.kernel_name
     figures = cached(
         judge.cache_dir,
-        ["distribution", judge.features.name, judge.seed, digest(images), digest(real)],
+        ["distances", judge.seed, digest(features), digest(reference)],
         lambda: _distances(features, reference, seed=judge.seed),
     )
+    overlap = {name: float(value) for name, value in vars(manifold_scores(features, reference)).items()}
+    few = int(min(len(features), len(reference)) < ENOUGH_IMAGES)
     return {
-        "num_images": len(images),
-        f"{frechet}_n_small": int(min(len(images), len(real)) < ENOUGH_IMAGES),
+        "num_images": len(features),
         **_with_interval(frechet, figures["frechet"]),
         **_with_interval(kernel, figures["kernel"]),
-        **{name: float(value) for name, value in vars(manifold_scores(features, reference)).items()},
+        **overlap,
+        **{f"{name}{FEW}": few for name in (frechet, kernel, *overlap)},
     }
-
-
-def frechet_only(images: Images, real: Images, *, judge: Judge) -> float:
-    """The Frechet distance alone, which costs no resampling."""
-    return frechet_distance(image_features(images, judge), image_features(real, judge))
 
 
 def closeness(images: Images, others: Images, *, judge: Judge) -> Metrics:
     """Mean perceptual distance to the pictures at the same places."""
-    distances = _perceptual(images, others, judge)
-    interval = mean_interval(distances, seed=judge.seed)
-    return _with_interval(judge.perceptual.metric_name, [float(distances.mean()), *interval])
+    return _mean_distance(judge.perceptual.metric_name, images, others, judge)
 
 
 def diversity(images: Images, reseeded: Images, *, judge: Judge) -> Metrics:
     """Mean perceptual distance of two pictures of one prompt, from different initial noise."""
-    distances = _perceptual(images, reseeded, judge)
-    interval = mean_interval(distances, seed=judge.seed)
     name = f"{judge.perceptual.metric_name}_diversity"
-    return {"num_diversity_pairs": len(distances), **_with_interval(name, [float(distances.mean()), *interval])}
+    return {"num_diversity_pairs": len(images), **_mean_distance(name, images, reseeded, judge)}
+
+
+def noise_floor(teacher: Images, reseeded: Images, *, judge: Judge) -> Metrics:
+    """What the distance to the teacher is worth: the teacher's own, to itself from different initial noise."""
+    return _mean_distance(f"{judge.perceptual.metric_name}_noise_floor", teacher, reseeded, judge)
 
 
 def caption_fit(images: Images, captions: Sequence[str], *, judge: Judge) -> Metrics:
@@ -111,18 +113,13 @@ def novelty(drawn: Features, held_out: Features, train: Features) -> Metrics:
     return {"nearest_train_ratio": found.ratio, "near_train_fraction": found.near_fraction}
 
 
-def image_features(images: Images, judge: Judge) -> NDArray[np.float64]:
+def image_features(images: Images, judge: Judge) -> Features:
     """One row per picture, by the judge's feature network."""
     return cached(
         judge.cache_dir,
         ["features", judge.features.name, digest(images)],
         lambda: {"features": extract_features(images, judge.features)},
     )["features"]
-
-
-def digest(images: Images) -> list[Any]:
-    """What tells this set of pictures from any other."""
-    return [images.shape, hashlib.blake2b(np.ascontiguousarray(images).tobytes(), digest_size=16).hexdigest()]
 
 
 def _distances(features: Features, reference: Features, *, seed: int) -> Arrays:
@@ -132,6 +129,11 @@ def _distances(features: Features, reference: Features, *, seed: int) -> Arrays:
         "frechet": np.array([frechet, *frechet_interval(features, reference, distance=frechet, seed=seed)]),
         "kernel": np.array([kernel, *kernel_interval(features, reference, seed=seed)]),
     }
+
+
+def _mean_distance(name: str, images: Images, others: Images, judge: Judge) -> Metrics:
+    distances = _perceptual(images, others, judge)
+    return _with_interval(name, [float(distances.mean()), *mean_interval(distances, seed=judge.seed)])
 
 
 def _perceptual(images: Images, others: Images, judge: Judge) -> NDArray[np.float64]:

@@ -5,28 +5,18 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 MIB = 2**20
 
 
-def latencies_ms(
-    draw: Callable[[], object], *, repeats: int, warm_up: Callable[[], object] | None = None
-) -> NDArray[np.float64]:
-    """Wall-clock times of `draw`, after a call of `warm_up`, by default of `draw` itself."""
-    (warm_up or draw)()
-    return np.array([1000 * seconds_of(draw) for _ in range(repeats)])
-
-
-def seconds_of(draw: Callable[[], object]) -> float:
+def milliseconds_of(draw: Callable[[], object]) -> float:
     """Wall-clock time of one call, until the GPU is done too."""
     _synchronize()
     start = time.perf_counter()
     draw()
     _synchronize()
-    return time.perf_counter() - start
+    return 1000 * (time.perf_counter() - start)
 
 
 @contextmanager

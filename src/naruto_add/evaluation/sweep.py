@@ -1,41 +1,45 @@
 """Quality against latency: teacher and distilled student at many numbers of steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from naruto_add.evaluation.cache import cached
-from naruto_add.evaluation.cost import pipeline_latencies
+from naruto_add.catalog import INTERVAL_ENDS
 from naruto_add.evaluation.features import Images
-from naruto_add.evaluation.generate import drawn
-from naruto_add.evaluation.judge import Judge, frechet_only
+from naruto_add.evaluation.judge import Judge, Metrics, compared, image_features
 from naruto_add.evaluation.subjects import Subject, at_steps, student_at_steps
+from naruto_add.evaluation.timing import Job, Times
 from naruto_add.files import atomic_write_bytes
 from naruto_add.params import Evaluate, Sampling
 from naruto_add.runtime import progress
 
-COLUMNS = ("subject", "steps", "latency_ms", "distance")
-TIMED_STEPS = 20
-"""Steps that a point is timed for at least, by as many pictures as that takes: one picture of few steps is noise."""
+COLUMNS = ("subject", "steps", "latency_ms", "metric", "distance", "low", "high", "num_images")
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """`distance` is the judge's Frechet distance of as many pictures at every point."""
+    """`distance` is the judge's Frechet distance (`metric` names it) of as many pictures at every point."""
 
-    subject: str
-    steps: int
-    latency_ms: float
+    name: str
+    subject: Subject
+    metric: str
     distance: float
+    low: float
+    high: float
+    num_images: int
+
+    @property
+    def job(self) -> Job:
+        """What has to be timed."""
+        return Job(self.subject, 1)
 
 
 def sweep(
     subjects: Mapping[str, Subject],
-    prompts: Sequence[str],
     *,
+    draw: Callable[[Subject], Images],
     drawn_sets: Mapping[str, Images],
     real: Images,
     sampling: Sampling,
@@ -43,23 +47,23 @@ def sweep(
     judge: Judge,
 ) -> list[SweepPoint]:
     """A point per subject and number of steps; a set in `drawn_sets` is not drawn again."""
-    few = list(prompts[: params.few_images])
     points = _points(subjects, sampling, params)
     known = {repr(subjects[name].key()): images for name, images in drawn_sets.items()}
     found = []
     for name, subject in progress(points, desc="evaluate: sweep", total=len(points)):
         images = known.get(repr(subject.key()))
-        if images is None:
-            images = drawn(subject, few, seed=params.seed, batch_size=params.batch_size, cache_dir=judge.cache_dir)
-        distance = frechet_only(images[: len(few)], real, judge=judge)
-        latency_ms = _latency_ms(subject, few, params=params, cache_dir=judge.cache_dir)
-        found.append(SweepPoint(name, subject.sampler.num_inference_steps, latency_ms, distance))
+        features = image_features(draw(subject) if images is None else images, judge)[: params.few_images]
+        found.append(_point(name, subject, compared(features, image_features(real, judge), judge=judge), judge=judge))
     return found
 
 
-def write_sweep(points: Sequence[SweepPoint], path: Path) -> None:
+def write_sweep(points: Sequence[SweepPoint], times: Times, path: Path) -> None:
     """Tab-separated, with six significant digits."""
-    rows = [f"{point.subject}\t{point.steps}\t{point.latency_ms:.6g}\t{point.distance:.6g}" for point in points]
+    rows = []
+    for point in points:
+        steps, ms = point.subject.sampler.num_inference_steps, float(np.median(times.ms(point.job)))
+        figures = [f"{value:.6g}" for value in (point.distance, point.low, point.high)]
+        rows.append("\t".join([point.name, str(steps), f"{ms:.6g}", point.metric, *figures, str(point.num_images)]))
     atomic_write_bytes(path, ("\n".join(["\t".join(COLUMNS), *rows]) + "\n").encode())
 
 
@@ -71,14 +75,7 @@ def _points(subjects: Mapping[str, Subject], sampling: Sampling, params: Evaluat
     ]
 
 
-def _latency_ms(subject: Subject, prompts: list[str], *, params: Evaluate, cache_dir: Path) -> float:
-    times = cached(
-        cache_dir,
-        ["latency", subject.key(), params.seed, torch.get_num_threads()],
-        lambda: {"ms": pipeline_latencies(subject, prompts[:1], seed=params.seed, repeats=_repeats(subject))},
-    )
-    return float(np.median(times["ms"]))
-
-
-def _repeats(subject: Subject) -> int:
-    return -(-TIMED_STEPS // subject.sampler.num_inference_steps)
+def _point(name: str, subject: Subject, figures: Metrics, *, judge: Judge) -> SweepPoint:
+    metric = judge.features.frechet_name
+    distance, low, high = (figures[f"{metric}{end}"] for end in ("", *INTERVAL_ENDS))
+    return SweepPoint(name, subject, metric, distance, low, high, int(figures["num_images"]))

@@ -20,7 +20,7 @@ from naruto_add.data.dataset import load_split
 from naruto_add.data.latents import hash_model
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
-from naruto_add.diffusion.sampling import fast_sampler, initial_noise, sample_latents
+from naruto_add.diffusion.sampling import fast_sampler, initial_noise, sample_states
 from naruto_add.files import content_hash, new_file
 from naruto_add.runtime import StageError
 from naruto_add.training.sharing import is_main, num_processes, shared_out, shown, wait_for_all
@@ -37,10 +37,12 @@ NOISE_STREAM = 2**32
 class Pool:
     """Teacher samples on the CPU, fp32: x0[i] was drawn from noise[i] for prompts[caption_index[i]], with guidance.
 
-    The last `num_held_out` are what the student is scored on, never trained on.
+    `states[i]` are x_t on the way, at each of the student's timesteps but the first, where x_t is the noise; none in a
+    pool that was not drawn. The last `num_held_out` are what the student is scored on, never trained on.
     """
 
     noise: Float[Tensor, "samples c h w"]
+    states: Float[Tensor, "samples inner c h w"]
     x0: Float[Tensor, "samples c h w"]
     caption_index: Int[Tensor, " samples"]
     prompts: list[str]
@@ -67,6 +69,7 @@ def draw_pool(
     prompts: list[str],
     size: int,
     num_steps: int,
+    timesteps: list[int],
     guidance_scale: float,
     seed: int,
     path: Path,
@@ -86,6 +89,7 @@ def draw_pool(
         first=size - num_held_out if held_out_only else 0,
         prompts=prompts,
         num_steps=num_steps,
+        timesteps=timesteps,
         guidance_scale=guidance_scale,
         seed=seed,
         checkpoint_dir=checkpoint_dir,
@@ -101,6 +105,7 @@ def draw_from(
     *,
     prompts: list[str],
     num_steps: int,
+    timesteps: list[int],
     guidance_scale: float,
     seed: int,
     checkpoint_dir: Path,
@@ -108,34 +113,39 @@ def draw_from(
 ) -> Pool:
     """A sample of the bundle's U-Net from every noise, spread evenly over the prompts; none before `first` is drawn.
 
+    `timesteps` are the student's, noisiest first; the teacher's `num_steps` must visit them all.
+
     The noise must be a function of its shape and the seed: chunks already in `checkpoint_dir` that were drawn from the
     same models, prompts, shape and options are not drawn again. Raises StageError where a sample is not finite.
     """
     caption_index = batch_indices(len(prompts), len(noise), seed=seed, step=0)
     models = [hash_model(bundle.unet), hash_model(bundle.text_encoder)]
-    key = content_hash(models, prompts, list(noise.shape), num_steps, guidance_scale, seed)
+    key = content_hash(models, prompts, list(noise.shape), num_steps, timesteps, guidance_scale, seed)
     sampler = fast_sampler(bundle, num_steps, guidance_scale)
     negative_embeds = encode_prompts(bundle, [""])
 
     def draw(start: int) -> Tensor:
         part = slice(start, start + CHUNK)
-        return sample_latents(
+        return sample_states(
             bundle.unet,
             noise=noise[part].to(bundle.device),
             prompt_embeds=encode_prompts(bundle, [prompts[index] for index in caption_index[part]]),
             negative_embeds=negative_embeds,
             sampler=sampler,
+            timesteps=timesteps[1:],
         ).cpu()
 
     starts = range(first, len(noise), CHUNK)
     chunks = _chunks(starts, lambda start: _finite(draw(start), guidance_scale), checkpoint_dir, key)
-    return Pool(noise[first:].cpu(), torch.cat(chunks), torch.tensor(caption_index[first:]), prompts, num_held_out=0)
+    states = torch.cat(chunks)
+    places = torch.tensor(caption_index[first:])
+    return Pool(noise[first:].cpu(), states[:, :-1], states[:, -1], places, prompts, num_held_out=0)
 
 
 def write_pool(path: Path, pool: Pool) -> None:
     """Write the file that `load_pool` reads; the main process does, of several."""
     if is_main():
-        tensors = {name: getattr(pool, name) for name in ("noise", "x0", "caption_index")}
+        tensors = {name: getattr(pool, name) for name in ("noise", "states", "x0", "caption_index")}
         tensors["num_held_out"] = torch.tensor(pool.num_held_out)  # a second entry of metadata has no fixed order
         _write(path, tensors, {"prompts": pool.prompts})
 
@@ -145,6 +155,7 @@ def load_pool(path: Path, /) -> Pool:
     tensors, metadata = _read(path)
     return Pool(
         tensors["noise"],
+        tensors["states"],
         tensors["x0"],
         tensors["caption_index"],
         json.loads(metadata["prompts"]),
@@ -166,7 +177,8 @@ def _num_held_out(size: int) -> int:
 
 
 def _part(pool: Pool, part: slice, *, num_held_out: int) -> Pool:
-    return Pool(pool.noise[part], pool.x0[part], pool.caption_index[part], pool.prompts, num_held_out)
+    tensors = (pool.noise[part], pool.states[part], pool.x0[part], pool.caption_index[part])
+    return Pool(*tensors, pool.prompts, num_held_out)
 
 
 def _chunks(starts: Sequence[int], draw: Callable[[int], Tensor], checkpoint_dir: Path, key: str) -> list[Tensor]:
@@ -177,16 +189,16 @@ def _chunks(starts: Sequence[int], draw: Callable[[int], Tensor], checkpoint_dir
     num_at_once = num_processes()
     for first in shown(range(0, len(missing), num_at_once), desc="pool"):
         together = missing[first : first + num_at_once]
-        for start, x0 in zip(together, shared_out(together, draw), strict=True):
+        for start, states in zip(together, shared_out(together, draw), strict=True):
             if is_main():
-                _write(paths[start], {"x0": x0}, {})
+                _write(paths[start], {"states": states}, {})
     wait_for_all()
-    return [_read(paths[start])[0]["x0"] for start in starts]
+    return [_read(paths[start])[0]["states"] for start in starts]
 
 
-def _finite(x0: Tensor, guidance_scale: float) -> Tensor:
-    if torch.isfinite(x0).all():
-        return x0
+def _finite(states: Tensor, guidance_scale: float) -> Tensor:
+    if torch.isfinite(states).all():
+        return states
     raise StageError(
         f"the teacher draws latents that are not finite at sampling.guidance_scale {guidance_scale}; lower it, "
         "or use base.precision fp32"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
-from naruto_add.diffusion.sampling import fast_sampler, sample_latents
+from naruto_add.diffusion.sampling import fast_sampler, sample_latents, sample_states
 from naruto_add.params import Add, Params, load_params
 from naruto_add.runtime import StageError
 from naruto_add.training import pool as pool_module
@@ -65,7 +65,8 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
         load_pipeline_folder(tiny_pipeline_dir, precision="fp32"),
         prompts=pool_prompts(tiny_dataset_dir, "{caption}"),
         size=16,
-        num_steps=2,
+        num_steps=4,
+        timesteps=[999, 749, 499, 249],
         guidance_scale=3.0,
         seed=0,
         path=folder / "pool.safetensors",
@@ -95,7 +96,7 @@ def draw(
         data,
         captions=load_pool(pool_path).prompts,
         params=params or add_params(),
-        num_steps=2,
+        num_steps=4,
         guidance_scale=3.0,
         checkpoint_dir=folder,
     )
@@ -153,7 +154,7 @@ def test_samples_of_a_size_are_the_teachers_from_noise_of_that_shape(
             noise=pairs.noise,
             prompt_embeds=data.prompt_embeds[pairs.rows],
             negative_embeds=data.prompt_embeds[:1],
-            sampler=fast_sampler(tiny_bundle, 2, 3.0),
+            sampler=fast_sampler(tiny_bundle, 4, 3.0),
         )
         torch.testing.assert_close(pairs.x0, expected, rtol=1e-3, atol=1e-4)
         assert {data.prompts[row] for row in pairs.rows} <= set(load_pool(pool_path).prompts)
@@ -171,9 +172,9 @@ def test_samples_are_drawn_once_and_those_of_a_killed_run_are_kept(
         batches.append(len(noise))
         if len(batches) == 3:
             raise ConnectionAbortedError
-        return sample_latents(*args, noise=noise, **options)
+        return sample_states(*args, noise=noise, **options)
 
-    monkeypatch.setattr(pool_module, "sample_latents", dying)
+    monkeypatch.setattr(pool_module, "sample_states", dying)
     with pytest.raises(ConnectionAbortedError):
         draw(tiny_bundle, data, pool_path, tmp_path)
     resumed = draw(tiny_bundle, data, pool_path, tmp_path)
@@ -292,7 +293,7 @@ def test_distill_draws_the_samples_and_scores_at_the_base_models_size(
         tiny_pipeline_dir,
         student_dir=tiny_pipeline_dir / "unet",
         pool_path=pool_path,
-        pool_steps=2,
+        pool_steps=4,
         params=add_params(num_steps=3),
         precision="fp32",
         guidance_scale=3.0,

@@ -47,6 +47,7 @@ TEMPLATE = "ninja style, {caption}"
 PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 SMALL = {
     "discriminators": ["latent"],
+    "judged_fraction": 1.0,
     "num_steps": 4,
     "batch_size": 6,
     "discriminator_width": 8,
@@ -57,6 +58,7 @@ SMALL = {
 }
 
 ALL_ON = {
+    "judged_fraction": 0.5,
     "discriminators": ["latent", "pixel"],
     "pixel_crop_px": 32,
     "pair_target": "solve",
@@ -83,7 +85,8 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
         load_pipeline_folder(tiny_pipeline_dir, precision="fp32"),
         prompts=pool_prompts(tiny_dataset_dir, TEMPLATE),
         size=16,
-        num_steps=2,
+        num_steps=4,
+        timesteps=[999, 749, 499, 249],
         guidance_scale=3.0,
         seed=0,
         path=folder / "pool.safetensors",
@@ -244,9 +247,34 @@ def test_fault_3_the_target_is_the_teachers_sample_from_the_same_noise(build: Bu
     for noise, x0 in zip(batch.noise, batch.x0, strict=True):
         (index,) = torch.where((pool.noise == noise).flatten(1).all(dim=1))
         torch.testing.assert_close(pool.x0[index[0]], x0)
+    batch = replace(batch, step_index=torch.full_like(batch.step_index, 3))  # where the next state is the sample
+    target = run.distiller.pair_target(run.distiller.student_inputs(batch), batch)
+    torch.testing.assert_close(target, batch.x0, rtol=1e-3, atol=1e-3)
     assert run.distiller.distillation_losses(batch.x0, batch, pair_target=batch.x0)[0].item() == 0
     pair_loss, _ = run.distiller.distillation_losses(batch.x0 + 0.5, batch, pair_target=batch.x0)
     assert pair_loss.item() == pytest.approx(0.125)
+
+
+def test_the_pair_loss_is_a_distance_of_the_states_that_the_students_and_the_teachers_steps_lead_to(
+    build: Build,
+) -> None:
+    """From the teacher's states and from the student's own alike, by the student's own scheduler."""
+    run = build.run(add_params(rollout_fraction=0.5, renoised_weight=0.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    batch = replace(batch, step_index=torch.tensor([0, 0, 1, 2, 3, 3]))
+    noisy = run.distiller.student_inputs(batch)
+    x0 = run.distiller.x0_of(noisy, batch).detach()
+    loss, _ = run.distiller.distillation_losses(x0, batch, pair_target=run.distiller.pair_target(noisy, batch))
+    scheduler, bar = run.sampler.scheduler, alphas_cumprod(build.bundle.scheduler)
+    scheduler.set_timesteps(4)
+    way = torch.cat([batch.states, batch.x0[:, None]], dim=1)
+    distances = []
+    for item, place in enumerate(batch.step_index.tolist()):
+        timestep = scheduler.timesteps[place]
+        noise = noise_pred_from_x0(noisy[[item]], x0[[item]], timestep[None], alphas_cumprod=bar)
+        arrived = scheduler.step(noise, timestep, noisy[[item]]).prev_sample
+        distances.append(torch.nn.functional.smooth_l1_loss(arrived, way[[item], place]))
+    assert loss.item() == pytest.approx(torch.stack(distances).mean().item(), rel=1e-3)
 
 
 def test_the_renoised_loss_weighs_by_alpha_and_moves_only_the_student(build: Build) -> None:
@@ -299,7 +327,8 @@ def test_a_solved_target_is_the_teachers_way_on_from_what_the_student_saw(build:
         sampler=fast_sampler(build.bundle, 2, PROFILE.sampling.guidance_scale),
     )
     torch.testing.assert_close(run.distiller.pair_target(batch.noise, first), expected, rtol=1e-3, atol=1e-3)
-    assert build.run(add_params()).distiller.pair_target(noisy, batch) is batch.x0
+    lcm = build.run(add_params(), scheduler="lcm")
+    assert lcm.distiller.pair_target(noisy, batch) is batch.x0
 
 
 def test_the_solved_target_is_what_the_pair_loss_and_the_student_learn_from(build: Build) -> None:
@@ -325,10 +354,11 @@ def test_pair_and_perceptual_loss_compare_with_the_target_that_is_named(build: B
 
 
 def test_fault_4_x0_is_the_one_that_alpha_bar_implies(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A student that predicts the pair's own noise has its x0 at every trained timestep but pure noise."""
+    """A student that predicts the noise of a noised sample has its x0 at every trained timestep but pure noise."""
     run = build.run(add_params(timesteps=[749, 499, 249], rollout_fraction=0.0))
     batch = draw_batch(run.data, run.params, step=0)
-    monkeypatch.setattr(distiller, "noise_pred", lambda *_: batch.noise)
+    is_first = (batch.step_index == 0).view(-1, 1, 1, 1)
+    monkeypatch.setattr(distiller, "noise_pred", lambda *_: batch.noise.where(is_first, batch.fresh_noise[:, 0]))
     torch.testing.assert_close(x0_of(run, batch), batch.x0, rtol=1e-4, atol=1e-4)
 
 
@@ -358,15 +388,27 @@ def test_rollouts_carry_no_gradient(build: Build) -> None:
 
 
 def test_fault_7_inputs_are_noised_with_the_schedulers_alphas(build: Build) -> None:
-    run = build.run(add_params(rollout_fraction=0.0))
+    run = build.run(add_params(rollout_fraction=0.0), scheduler="lcm")
     batch = draw_batch(run.data, run.params, step=0)
     batch = replace(batch, step_index=torch.arange(6) % 4)
     noisy = run.distiller.student_inputs(batch)
     timesteps = torch.tensor(run.params.timesteps)[batch.step_index]
-    expected = build.bundle.scheduler.add_noise(batch.x0, batch.noise, timesteps)
+    expected = build.bundle.scheduler.add_noise(batch.x0, batch.fresh_noise[:, 0], timesteps)
     is_first = batch.step_index == 0
     torch.testing.assert_close(noisy[~is_first], expected[~is_first])
     assert torch.equal(noisy[is_first], batch.noise[is_first])  # what sampling starts from
+
+
+def test_inputs_are_states_of_the_teachers_way(build: Build) -> None:
+    run = build.run(add_params(rollout_fraction=0.0))
+    batch = draw_batch(run.data, run.params, step=0)
+    batch = replace(batch, step_index=torch.tensor([0, 1, 2, 3, 0, 1]))
+    noisy = run.distiller.student_inputs(batch)
+    assert torch.equal(noisy[[0, 4]], batch.noise[[0, 4]])
+    assert all(torch.equal(noisy[item], batch.states[item, item - 1]) for item in (1, 2, 3))
+    without = replace(batch, states=batch.states[:, :0])  # a pool that nobody drew: noised afresh
+    assert torch.equal(run.distiller.pair_target(noisy, without), batch.x0)
+    assert not torch.allclose(run.distiller.student_inputs(without)[1], noisy[1])
 
 
 def test_items_at_the_first_timestep_start_from_the_stored_noise_in_a_rollout_too(build: Build) -> None:
@@ -379,6 +421,37 @@ def test_items_at_the_first_timestep_start_from_the_stored_noise_in_a_rollout_to
 def test_half_of_the_inputs_are_rollouts(build: Build) -> None:
     params = add_params(rollout_fraction=0.5)
     assert draw_batch(build.data(params), params, step=0).is_rollout.tolist() == [False, True] * 3
+
+
+def test_a_fraction_that_is_judged_are_the_students_own_pictures(build: Build) -> None:
+    params = add_params(judged_fraction=0.5, rollout_fraction=0.0)
+    batch = draw_batch(build.data(params), params, step=0)
+    is_judged = batch.judged_weight > 0
+    assert is_judged.sum() == 3 and batch.judged_weight.mean() == 1
+    assert torch.equal(is_judged, batch.is_rollout)
+    assert (batch.step_index[is_judged] == 3).all()
+
+
+def test_only_what_is_judged_gets_an_adversarial_gradient(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = build.run(add_params(judged_fraction=0.5, distill_weight=0.0, adv_weight=1.0))
+    fakes: list[Tensor] = []
+
+    def noted(*inputs: Tensor) -> Tensor:
+        fakes.append(predict_x0(*inputs))
+        fakes[-1].retain_grad()
+        return fakes[-1]
+
+    predict_x0 = run.distiller.predict_x0
+    monkeypatch.setattr(run.distiller, "predict_x0", noted)
+    run.train_step(0)
+    is_judged = draw_batch(run.data, run.params, step=0).judged_weight > 0
+    assert fakes[0].grad is not None
+    assert torch.equal(fakes[0].grad.flatten(1).any(dim=1), is_judged)
+
+
+def test_a_part_with_nothing_to_judge_is_refused(build: Build) -> None:
+    with pytest.raises(StageError, match=r"add\.judged_fraction: 0\.2 leaves a part of 2 items with nothing to judge"):
+        build.run(add_params(judged_fraction=0.2, accumulation_steps=3))
 
 
 # The discriminator's side
@@ -609,7 +682,7 @@ def test_gradient_checkpointing_changes_no_figure_and_spares_the_hooked_teacher(
 def test_one_batch_is_overfitted(build: Build) -> None:
     params = add_params(adv_weight=0.0, rollout_fraction=0.0, renoised_weight=0.0, learning_rate=4e-3)
     run = build.run(params)
-    losses = [run.train_step(0)["pair_loss"] for _ in range(15)]
+    losses = [run.train_step(0)["pair_loss"] for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -666,7 +739,8 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(build: Build, mon
     monkeypatch.setattr(learner, "MAX_SKIPPED_IN_A_ROW", 2)
     params = add_params(renoised_weight=0.0)
     data = build.data(params)
-    broken = replace(data, train=replace(data.train, x0=torch.full_like(data.train.x0, torch.nan)))
+    nothing = {name: torch.full_like(getattr(data.train, name), torch.nan) for name in ("states", "x0")}
+    broken = replace(data, train=replace(data.train, **nothing))
     run = build.run(params, data=broken)
     student, heads, average = weights(run.student), weights(run.critics.heads), run.ema.average()
     scalars = run.train_step(0)
@@ -806,7 +880,7 @@ def distill_into(build: Build, folder: Path, teacher_dir: Path, params: Add) -> 
         teacher_dir,
         student_dir=build.student_dir,
         pool_path=build.pool_path,
-        pool_steps=2,
+        pool_steps=4,
         params=params,
         precision=PROFILE.base.precision,
         guidance_scale=PROFILE.sampling.guidance_scale,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from naruto_add.params import Student
 from naruto_add.training.pool import Pool, load_pool, split_pool
 from naruto_add.training.student import run as student_run
 from naruto_add.training.student.build import build_student
-from naruto_add.training.student.inputs import Lesson, draw_batch
+from naruto_add.training.student.inputs import Lesson, draw_noised, draw_states
 from naruto_add.training.student.run import knowledge_losses
 
 TIMESTEPS = [999, 749, 499, 249]
@@ -36,8 +37,9 @@ PARAMS = Student(
     architecture="bk_small",
     pool_source="teacher",
     pool_size=12,
-    pool_steps=2,
+    pool_steps=4,
     num_steps=4,
+    knowledge_steps=2,
     batch_size=4,
     accumulation_steps=1,
     optimizer="adamw",
@@ -62,12 +64,12 @@ def lesson(tiny_bundle: ModelBundle) -> Lesson:
     """A pool whose x0 nobody drew: structure is all that these tests need."""
     prompts = ["a man with a sword", "a girl at night"]
     noise, x0 = initial_noise(tiny_bundle, 8, seed=1), initial_noise(tiny_bundle, 8, seed=2)
-    pool = Pool(noise, 0.5 * x0 + 0.5 * x0.mean(dim=0), torch.arange(8) % 2, prompts, num_held_out=2)
+    states = torch.stack([initial_noise(tiny_bundle, 8, seed=seed) for seed in (3, 4, 5)], dim=1)
+    pool = Pool(noise, states, 0.5 * x0 + 0.5 * x0.mean(dim=0), torch.arange(8) % 2, prompts, num_held_out=2)
     embeds = encode_prompts(tiny_bundle, prompts)
     return Lesson(
         bundle=tiny_bundle,
         pool=pool,
-        has_pairs=True,
         prompt_embeds=embeds,
         negative_embeds=encode_prompts(tiny_bundle, [""]),
         guidance_scale=3.0,
@@ -112,45 +114,71 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_every_other_item_is_a_stored_pair_at_a_trained_timestep(lesson: Lesson) -> None:
-    batch = draw_batch(lesson, batch_size=64, seed=0, step=3)
-    coupled = batch.is_coupled
-    assert coupled.sum() == 32
-    assert set(batch.timesteps[coupled].tolist()) == set(TIMESTEPS)
-    assert len(set(batch.timesteps[~coupled].tolist())) > 20
-    pure = batch.noisy_latents[coupled & (batch.timesteps == 999)]
-    assert len(pure)
-    assert all(any(torch.equal(item, noise) for noise in lesson.pool.noise) for item in pure)
-
-
-def test_without_pairs_all_items_have_fresh_noise_at_any_timestep(lesson: Lesson) -> None:
-    batch = draw_batch(replace(lesson, has_pairs=False), batch_size=64, seed=0, step=3)
-    assert not batch.is_coupled.any() and len(set(batch.timesteps.tolist())) > 40
-    assert (batch.output_weight > 0).all()
+def test_knowledge_is_distilled_at_any_timestep_from_samples_noised_afresh(lesson: Lesson) -> None:
+    batch = draw_noised(lesson, batch_size=64, seed=0, step=3)
+    assert len(set(batch.timesteps.tolist())) > 40
     distance = (batch.noise[:, None] - lesson.pool.noise).abs().flatten(2).amax(dim=2)
     assert distance.min() > 0.1
-
-
-def test_target_leads_from_every_input_to_a_sample_of_the_pool(lesson: Lesson) -> None:
-    batch = draw_batch(lesson, batch_size=64, seed=0, step=0)
     x0 = x0_from_noise_pred(batch.noisy_latents, batch.noise, batch.timesteps, alphas_cumprod=lesson.alphas_cumprod)
-    nearest = (x0[:, None] - lesson.pool.x0).abs().flatten(2).amax(dim=2).amin(dim=1)
-    assert nearest.max() < 1e-4
+    assert (x0[:, None] - lesson.pool.x0).abs().flatten(2).amax(dim=2).amin(dim=1).max() < 1e-4
 
 
-def test_stored_pair_keeps_its_own_noise_and_caption(lesson: Lesson) -> None:
-    batch = draw_batch(lesson, batch_size=64, seed=0, step=0)
-    inner = batch.is_coupled & (batch.timesteps < 999)
-    distance = (batch.noise[inner][:, None] - lesson.pool.noise).abs().flatten(2).amax(dim=2)
-    assert distance.amin(dim=1).max() < 1e-4
-    captions = lesson.prompt_embeds[lesson.pool.caption_index[distance.argmin(dim=1)]]
-    assert torch.equal(batch.prompt_embeds[inner], captions)
+def test_the_students_own_step_with_the_target_leads_from_each_state_to_the_teachers_next(lesson: Lesson) -> None:
+    """By its own scheduler, from the pool's noise to the pool's x0, under the sample's own caption."""
+    batch, pool = draw_states(lesson, batch_size=64, seed=0, step=0), lesson.pool
+    way = torch.cat([pool.noise[:, None], pool.states, pool.x0[:, None]], dim=1)
+    scheduler = lesson.sampler.scheduler
+    scheduler.set_timesteps(4)
+    assert set(batch.timesteps.tolist()) == set(TIMESTEPS)
+    for item, timestep in enumerate(batch.timesteps):
+        place = TIMESTEPS.index(int(timestep))
+        (sample,) = torch.where((way[:, place] == batch.noisy_latents[item]).flatten(1).all(dim=1))
+        arrived = scheduler.step(batch.noise[item], timestep, batch.noisy_latents[item]).prev_sample
+        torch.testing.assert_close(arrived, way[sample[0], place + 1], rtol=1e-3, atol=1e-3)
+        assert torch.equal(batch.prompt_embeds[item], lesson.prompt_embeds[pool.caption_index[sample[0]]])
+
+
+def test_an_error_along_the_way_counts_as_far_as_it_moves_the_next_state(lesson: Lesson) -> None:
+    batch = draw_states(lesson, batch_size=32, seed=0, step=0)
+    scheduler = lesson.sampler.scheduler
+    scheduler.set_timesteps(4)
+    moved = [
+        (scheduler.step(noise + 0.1, t, x).prev_sample - scheduler.step(noise, t, x).prev_sample).square().mean()
+        for noise, t, x in zip(batch.noise, batch.timesteps, batch.noisy_latents, strict=True)
+    ]
+    torch.testing.assert_close(0.01 * batch.weight, torch.stack(moved), rtol=1e-3, atol=0)
+
+
+def test_the_way_is_taught_without_the_teacher_and_after_the_knowledge(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = shrink_unet(lesson.bundle.unet, "bk_small")
+    run = student_run.StudentRun(student, lesson=lesson, held_out=lesson, params=PARAMS, precision="fp32")
+    knowledge = [run.train_step(step) for step in (0, 1)]
+    assert all(scalars["output"] > 0 and scalars["feature"] > 0 for scalars in knowledge)
+    monkeypatch.setattr(lesson.bundle.unet, "forward", lambda *_, **__: pytest.fail("the teacher was called"))
+    way = run.train_step(2)
+    assert way["task"] > 0 and way["output"] == way["feature"] == 0
+
+
+def test_a_student_taught_one_way_follows_it(lesson: Lesson) -> None:
+    """One noise: after a while the student's own sampler ends where the teacher's several steps did."""
+    pool = lesson.pool
+    only = Pool(pool.noise[:1], pool.states[:1], pool.x0[:1], pool.caption_index[:1], pool.prompts, num_held_out=1)
+    lesson = replace(lesson, pool=only)
+    student = shrink_unet(lesson.bundle.unet, "bk_base").train()
+    params = PARAMS.model_copy(update={"knowledge_steps": 0, "num_steps": 150, "batch_size": 8, "ema_decay": 0.9})
+    run = student_run.StudentRun(student, lesson=lesson, held_out=lesson, params=params, precision="fp32")
+    before = run.score()["sample_mse"]
+    for step in range(150):
+        run.train_step(step)
+    assert run.score()["sample_mse"] < 0.1 * before
 
 
 def test_batch_depends_on_seed_and_step_alone(lesson: Lesson) -> None:
-    one, same = (draw_batch(lesson, batch_size=4, seed=0, step=7) for _ in range(2))
+    one, same = (draw_noised(lesson, batch_size=4, seed=0, step=7) for _ in range(2))
     torch.rand(1)
-    other = draw_batch(lesson, batch_size=4, seed=0, step=8)
+    other = draw_noised(lesson, batch_size=4, seed=0, step=8)
     assert torch.equal(one.noisy_latents, same.noisy_latents)
     assert not torch.equal(one.noisy_latents, other.noisy_latents)
 
@@ -161,7 +189,7 @@ def test_only_the_student_learns(lesson: Lesson, architecture: Architecture) -> 
     before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
     student = shrink_unet(teacher, architecture)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
-    losses = knowledge_losses(student, draw_batch(lesson, batch_size=4, seed=0, step=0), lesson)
+    losses = knowledge_losses(student, draw_noised(lesson, batch_size=4, seed=0, step=0), lesson)
     losses.total(PARAMS).backward()
     optimizer.step()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in student.parameters())
@@ -173,13 +201,13 @@ def test_only_the_student_learns(lesson: Lesson, architecture: Architecture) -> 
 @pytest.mark.parametrize("part", ["task", "output", "feature"])
 def test_each_loss_alone_teaches(lesson: Lesson, part: str) -> None:
     student = shrink_unet(lesson.bundle.unet, "bk_small")
-    batch = draw_batch(lesson, batch_size=4, seed=0, step=0)
+    batch = draw_noised(lesson, batch_size=4, seed=0, step=0)
     getattr(knowledge_losses(student, batch, lesson), part).backward()
     assert student.conv_in.weight.grad.abs().sum() > 0
 
 
 def test_copy_of_the_teacher_has_no_feature_loss_and_lacks_only_guidance(lesson: Lesson) -> None:
-    batch = draw_batch(lesson, batch_size=8, seed=0, step=0)
+    batch = draw_noised(lesson, batch_size=8, seed=0, step=0)
     student = shrink_unet(lesson.bundle.unet, "none")
     losses = knowledge_losses(student, batch, lesson)
     unguided = replace(lesson, guidance_scale=1.0)
@@ -188,8 +216,8 @@ def test_copy_of_the_teacher_has_no_feature_loss_and_lacks_only_guidance(lesson:
     assert knowledge_losses(student, batch, unguided).output.item() < 1e-9
 
 
-def test_output_target_is_the_guided_prediction_and_only_where_noise_is_fresh(lesson: Lesson) -> None:
-    batch = draw_batch(lesson, batch_size=8, seed=0, step=0)
+def test_output_target_is_the_guided_prediction(lesson: Lesson) -> None:
+    batch = draw_noised(lesson, batch_size=8, seed=0, step=0)
     guided = guided_noise_pred(
         lesson.bundle.unet,
         batch.noisy_latents,
@@ -202,7 +230,7 @@ def test_output_target_is_the_guided_prediction_and_only_where_noise_is_fresh(le
     class Oracle(UNet2DConditionModel):
         def forward(self, *args: Any, **options: Any) -> tuple[torch.Tensor]:
             super().forward(*args, **options)  # the blocks' outputs are recorded
-            return (torch.where(batch.is_coupled.view(-1, 1, 1, 1), 99.0, guided),)
+            return (guided,)
 
     student = Oracle.from_config(lesson.bundle.unet.config)
     assert knowledge_losses(student, batch, lesson).output.item() == 0
@@ -210,7 +238,7 @@ def test_output_target_is_the_guided_prediction_and_only_where_noise_is_fresh(le
 
 def test_one_batch_is_overfitted(lesson: Lesson) -> None:
     student = shrink_unet(lesson.bundle.unet, "bk_small")
-    batch = draw_batch(lesson, batch_size=4, seed=0, step=0)
+    batch = draw_noised(lesson, batch_size=4, seed=0, step=0)
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)
     history = []
     for _ in range(30):
@@ -260,16 +288,18 @@ def test_without_steps_the_student_is_the_inherited_one(build: Callable[..., Pat
 
 
 def test_killed_warm_up_resumes_to_the_same_files(build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the second phase, it goes on from a checkpoint between the two."""
     whole = build("whole")
     steps: list[int] = []
 
-    def dying(lesson: Lesson, *, batch_size: int, seed: int, step: int) -> Any:
+    def noted(draw: Callable[..., Any], lesson: Lesson, *, step: int, **options: Any) -> Any:
         steps.append(step)
         if len(steps) == 4:
             raise KilledError
-        return draw_batch(lesson, batch_size=batch_size, seed=seed, step=step)
+        return draw(lesson, step=step, **options)
 
-    monkeypatch.setattr(student_run, "draw_batch", dying)
+    monkeypatch.setattr(student_run, "draw_noised", partial(noted, draw_noised))
+    monkeypatch.setattr(student_run, "draw_states", partial(noted, draw_states))
     with pytest.raises(KilledError):
         build("resumed")
     resumed = build("resumed")
@@ -280,19 +310,21 @@ def test_killed_warm_up_resumes_to_the_same_files(build: Callable[..., Path], mo
 def test_held_out_samples_are_never_trained_on(build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Pool] = []
 
-    def recording(lesson: Lesson, **options: Any) -> Any:
+    def recording(draw: Callable[..., Any], lesson: Lesson, **options: Any) -> Any:
         seen.append(lesson.pool)
-        return draw_batch(lesson, **options)
+        return draw(lesson, **options)
 
-    monkeypatch.setattr(student_run, "draw_batch", recording)
-    whole = load_pool(build("run", PARAMS.model_copy(update={"num_steps": 2})) / "pool.safetensors")
+    monkeypatch.setattr(student_run, "draw_noised", partial(recording, draw_noised))
+    monkeypatch.setattr(student_run, "draw_states", partial(recording, draw_states))
+    whole = load_pool(build("run") / "pool.safetensors")
+    assert len(seen) == PARAMS.num_steps
     assert all(torch.equal(pool.x0, whole.x0[:9]) for pool in seen)
 
 
 def test_a_pool_of_pictures_is_all_of_them_with_their_captions_before_the_teachers_samples(
     build: Callable[..., Path], tiny_bundle: ModelBundle, tiny_dataset_dir: Path
 ) -> None:
-    folder = build("run", PARAMS.model_copy(update={"num_steps": 2, "pool_source": "dataset"}))
+    folder = build("run", PARAMS.model_copy(update={"num_steps": 2, "pool_source": "dataset", "knowledge_steps": 2}))
     train, (learnt, scored_on) = (
         load_split(tiny_dataset_dir, "train"),
         split_pool(load_pool(folder / "pool.safetensors")),

@@ -1,8 +1,8 @@
-"""Adversarial diffusion distillation (ADD, Sauer et al. 2023) in latent space (LADD, Sauer et al. 2024).
+"""Adversarial diffusion distillation: ADD (Sauer et al. 2023) of pictures, LADD (Sauer et al. 2024) of latents, or both.
 
-The student, called at four timesteps, is pulled towards the guided teacher's own sample from the same noise, and
-towards what a discriminator on the teacher's features takes for real. This is the entry; `run` holds the step, and
-`consistency_run` that of the other method.
+At its few timesteps the student is pulled towards where the guided teacher went from the same noise, and its pictures
+towards what a discriminator takes for real. Pictures are latents all the way: only what a network of photographs judges
+is decoded. This is the entry; `run` holds the step, and `consistency_run` that of the other method.
 """
 
 from collections.abc import Callable

@@ -7,12 +7,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noisy_at_trained, x0_from_noise_pred
+from naruto_add.diffusion.noise import (
+    add_noise,
+    alphas_cumprod,
+    noise_pred_to_reach,
+    noisy_at_trained,
+    snr,
+    step_shift,
+    x0_from_noise_pred,
+)
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.diffusion.solver import solve_x0
 from naruto_add.losses.distillation import smooth_l1_distillation
 from naruto_add.models.backbones import load_backbone
-from naruto_add.params import Add, StudentScheduler
+from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add, StudentScheduler
 from naruto_add.training.add.image_text import ImageText
 from naruto_add.training.add.inputs import Batch
 from naruto_add.training.add.pixels import decoded_squares, perceptual_loss
@@ -38,6 +46,7 @@ class Distiller:
         self.accelerator, self.negative_embeds = accelerator, negative_embeds.to(bundle.device)
         self.image_text = image_text
         self.alphas_cumprod = alphas_cumprod(bundle.scheduler).to(bundle.device)
+        self.stride = NUM_TRAIN_TIMESTEPS // len(params.timesteps)
         if params.perceptual_weight:
             self.backbone = load_backbone("efficientnet_lite0", bundle.device)
 
@@ -46,9 +55,13 @@ class Distiller:
         return self.predict_x0(noisy_latents, self._timesteps(batch), batch.prompt_embeds)
 
     def pair_target(self, noisy_latents: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, "batch c h w"]:
-        """The teacher's answer to what the student saw: its stored sample, or its own way on from there."""
+        """The x0 that the teacher would have the student answer with.
+
+        Stored: what leads a DDIM step from what the student saw to the teacher's next state, whose last is its sample;
+        without states, always the sample. Solved: where the teacher's own way on from there ends.
+        """
         if self.params.pair_target == "stored":
-            return batch.x0
+            return self._x0_on_way(noisy_latents, batch) if self._has_way(batch) else batch.x0
 
         def predict_x0(latents: Tensor, timesteps: Tensor) -> Tensor:
             return self._guided_x0(latents, timesteps, batch.prompt_embeds)
@@ -85,16 +98,31 @@ class Distiller:
         return losses
 
     def student_inputs(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
-        """x_t: teacher samples noised again, and the student's own way from pure noise; pure noise at t = 999.
+        """x_t: states of the teacher's way, and of the student's own from the same pure noise.
 
-        For `ddim` both keep the pair's own noise, which is also what the deterministic sampler carries along, so that
-        the stored x0 stays the teacher's answer; for `lcm` both are noised afresh, as that sampler does.
+        `lcm` leaves the way between steps: there, and where the pool has no states, samples are noised afresh.
         """
-        timesteps = self._timesteps(batch)
-        fresh = batch.fresh_noise[:, 0] if self.student_scheduler == "lcm" else batch.noise
-        noise = torch.where((batch.step_index == 0).view(-1, 1, 1, 1), batch.noise, fresh)
-        noisy = noisy_at_trained(batch.x0, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
-        return torch.where(batch.is_rollout.view(-1, 1, 1, 1), self.rollout(batch), noisy)
+        given = self._way(batch, 0) if self._has_way(batch) else self._noised_afresh(batch)
+        return torch.where(batch.is_rollout.view(-1, 1, 1, 1), self.rollout(batch), given)
+
+    def _has_way(self, batch: Batch) -> bool:
+        return self.student_scheduler == "ddim" and batch.states.shape[1] == len(self.params.timesteps) - 1
+
+    def _way(self, batch: Batch, num_ahead: int) -> Tensor:
+        """The teacher's state so many of the student's steps behind each item's own."""
+        way = torch.cat([batch.noise[:, None], batch.states, batch.x0[:, None]], dim=1)
+        return way[torch.arange(len(way), device=way.device), batch.step_index + num_ahead]
+
+    def _x0_on_way(self, noisy_latents: Tensor, batch: Batch) -> Tensor:
+        timesteps, bar = self._timesteps(batch), self.alphas_cumprod
+        noise = noise_pred_to_reach(
+            self._way(batch, 1), noisy_latents, timesteps, stride=self.stride, alphas_cumprod=bar
+        )
+        return x0_from_noise_pred(noisy_latents, noise, timesteps, alphas_cumprod=bar)
+
+    def _noised_afresh(self, batch: Batch) -> Tensor:
+        noise = torch.where((batch.step_index == 0).view(-1, 1, 1, 1), batch.noise, batch.fresh_noise[:, 0])
+        return noisy_at_trained(batch.x0, noise, self._timesteps(batch), alphas_cumprod=self.alphas_cumprod)
 
     @torch.no_grad()
     def rollout(self, batch: Batch) -> Float[Tensor, "batch c h w"]:
@@ -134,9 +162,13 @@ class Distiller:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Distance to `pair_target`, and to one guided teacher step from the noised x0_student.
 
-        The latter is the paper's (Sauer et al. 2023, eq. 4) with its c(t) = alpha_t, of latents or of pixels as there.
+        On the teacher's way the former is a distance of next states, of which x0 is a share: .17 of it at t = 999, all
+        of it at the last. The latter is the paper's (Sauer et al. 2023, eq. 4) with its c(t) = alpha_t, of latents or
+        of pixels as there.
         """
-        pair_loss = smooth_l1_distillation(x0_student, pair_target, torch.ones_like(batch.renoised_weight))
+        counted = self._share_of_x0(batch).view(-1, 1, 1, 1)
+        weight = torch.ones_like(batch.renoised_weight)
+        pair_loss = smooth_l1_distillation(counted * x0_student, counted * pair_target, weight)
         (chosen,) = torch.where(batch.renoised_weight > 0)
         if not len(chosen):
             return pair_loss, torch.zeros_like(pair_loss)
@@ -146,6 +178,14 @@ class Distiller:
         share = len(chosen) / len(x0_student)
         student, teacher = self._compared(x0_student[chosen], x0_teacher, part)
         return pair_loss, share * smooth_l1_distillation(student, teacher, weight)
+
+    def _share_of_x0(self, batch: Batch) -> Float[Tensor, " batch"]:
+        """How far a unit error in x0 moves what the pair loss compares: the next state on a way, else x0 itself."""
+        if self.params.pair_target == "solve" or not self._has_way(batch):
+            return torch.ones_like(batch.renoised_weight)
+        timesteps = self._timesteps(batch)
+        shift = step_shift(timesteps, stride=self.stride, alphas_cumprod=self.alphas_cumprod)
+        return shift * snr(timesteps, alphas_cumprod=self.alphas_cumprod).sqrt()
 
     def _compared(self, x0_student: Tensor, x0_teacher: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Both as they are, or decoded squares of both."""

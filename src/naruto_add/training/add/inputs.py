@@ -29,9 +29,12 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Pairs:
-    """Teacher samples: the noise each was drawn from, the guided teacher's x0, and its prompt's row."""
+    """Teacher samples: the noise each was drawn from, what the guided teacher passed through at `add.timesteps` but the
+    first (nothing, where it drew none), its x0, and its prompt's row.
+    """
 
     noise: Float[Tensor, "pairs c h w"]
+    states: Float[Tensor, "pairs inner c h w"]
     x0: Float[Tensor, "pairs c h w"]
     rows: Int[Tensor, " pairs"]
 
@@ -69,14 +72,16 @@ class AddData:
 class Batch(Items):
     """What one training step sees, on the CPU: nothing in the step is random but the student itself.
 
-    `step_index` counts `add.timesteps`. `fresh_noise` is for samplers that re-noise, one per step. Real and fake are
-    judged at the same `judged_timesteps` with the same `judged_noise`. Items whose `renoised_weight` is not 0 get a
+    `step_index` counts `add.timesteps`. `fresh_noise` is for samplers that re-noise, one per step. Items whose
+    `judged_weight` is not 0 are judged, real and fake at the same `judged_timesteps` with the same `judged_noise`; over
+    the whole batch these weights have the mean 1. Items whose `renoised_weight` is not 0 get a
     guided teacher step; over the whole batch these weights have the mean 1. Where they are `misaligned`, which is all
     or none, reals are also shown with another item's caption. `crop_corner`, in [0, 1), says where in a picture its
     decoded square lies. `augment_draws` are those of `augmented`.
     """
 
     noise: Float[Tensor, "batch c h w"]
+    states: Float[Tensor, "batch inner c h w"]
     x0: Float[Tensor, "batch c h w"]
     prompt_embeds: Float[Tensor, "batch tokens width"]
     pooled: Float[Tensor, "batch width"]
@@ -87,6 +92,7 @@ class Batch(Items):
     real_latents: Float[Tensor, "batch c h w"]
     real_prompt_embeds: Float[Tensor, "batch tokens width"]
     real_pooled: Float[Tensor, "batch width"]
+    judged_weight: Float[Tensor, " batch"]
     judged_timesteps: Int[Tensor, " batch"]
     judged_noise: Float[Tensor, "batch c h w"]
     renoised_weight: Float[Tensor, " batch"]
@@ -155,18 +161,23 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
     real_latents, real_rows = _draw_real(data.pictures, pairs, items, params, generator)
     other_rows = _other_rows(real_rows)
     judged = torch.randint(len(params.discriminator_timesteps), (size,), generator=generator)
+    judged_weight = judged_weights(params)
+    is_picture = (judged_weight > 0) & (params.judged_fraction < 1)
+    step_index = _draw_step_index(params, size, step=step, generator=generator)
     return Batch(
         noise=pairs.noise[items],
+        states=pairs.states[items],
         x0=pairs.x0[items],
         prompt_embeds=data.prompt_embeds[rows],
         pooled=data.pooled[rows],
         prompt_rows=rows,
-        step_index=_draw_step_index(params, size, step=step, generator=generator),
-        is_rollout=_spread(params.rollout_fraction, size),
+        step_index=step_index.masked_fill(is_picture, num_steps - 1),
+        is_rollout=_spread(params.rollout_fraction, size) | is_picture,
         fresh_noise=torch.randn(size, num_steps, *latent_shape, generator=generator),
         real_latents=real_latents,
         real_prompt_embeds=data.prompt_embeds[real_rows],
         real_pooled=data.pooled[real_rows],
+        judged_weight=judged_weight,
         judged_timesteps=torch.tensor(params.discriminator_timesteps)[judged],
         judged_noise=torch.randn(size, *latent_shape, generator=generator),
         renoised_weight=_scattered(params.renoised_fraction if params.renoised_weight else 0.0, size),
@@ -178,6 +189,11 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
         crop_corner=torch.rand(size, 2, generator=generator),
         augment_draws=torch.rand(size, NUM_DRAWS, generator=generator),
     )
+
+
+def judged_weights(params: Add) -> Float[Tensor, " batch"]:
+    """Which items of every batch are judged, alike and with the mean 1; 0 for the others."""
+    return _scattered(params.judged_fraction, params.batch_size)
 
 
 def draw_unseen(data: AddData, params: Add, *, step: int) -> Pictures:
@@ -205,7 +221,7 @@ def _scattered(fraction: float, size: int) -> Float[Tensor, " size"]:
 
 
 def _pairs(pool: Pool, pool_rows: Int[Tensor, " prompts"]) -> Pairs:
-    return Pairs(pool.noise, pool.x0, pool_rows[pool.caption_index])
+    return Pairs(pool.noise, pool.states, pool.x0, pool_rows[pool.caption_index])
 
 
 def _with_pairs(pictures: Pictures, pairs: Pairs) -> Pictures:

@@ -41,13 +41,14 @@ def draw_further(
             _noise(shape, params.resolution_pool_size, seed=params.seed),
             prompts=captions,
             num_steps=num_steps,
+            timesteps=params.timesteps,
             guidance_scale=guidance_scale,
             seed=params.seed,
             checkpoint_dir=checkpoint_dir,
         )
         for shape in shapes
     ]
-    return tuple(Pairs(pool.noise, pool.x0, rows[pool.caption_index]) for pool in pools)
+    return tuple(Pairs(pool.noise, pool.states, pool.x0, rows[pool.caption_index]) for pool in pools)
 
 
 def latent_shape(bundle: ModelBundle, resolution: Resolution) -> tuple[int, int, int]:

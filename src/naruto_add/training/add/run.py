@@ -11,12 +11,13 @@ from torch import Tensor
 from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.params import Add, StudentScheduler
+from naruto_add.runtime import StageError
 from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE
 from naruto_add.training.add.critics import Critics, detached
 from naruto_add.training.add.distillation_run import DistillationRun
 from naruto_add.training.add.distiller import Distiller
 from naruto_add.training.add.image_text import ImageText
-from naruto_add.training.add.inputs import AddData, Batch, Pictures, draw_batch, draw_unseen, pairs_at
+from naruto_add.training.add.inputs import AddData, Batch, Pictures, draw_batch, draw_unseen, judged_weights, pairs_at
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
 from naruto_add.training.learner import Learner
@@ -44,6 +45,7 @@ class AddRun(DistillationRun):
         super().__init__(
             bundle, student, data=data, params=params, student_scheduler=student_scheduler, precision=precision
         )
+        self._check_parts()
         self.critics = Critics(bundle, params=params, pooled_width=data.pooled.shape[1])
         self.distiller = Distiller(
             student,
@@ -107,6 +109,17 @@ class AddRun(DistillationRun):
         own = {"adv_weight": adv_weight, "skipped_steps": float(self.num_skipped), **self.critics.strength.scalars()}
         return {**scalars, **own, **norms}
 
+    def _check_parts(self) -> None:
+        """Each part of a batch must have something to judge: processes exchange gradients of the same weights."""
+        weights = judged_weights(self.params)
+        if all(weights[part].any() for part in self.parts):
+            return
+        value, sizes = self.params.judged_fraction, len(weights[self.parts[0]])
+        raise StageError(
+            f"add.judged_fraction: {value} leaves a part of {sizes} items with nothing to judge; raise it, or "
+            "add.batch_size"
+        )
+
     def _asks_about_unseen(self, step: int) -> bool:
         """Only at the base model's picture size, which unseen pictures have."""
         is_base_size = pairs_at(self.data, seed=self.params.seed, step=step) is self.data.train
@@ -116,20 +129,33 @@ class AddRun(DistillationRun):
         """Gradients of both sides on one part of a batch; the discriminator's updates reuse the student's fakes."""
         noisy = self.distiller.student_inputs(batch)
         x0_student = self.distiller.x0_of(noisy, batch)
-        with torch.set_grad_enabled(adv_weight > 0):
-            fake_features = self.critics.features(x0_student, batch.prompt_embeds, batch)
         losses = self.distiller.losses(x0_student, batch, pair_target=self.distiller.pair_target(noisy, batch))
-        adv_loss = self.critics.adversarial_loss(fake_features, batch.pooled)
-        loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * adv_loss
+        share = batch.judged_weight.mean()
+        judged = {
+            name: share * value for name, value in self._judged_losses(x0_student, batch, adv_weight, unseen).items()
+        }
+        loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * judged["adv_loss"]
         if "perceptual_loss" in losses:
             loss = loss + self.params.perceptual_weight * losses["perceptual_loss"]
         if "image_text_loss" in losses:
             loss = loss + self.params.image_text_weight * losses["image_text_loss"]
         self.learner.backward(loss)
-        verdict = self.critics.discriminator_losses(detached(fake_features), batch)
-        self.judge.backward(verdict.hinge + self.params.r1_weight * verdict.penalty)
-        signs = {} if unseen is None else self.critics.signs(verdict, unseen, data=self.data, batch=batch)
-        return {**losses, "adv_loss": adv_loss, **verdict.scalars(), **signs}
+        self.judge.backward(judged["disc_loss"] + self.params.r1_weight * judged["r1_penalty"])
+        return {**losses, **judged}
+
+    def _judged_losses(
+        self, x0_student: Tensor, batch: Batch, adv_weight: float, unseen: Pictures | None
+    ) -> dict[str, Tensor]:
+        """The losses of both sides over the items that are judged, whose weights make parts add up to the batch."""
+        (chosen,) = torch.where(batch.judged_weight > 0)
+        part = batch.part(chosen)
+        with torch.set_grad_enabled(adv_weight > 0):
+            fake_features = self.critics.features(x0_student[chosen], part.prompt_embeds, part)
+        adv_loss = self.critics.adversarial_loss(fake_features, part.pooled)
+        verdict = self.critics.discriminator_losses(detached(fake_features), part)
+        signs = {} if unseen is None else self.critics.signs(verdict, unseen.part(chosen), data=self.data, batch=part)
+        share = batch.judged_weight.mean()
+        return {name: share * value for name, value in {"adv_loss": adv_loss, **verdict.scalars(), **signs}.items()}
 
 
 def adv_weight_at(step: int, params: Add) -> float:

@@ -1,15 +1,15 @@
-"""The student before adversarial training: blocks removed, then warmed up by knowledge distillation on teacher samples.
+"""The student before adversarial training: blocks removed, then warmed up in two phases.
 
-Departures from BK-SDM (Kim et al. 2023), which distils a student for 25 guided steps from real pictures:
-- half of each batch is at the timesteps that the student will be sampled at, and there x_t is made of a stored sample
-  and *the noise it was drawn from* (pure noise at t = 999). Its target is the noise that this pair implies: the student
-  learns where the teacher's whole trajectory ends, along straight lines that few steps can follow (reflow, Liu et al.
-  2022), not the average of all pictures that the noise may become. Training pictures as the pool have no such noise,
-  and none of a batch is so;
-- the other half has fresh noise at any timestep; there the output target is the teacher's *guided* prediction, so that
-  guidance is built in. Its scale is fixed: the prediction is linear in the scale, so a range would have the same
-  optimum as its mean, only with more variance;
-- errors in epsilon are weighted by how far they move the student's sample, features by the power of the teacher's.
+Knowledge distillation (BK-SDM, Kim et al. 2023) mends what the pruning broke: teacher samples, noised afresh, at any
+timestep. It departs from the paper where the output target is the teacher's *guided* prediction, so that guidance is
+built in. Its scale is fixed: the prediction is linear in the scale, so a range would have the same optimum as its mean,
+only with more variance. Errors in epsilon are weighted by how far they move the student's sample, features by the power
+of the teacher's.
+
+Then the student learns the teacher's way: at each of its few timesteps it is shown a state that the guided teacher
+passed through, and its one DDIM step is to arrive where the teacher's several steps did (progressive distillation,
+Salimans & Ho 2022, all halvings at once). Where x_t leads is decided, so that this regression does not blur; the
+picture that a noise ends in, asked for at t = 999 as in ADD, is hardly predictable, and a student so taught smears.
 """
 
 from pathlib import Path
@@ -58,6 +58,7 @@ def build_student(
         params=params,
         guidance_scale=guidance_scale,
         prompt_template=prompt_template,
+        timesteps=timesteps,
         path=pool_path,
         checkpoint_dir=checkpoint_dir,
     )
@@ -65,7 +66,6 @@ def build_student(
         make_lesson(
             bundle,
             part,
-            has_pairs=params.pool_source == "teacher",
             guidance_scale=guidance_scale,
             student_scheduler=student_scheduler,
             timesteps=timesteps,
@@ -92,6 +92,7 @@ def _make_pool(
     params: Student,
     guidance_scale: float,
     prompt_template: str,
+    timesteps: list[int],
     path: Path,
     checkpoint_dir: Path,
 ) -> Pool:
@@ -102,6 +103,7 @@ def _make_pool(
         prompts=pool_prompts(dataset_dir, prompt_template),
         size=params.pool_size,
         num_steps=params.pool_steps,
+        timesteps=timesteps,
         guidance_scale=guidance_scale,
         seed=params.seed,
         path=path,

@@ -1,18 +1,17 @@
-"""What the student is warmed up on: teacher samples, and batches of them with all their randomness."""
+"""What the student is warmed up on: teacher samples and the ways to them, in batches with all their randomness."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.compute import batch_indices, step_generator
 from naruto_add.data.latents import cached_embeddings
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
-from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_pred_from_x0, noisy_at_trained
+from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_pred_to_reach, step_shift
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
-from naruto_add.losses.knowledge import over_nonzero, step_weight
 from naruto_add.params import NUM_TRAIN_TIMESTEPS, StudentScheduler
 from naruto_add.training.pool import Pool
 from naruto_add.training.sharing import Items, main_first
@@ -24,8 +23,6 @@ class Lesson:
 
     bundle: ModelBundle
     pool: Pool
-    has_pairs: bool
-    """Whether the pool's x0 were drawn from its noises."""
     prompt_embeds: Float[Tensor, "prompts tokens width"]
     negative_embeds: Float[Tensor, "1 tokens width"]
     guidance_scale: float
@@ -34,31 +31,30 @@ class Lesson:
     timesteps: list[int]
 
     @property
+    def stride(self) -> int:
+        """Timesteps that a step of the student takes."""
+        return NUM_TRAIN_TIMESTEPS // len(self.timesteps)
+
+    @property
     def alphas_cumprod(self) -> Float[Tensor, " timesteps"]:
         return alphas_cumprod(self.bundle.scheduler)
 
 
 @dataclass(frozen=True)
 class Batch(Items):
-    """Inputs of one step, on the CPU, and the noise to predict; `is_coupled` marks stored pairs at trained timesteps.
-
-    The weights are such that means over the whole batch are means over the items that count.
-    """
+    """Inputs of one step, on the CPU, the noise to predict, and the weight of each item's error in it."""
 
     noisy_latents: Float[Tensor, "batch c h w"]
     timesteps: Int[Tensor, " batch"]
     prompt_embeds: Float[Tensor, "batch tokens width"]
     noise: Float[Tensor, "batch c h w"]
-    is_coupled: Bool[Tensor, " batch"]
-    task_weight: Float[Tensor, " batch"]
-    output_weight: Float[Tensor, " batch"]
+    weight: Float[Tensor, " batch"]
 
 
 def make_lesson(
     bundle: ModelBundle,
     pool: Pool,
     *,
-    has_pairs: bool,
     guidance_scale: float,
     student_scheduler: StudentScheduler,
     timesteps: list[int],
@@ -76,7 +72,6 @@ def make_lesson(
     return Lesson(
         bundle=bundle,
         pool=pool,
-        has_pairs=has_pairs,
         prompt_embeds=prompt_embeds,
         negative_embeds=encode_prompts(bundle, [""]),
         guidance_scale=guidance_scale,
@@ -85,31 +80,37 @@ def make_lesson(
     )
 
 
-def draw_batch(lesson: Lesson, *, batch_size: int, seed: int, step: int) -> Batch:
-    """Batch `step`: every other item is a stored pair, if there are any, at a trained timestep; the others have fresh
-    noise at any.
+def draw_noised(lesson: Lesson, *, batch_size: int, seed: int, step: int) -> Batch:
+    """Batch `step` of knowledge distillation: samples of the pool, noised afresh, at any timestep."""
+    pool, items, generator = lesson.pool, *_items(lesson, batch_size, seed, step)
+    timesteps = torch.randint(NUM_TRAIN_TIMESTEPS, (batch_size,), generator=generator)
+    noise = torch.randn(pool.x0[items].shape, generator=generator)
+    noisy_latents = add_noise(pool.x0[items], noise, timesteps, alphas_cumprod=lesson.alphas_cumprod)
+    return _batch(lesson, items, noisy_latents, timesteps, noise)
+
+
+def draw_states(lesson: Lesson, *, batch_size: int, seed: int, step: int) -> Batch:
+    """Batch `step` of the teacher's way: its states at the student's timesteps, and the noise whose DDIM step leads
+    from each to the next of them.
     """
-    pool = lesson.pool
-    generator = step_generator(seed, step)
-    indices = torch.tensor(batch_indices(len(pool), batch_size, seed=seed, step=step))
-    is_coupled = ((torch.arange(batch_size) + step) % 2 == 0) & lesson.has_pairs
-    trained = torch.tensor(lesson.timesteps)[torch.randint(len(lesson.timesteps), (batch_size,), generator=generator)]
-    anywhere = torch.randint(NUM_TRAIN_TIMESTEPS, (batch_size,), generator=generator)
-    timesteps = trained.where(is_coupled, anywhere)
-    x0, stored = pool.x0[indices], pool.noise[indices]
-    fresh = torch.randn(x0.shape, generator=generator)
-    coupled = noisy_at_trained(x0, stored, timesteps, alphas_cumprod=lesson.alphas_cumprod)
-    free = add_noise(x0, fresh, timesteps, alphas_cumprod=lesson.alphas_cumprod)
-    noisy_latents = coupled.where(is_coupled.view(-1, 1, 1, 1), free)
-    noise = noise_pred_from_x0(noisy_latents, x0, timesteps, alphas_cumprod=lesson.alphas_cumprod)
-    stride = NUM_TRAIN_TIMESTEPS // len(lesson.timesteps)
-    weight = step_weight(timesteps, stride=stride, alphas_cumprod=lesson.alphas_cumprod)
-    return Batch(
-        noisy_latents=noisy_latents,
-        timesteps=timesteps,
-        prompt_embeds=lesson.prompt_embeds[pool.caption_index[indices]],
-        noise=noise,
-        is_coupled=is_coupled,
-        task_weight=over_nonzero(weight),
-        output_weight=over_nonzero(weight * ~is_coupled),
+    pool, items, generator = lesson.pool, *_items(lesson, batch_size, seed, step)
+    places = torch.randint(len(lesson.timesteps), (batch_size,), generator=generator)
+    way = torch.cat([pool.noise[items, None], pool.states[items], pool.x0[items, None]], dim=1)
+    rows = torch.arange(batch_size)
+    timesteps = torch.tensor(lesson.timesteps)[places]
+    noisy_latents, arrived = way[rows, places], way[rows, places + 1]
+    noise = noise_pred_to_reach(
+        arrived, noisy_latents, timesteps, stride=lesson.stride, alphas_cumprod=lesson.alphas_cumprod
     )
+    return _batch(lesson, items, noisy_latents, timesteps, noise)
+
+
+def _items(lesson: Lesson, batch_size: int, seed: int, step: int) -> tuple[Int[Tensor, " batch"], torch.Generator]:
+    return torch.tensor(batch_indices(len(lesson.pool), batch_size, seed=seed, step=step)), step_generator(seed, step)
+
+
+def _batch(lesson: Lesson, items: Tensor, noisy_latents: Tensor, timesteps: Tensor, noise: Tensor) -> Batch:
+    """Weighted by the squared error that an error in epsilon makes in the next state."""
+    shift = step_shift(timesteps, stride=lesson.stride, alphas_cumprod=lesson.alphas_cumprod)
+    prompt_embeds = lesson.prompt_embeds[lesson.pool.caption_index[items]]
+    return Batch(noisy_latents, timesteps, prompt_embeds, noise, shift.square())

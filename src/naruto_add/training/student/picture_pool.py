@@ -40,6 +40,7 @@ def make_picture_pool(
     noise = initial_noise(bundle, len(examples), seed=seed + 2 * NOISE_STREAM).cpu()
     pool = Pool(
         noise=torch.cat([noise, scored_on.noise]),
+        states=noise.new_empty(len(noise) + len(scored_on), 0, *noise.shape[1:]),
         x0=torch.cat([latents, scored_on.x0]),
         caption_index=torch.cat([torch.tensor([row_of[caption] for caption in captions]), scored_on.caption_index]),
         prompts=prompts,

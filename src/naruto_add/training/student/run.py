@@ -1,4 +1,4 @@
-"""One step of the student's warm-up by knowledge distillation, and all the state it has."""
+"""One step of the student's warm-up, and all the state it has."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from naruto_add.training.held_out import sample_shared
 from naruto_add.training.learner import Learner
 from naruto_add.training.scores import relative_sample_error
 from naruto_add.training.sharing import means, own_parts
-from naruto_add.training.student.inputs import Batch, Lesson, draw_batch
+from naruto_add.training.student.inputs import Batch, Lesson, draw_noised, draw_states
 from naruto_add.training.weights import Best, Ema, as_drawn
 
 
@@ -53,16 +53,21 @@ class StudentRun:
         return {"student": self.learner, "best": self.best}
 
     def train_step(self, step: int) -> Scalars:
-        """One update of the student."""
-        batch = draw_batch(self.lesson, batch_size=self.params.batch_size, seed=self.params.seed, step=step)
+        """One update of the student: by knowledge distillation, and then along the teacher's way."""
+        is_knowledge = step < self.params.knowledge_steps
+        draw = draw_noised if is_knowledge else draw_states
+        batch = draw(self.lesson, batch_size=self.params.batch_size, seed=self.params.seed, step=step)
         rows = []
         for part in self.parts:
             with self.accelerator.autocast():
-                losses = knowledge_losses(self.student, batch.part(part, self.lesson.bundle.device), self.lesson)
+                losses = self._losses(batch.part(part, self.lesson.bundle.device), is_knowledge=is_knowledge)
             loss = losses.total(self.params)
             self.learner.backward(loss)
             rows.append({"loss": loss, "task": losses.task, "output": losses.output, "feature": losses.feature})
         return {**means(rows), "grad_norm": self.learner.step()}
+
+    def _losses(self, batch: Batch, *, is_knowledge: bool) -> "Losses":
+        return knowledge_losses(self.student, batch, self.lesson) if is_knowledge else way_losses(self.student, batch)
 
     def validate(self, num_done: int) -> Scalars:
         """Score the averaged weights, and keep them if they are the best."""
@@ -91,7 +96,7 @@ class StudentRun:
 
 @dataclass(frozen=True)
 class Losses:
-    """The three parts, unweighted."""
+    """The three parts, unweighted; along the teacher's way there is but the first."""
 
     task: Float[Tensor, ""]
     output: Float[Tensor, ""]
@@ -111,10 +116,17 @@ def knowledge_losses(student: UNet2DConditionModel, batch: Batch, lesson: Lesson
         student_pred = noise_pred(student, batch.noisy_latents, batch.timesteps, batch.prompt_embeds)
     teacher_pred, teacher_features = _teacher_view(batch, lesson, [its for _, its in pairs])
     return Losses(
-        task=weighted_error(student_pred, batch.noise, batch.task_weight),
-        output=weighted_error(student_pred, teacher_pred, batch.output_weight),
+        task=weighted_error(student_pred, batch.noise, batch.weight),
+        output=weighted_error(student_pred, teacher_pred, batch.weight),
         feature=feature_loss([student_features[mine] for mine, _ in pairs], teacher_features),
     )
+
+
+def way_losses(student: UNet2DConditionModel, batch: Batch) -> Losses:
+    """The squared distance between where the student's steps lead and where the teacher went, as the task's loss."""
+    student_pred = noise_pred(student, batch.noisy_latents, batch.timesteps, batch.prompt_embeds)
+    none = student_pred.new_zeros(())
+    return Losses(task=weighted_error(student_pred, batch.noise, batch.weight), output=none, feature=none)
 
 
 @torch.no_grad()

@@ -1,0 +1,83 @@
+"""A bad row costs itself alone, and is named by its line."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from naruto_add.data.entries import Reject
+from naruto_add.data.tables import read_table
+from naruto_add.runtime import StageError
+
+
+def _read(file: Path, content: bytes) -> dict[str, str | None]:
+    """By place: what a bad row's reject begins with, or the caption."""
+    file.write_bytes(content)
+    return {
+        (row.name if isinstance(row, Reject) else row.place): row.detail.partition(":")[0]
+        if isinstance(row, Reject)
+        else row.values.get("text")
+        for row in read_table(file).rows
+    }
+
+
+def test_bad_rows_of_a_csv_cost_themselves_alone(tmp_path: Path) -> None:
+    lines = [
+        b"file_name,text",
+        b"a.png,a man",
+        b'b.png,"unended',
+        b"c.png,caf\xe9",
+        b"",
+        b"d.png," + b"x" * 200_000,
+        b'e.png,"two',
+        b'lines, one ""record"""',
+        b"f.png,a man, tall",
+        b'g.png,"closed" too early',
+        b"h.png",
+        b"i.png,a man,",
+        b'j.png,"unended at the end',
+        b"k.png,a man",
+    ]
+    assert _read(tmp_path / "metadata.csv", b"\n".join(lines)) == {
+        "metadata.csv:2": "a man",
+        "metadata.csv:3": "not CSV",
+        "metadata.csv:4": "not UTF-8",
+        "metadata.csv:6": "not CSV",
+        "metadata.csv:7": 'two\nlines, one "record"',
+        "metadata.csv:9": "3 values for 2 columns; put quotes around what holds a comma",
+        "metadata.csv:10": "not CSV",
+        "metadata.csv:11": None,
+        "metadata.csv:12": "a man",
+        "metadata.csv:13": "not CSV",
+        "metadata.csv:14": "a man",
+    }
+
+
+def test_bad_rows_of_a_jsonl_cost_themselves_alone(tmp_path: Path) -> None:
+    good = json.dumps({"text": "é"}, ensure_ascii=False).encode()
+    content = b"\n".join([b"\xef\xbb\xbf" + good, good.replace(b"\xc3", b""), b"{", b"[]", b"", b"1" * 5000, good])
+    assert _read(tmp_path / "metadata.jsonl", content) == {
+        "metadata.jsonl:1": "é",
+        "metadata.jsonl:2": "not UTF-8",
+        "metadata.jsonl:3": "not JSON",
+        "metadata.jsonl:4": "not a JSON object",
+        "metadata.jsonl:6": "not JSON",
+        "metadata.jsonl:7": "é",
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfef\x00i\x00", b'file_name,"text\n', b"\x89PNG\r\n\xff"])
+def test_a_csv_without_columns_is_no_table(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metadata.csv").write_bytes(content)
+    with pytest.raises(StageError, match=r"ingest\.path: .*metadata\.csv is no table: its line \d names no columns"):
+        read_table(tmp_path / "metadata.csv")
+
+
+def test_many_bad_rows_take_no_longer_than_as_many_good_ones(tmp_path: Path) -> None:
+    """Each is tried again from its next line; an unended quote ends at the longest field that csv reads."""
+    content = b"file_name,text\n" + b'a.png,"closed" too early\n' * 50_000
+    start = time.process_time()
+    (tmp_path / "metadata.csv").write_bytes(content)
+    assert len(read_table(tmp_path / "metadata.csv").rows) == 50_000
+    assert time.process_time() - start < 5
