@@ -21,6 +21,7 @@ from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.losses.adversarial import discriminator_hinge, r1_penalty
 from naruto_add.models.student import shrink_unet
 from naruto_add.params import Params, load_params
+from naruto_add.training.add.critics import Critics, Features
 from naruto_add.training.add.inputs import AddData, Batch, Pairs, Pictures, draw_batch
 from naruto_add.training.add.run import AddRun
 
@@ -49,10 +50,10 @@ def main() -> None:
 def needed_passes(run: AddRun, batch: Batch) -> dict[str, Callable[[], object]]:
     """What a step must compute, without all that leads up to it."""
     student, teacher, critics, params = run.student, run.bundle.unet, run.critics, run.params
-    timesteps = torch.tensor(params.timesteps, device=batch.noise.device)[batch.step_index]
     chosen = batch.part(torch.where(batch.renoised_weight > 0)[0])
-    features = [item.detach() for item in critics.unet_features(batch.x0, timesteps, batch.prompt_embeds)]
-    head = critics.heads["latent"]
+    judged = batch.part(torch.where(batch.judged_weight > 0)[0])
+    with torch.no_grad():
+        features = critics.features(judged.x0, judged.prompt_embeds, judged)
 
     def forward(unet: UNet2DConditionModel, part: Batch) -> Tensor:
         return unet(part.noise, part.renoised_timesteps, part.prompt_embeds, return_dict=False)[0]
@@ -71,29 +72,35 @@ def needed_passes(run: AddRun, batch: Batch) -> dict[str, Callable[[], object]]:
         student.zero_grad()
 
     def judge_fakes() -> None:
-        x0 = batch.x0.clone().requires_grad_()
-        maps = critics.unet_features(x0, batch.judged_timesteps, batch.prompt_embeds)
-        torch.autograd.grad(sum(item.sum() for item in head(maps, batch.pooled)), x0)
+        x0 = judged.x0.clone().requires_grad_()
+        maps = critics.features(x0, judged.prompt_embeds, judged)
+        torch.autograd.grad(sum(item.sum() for item in logits_of(critics, maps, judged.pooled)), x0)
 
     @torch.no_grad()
     def see_reals() -> None:
-        critics.unet_features(batch.real_latents, batch.judged_timesteps, batch.real_prompt_embeds)
+        critics.features(judged.real_latents, judged.real_prompt_embeds, judged)
 
     def train_heads() -> None:
-        inputs = [item.clone().requires_grad_() for item in features]
-        real, fake = head(inputs, batch.real_pooled), head(features, batch.pooled)
+        inputs = {name: [item.clone().requires_grad_() for item in maps] for name, maps in features.items()}
+        real, fake = (logits_of(critics, *each) for each in ((inputs, judged.real_pooled), (features, judged.pooled)))
         hinge = sum(discriminator_hinge(*pair) for pair in zip(real, fake, strict=True))
-        (hinge + sum(r1_penalty(*pair) for pair in zip(real, inputs, strict=True))).backward()
+        flat = [item for maps in inputs.values() for item in maps]
+        (hinge + sum(r1_penalty(*pair) for pair in zip(real, flat, strict=True))).backward()
         critics.heads.zero_grad()
 
     return {
         "student: forward and backward": learn,
         "student: roll-outs, without gradient": roll_out,
-        "teacher and heads: forward and backward of the fakes": judge_fakes,
-        "teacher: forward of the reals": see_reals,
-        "teacher: guided step": guide,
+        "discriminators: forward and backward of the fakes": judge_fakes,
+        "discriminators' frozen networks: forward of the reals": see_reals,
+        **({"teacher: guided step": guide} if len(chosen.noise) else {}),
         "heads: forward and backward, with the gradient penalty": train_heads,
     }
+
+
+def logits_of(critics: Critics, maps: Features, pooled: Tensor) -> list[Tensor]:
+    """Of every head of every discriminator."""
+    return [item for items in critics.judge(maps, pooled).values() for item in items]
 
 
 def other_parts(run: AddRun, step: int) -> dict[str, Callable[[], object]]:
@@ -144,7 +151,8 @@ def make_run(params: Params) -> AddRun:
     bundle = make_bundle()
     student = shrink_unet(bundle.unet, params.student.architecture).to(bundle.device)
     noise = torch.randn(2, NUM_PAIRS, *bundle.latent_shape)
-    pairs = Pairs(noise[0], noise[1], torch.arange(NUM_PAIRS))
+    states = torch.randn(NUM_PAIRS, len(params.add.timesteps) - 1, *bundle.latent_shape)
+    pairs = Pairs(noise[0], states, noise[1], torch.arange(NUM_PAIRS))
     none = Pictures(noise[0, :0], torch.arange(0))
     data = AddData(
         train=pairs,

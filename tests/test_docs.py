@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MAP = ROOT / "docs" / "files.md"
-FOLDERS = ("stages", "src/naruto_add", "base/recipe", "benchmarks")
+FOLDERS = ("stages", "src/naruto_add", "base/recipe", "benchmarks", "tests")
 HEAD = """# Every file, in one line
 
 By folder; the line is the beginning of the file's own docstring. `tests/test_docs.py` keeps this in step: run it as

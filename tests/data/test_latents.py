@@ -1,3 +1,5 @@
+"""Caches of latents and embeddings: drawn once, keyed by all they depend on, loud where they are damaged."""
+
 from pathlib import Path
 
 import pytest

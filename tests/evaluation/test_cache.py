@@ -1,3 +1,5 @@
+"""Entries are computed once for their key."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The whole evaluation on a tiny pipeline: its files, its keys, what another subject costs."""
+
 import json
 import re
 import shutil

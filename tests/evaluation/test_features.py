@@ -1,3 +1,5 @@
+"""Feature networks: their formats, resizing as clean-fid does it, and who may be run."""
+
 import hashlib
 import warnings
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Drawn sets: seeds, batches, and what is drawn anew."""
+
 from dataclasses import replace
 from pathlib import Path
 

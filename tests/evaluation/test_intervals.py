@@ -1,3 +1,5 @@
+"""Bootstrap intervals hold what they say."""
+
 import numpy as np
 import pytest
 

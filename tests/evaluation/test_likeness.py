@@ -1,3 +1,5 @@
+"""Likeness of thumbnails."""
+
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,3 +1,5 @@
+"""Precision, recall, density and coverage on sets with known answers."""
+
 import numpy as np
 import pytest
 

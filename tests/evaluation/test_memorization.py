@@ -1,3 +1,5 @@
+"""Copies of training pictures are exposed."""
+
 import numpy as np
 import pytest
 

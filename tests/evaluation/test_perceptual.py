@@ -1,3 +1,5 @@
+"""Perceptual distances: LPIPS' formula on real trunks where they are at hand, and errors where they are not."""
+
 from pathlib import Path
 
 import lpips

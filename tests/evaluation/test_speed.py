@@ -1,3 +1,5 @@
+"""Latencies and memory: what is counted."""
+
 from types import SimpleNamespace
 
 import pytest

@@ -1,3 +1,5 @@
+"""Closed forms of the hinge losses and of R1."""
+
 import pytest
 import torch
 from torch import Tensor

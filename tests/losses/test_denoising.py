@@ -1,3 +1,5 @@
+"""The min-SNR weighting in closed form."""
+
 import pytest
 import torch
 

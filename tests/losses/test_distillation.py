@@ -1,3 +1,5 @@
+"""The distances between the student's latents and the teacher's."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""The latent discriminator: a frozen backbone, heads that learn, and their conditioning."""
+
 import pytest
 import torch
 from torch import Tensor

@@ -1,3 +1,5 @@
+"""Adapters: how many, that they learn and alone do, and that saved or merged they draw the same."""
+
 from pathlib import Path
 
 import pytest

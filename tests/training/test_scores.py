@@ -1,3 +1,5 @@
+"""Scores of samples on sets with known answers, and the gate."""
+
 import pytest
 import torch
 import torch.nn.functional as F

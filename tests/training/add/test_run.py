@@ -183,16 +183,21 @@ def x0_of(run: AddRun, batch: Batch) -> Tensor:
 # The student and the teacher
 
 
-def test_fault_1_the_student_is_another_object_and_the_teacher_stays_bit_identical(build: Build) -> None:
-    run = build.run(add_params())
+@pytest.mark.parametrize("discriminator", ["latent", "pixel"])
+def test_fault_1_the_student_is_another_object_and_the_teacher_stays_bit_identical(
+    build: Build, discriminator: str
+) -> None:
+    run = build.run(add_params(discriminators=[discriminator], pixel_crop_px=32))
+    bundle = build.bundle
+    teachers = (bundle.unet, bundle.text_encoder, bundle.vae)
     shared = {item.data_ptr() for item in run.student.parameters()} & {
-        item.data_ptr() for item in build.bundle.unet.parameters()
+        item.data_ptr() for module in teachers for item in module.parameters()
     }
-    teacher, student = weights(build.bundle.unet), weights(run.student)
+    before, student = [weights(module) for module in teachers], weights(run.student)
     for step in range(3):
         run.train_step(step)
     assert not shared
-    assert same(weights(build.bundle.unet), teacher)
+    assert same([weights(module) for module in teachers], before)
     assert all(not torch.equal(item, student[name]) for name, item in run.student.named_parameters())
 
 

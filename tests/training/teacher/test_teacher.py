@@ -1,3 +1,5 @@
+"""The teacher's finetuning: what learns, what is chosen, exact resume, and what the stage leaves."""
+
 import json
 from collections.abc import Callable, Generator
 from dataclasses import replace
