@@ -64,7 +64,7 @@ def test_with_a_sampler_that_renoises_held_out_pictures_are_those_that_are_evalu
         params, models=models, prompt_template="{caption}", dataset_dir=tiny_dataset_dir, out_dir=tmp_path / "grids"
     )
     prompts = [example.caption for example in load_split(tiny_dataset_dir, "test")[:3]]
-    evaluated = draw_set(load_subjects(models)["distilled"], prompts, seed=5, batch_size=3)["images"]
+    evaluated = draw_set(load_subjects(models)["distilled"], prompts, seed=5, batch_size=3)
     with Image.open(tmp_path / "grids/held_out.png") as grid:
         assert _cell(grid, 4) == fit_cell(Image.fromarray(evaluated[-1]), CELL_PX).tobytes()
 

@@ -17,7 +17,9 @@ from naruto_add.training import learner as learner_module
 from naruto_add.training.learner import FiniteGuard, Learner, learning_rate_factor
 from naruto_add.training.weights import Ema
 
-PARAMS = load_params(Path(__file__).parents[2] / "profiles/mini.yaml").add.model_copy(update={"warmup_steps": 3})
+PARAMS = load_params(Path(__file__).parents[2] / "profiles/mini.yaml").add.model_copy(
+    update={"warmup_steps": 3, "learning_rate_decay": "none"}
+)
 
 
 def make(module: nn.Module, ema: Ema | None = None, *, learning_rate: float = 0.1) -> Learner:

@@ -30,6 +30,7 @@ PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 SMALL = {
     "method": "consistency",
     "num_steps": 4,
+    "learning_rate_decay": "none",
     "batch_size": 6,
     "warmup_steps": 0,
     "adv_start_steps": 0,

@@ -48,7 +48,9 @@ PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 SMALL = {
     "discriminators": ["latent"],
     "judged_fraction": 1.0,
+    "renoised_weight": 0.5,
     "num_steps": 4,
+    "learning_rate_decay": "none",
     "batch_size": 6,
     "discriminator_width": 8,
     "adv_start_steps": 0,
