@@ -113,7 +113,7 @@ def test_a_change_reruns_what_depends_on_it(
 
 def test_a_temporary_experiment_uses_its_own_code_and_changes_nothing_here(project: Project) -> None:
     before = _contents(project)
-    output = project.dvc("exp", "run", "--temp", "-n", "strong", "-S", "add.adv_weight=0.2")
+    output = project.dvc("exp", "run", "--temp", "-n", "strong", "-S", "add.adv_weight=0.5")
 
     assert project.stages_run(output) == ["add", "evaluate", "samples", "export", "report"]
     assert _contents(project) == before
