@@ -2,7 +2,8 @@
 
 Trained on differences of pixels alone, a decoder paints the mean of all faces that a latent may stand for, which has no
 eyes; so features are compared and a discriminator judges (Esser et al. 2021, VQGAN), as for the autoencoder of Stable
-Diffusion. The latents are held near the narrow one's, so that a denoiser trained on those can go on.
+Diffusion. The encoder follows, but the latents are held near the narrow one's, whose scaling factor they keep: a
+denoiser trained on those can go on.
 """
 
 from dataclasses import dataclass

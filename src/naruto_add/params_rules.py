@@ -164,9 +164,9 @@ def _scheduler_problems(params: Params) -> list[str]:
 
 
 def _pool_problems(params: Params) -> list[str]:
-    """A pool whose samples do not pass through the states that the student learns from."""
+    """Teacher samples, which every pool holds, that do not pass through the states that the student learns from."""
     num_steps, timesteps = params.student.pool_steps, params.add.timesteps
-    if params.student.pool_source == "dataset" or set(timesteps) <= set(trailing_timesteps(num_steps)):
+    if set(timesteps) <= set(trailing_timesteps(num_steps)):
         return []
     problem = f"{num_steps} steps do not visit add.timesteps {timesteps}"
     return [f"student.pool_steps: {problem}; use a multiple of {len(timesteps)}"]
@@ -177,6 +177,8 @@ def _way_problems(params: Params) -> list[str]:
     student, scheduler = params.student, params.sampling.student_scheduler
     if student.knowledge_steps >= student.num_steps:
         return []
+    if not student.task_weight:
+        return ["student.task_weight: 0.0 leaves nothing to learn after student.knowledge_steps; use 1.0"]
     if student.pool_source == "dataset":
         reason = "student.pool_source dataset has none"
     elif scheduler == "lcm":

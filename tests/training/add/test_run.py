@@ -456,6 +456,17 @@ def test_only_what_is_judged_gets_an_adversarial_gradient(build: Build, monkeypa
     assert torch.equal(fakes[0].grad.flatten(1).any(dim=1), is_judged)
 
 
+def test_parts_with_unequal_shares_of_what_is_judged_add_up_to_the_batch(build: Build) -> None:
+    whole, in_parts = (
+        build.run(add_params(judged_fraction=0.5, accumulation_steps=number, r1_weight=1.0)) for number in (1, 2)
+    )
+    weights_of = draw_batch(whole.data, whole.params, step=0).judged_weight
+    assert [int((part > 0).sum()) for part in weights_of.split(3)] == [2, 1]
+    one, other = whole.train_step(0), in_parts.train_step(0)
+    names = ("adv_loss", "disc_loss", "r1_penalty", "pair_loss", "student_grad_norm", "discriminator_grad_norm")
+    assert [other[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-3)
+
+
 def test_a_part_with_nothing_to_judge_is_refused(build: Build) -> None:
     with pytest.raises(StageError, match=r"add\.judged_fraction: 0\.2 leaves a part of 2 items with nothing to judge"):
         build.run(add_params(judged_fraction=0.2, accumulation_steps=3))

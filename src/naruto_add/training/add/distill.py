@@ -1,4 +1,4 @@
-"""Adversarial diffusion distillation: of pictures (ADD, Sauer et al. 2023), of latents (LADD, ibid. 2024), or both.
+"""Adversarial diffusion distillation: of pictures (ADD, Sauer et al. 2023), of latents (LADD, 2024), or both.
 
 At its few timesteps the student is pulled towards where the guided teacher went from the same noise, and its pictures
 towards what a discriminator takes for real. Pictures are latents all the way: only what a network of photographs judges

@@ -109,7 +109,7 @@ class Distiller:
         return self.student_scheduler == "ddim" and batch.states.shape[1] == len(self.params.timesteps) - 1
 
     def _way(self, batch: Batch, num_ahead: int) -> Tensor:
-        """The teacher's state so many of the student's steps behind each item's own."""
+        """The teacher's state so many of the student's steps ahead of each item's own."""
         way = torch.cat([batch.noise[:, None], batch.states, batch.x0[:, None]], dim=1)
         return way[torch.arange(len(way), device=way.device), batch.step_index + num_ahead]
 

@@ -211,7 +211,8 @@ def _spread(fraction: float, size: int) -> Bool[Tensor, " size"]:
 def _scattered(fraction: float, size: int) -> Float[Tensor, " size"]:
     """Weights of mean 1, alike for this fraction of the items and 0 for the others.
 
-    The golden ratio scatters them: every part of the batch has its share, of roll-outs and others alike.
+    The golden ratio scatters them: every part of the batch has its share. Its order is the same for all fractions, so
+    that what is renoised is judged too where it is no more: the paper's loss is about the student's pictures.
     """
     num_chosen = round(fraction * size)
     weight = torch.zeros(size)

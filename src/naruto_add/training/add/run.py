@@ -111,10 +111,11 @@ class AddRun(DistillationRun):
 
     def _check_parts(self) -> None:
         """Each part of a batch must have something to judge: processes exchange gradients of the same weights."""
-        weights = judged_weights(self.params)
-        if all(weights[part].any() for part in self.parts):
+        value, sizes = self.params.judged_fraction, len(range(self.params.batch_size)[self.parts[0]])
+        if (
+            judged_weights(self.params).view(-1, sizes).any(dim=1).all()
+        ):  # of all processes: none shall wait for another
             return
-        value, sizes = self.params.judged_fraction, len(weights[self.parts[0]])
         raise StageError(
             f"add.judged_fraction: {value} leaves a part of {sizes} items with nothing to judge; raise it, or "
             "add.batch_size"
@@ -130,10 +131,7 @@ class AddRun(DistillationRun):
         noisy = self.distiller.student_inputs(batch)
         x0_student = self.distiller.x0_of(noisy, batch)
         losses = self.distiller.losses(x0_student, batch, pair_target=self.distiller.pair_target(noisy, batch))
-        share = batch.judged_weight.mean()
-        judged = {
-            name: share * value for name, value in self._judged_losses(x0_student, batch, adv_weight, unseen).items()
-        }
+        judged = self._judged_losses(x0_student, batch, adv_weight, unseen)
         loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * judged["adv_loss"]
         if "perceptual_loss" in losses:
             loss = loss + self.params.perceptual_weight * losses["perceptual_loss"]
@@ -153,7 +151,9 @@ class AddRun(DistillationRun):
             fake_features = self.critics.features(x0_student[chosen], part.prompt_embeds, part)
         adv_loss = self.critics.adversarial_loss(fake_features, part.pooled)
         verdict = self.critics.discriminator_losses(detached(fake_features), part)
-        signs = {} if unseen is None else self.critics.signs(verdict, unseen.part(chosen), data=self.data, batch=part)
+        signs = (
+            {} if unseen is None else self.critics.signs(verdict, unseen.part(chosen.cpu()), data=self.data, batch=part)
+        )
         share = batch.judged_weight.mean()
         return {name: share * value for name, value in {"adv_loss": adv_loss, **verdict.scalars(), **signs}.items()}
 

@@ -3,8 +3,8 @@
 Knowledge distillation (BK-SDM, Kim et al. 2023) mends what the pruning broke: teacher samples, noised afresh, at any
 timestep. It departs from the paper where the output target is the teacher's *guided* prediction, so that guidance is
 built in. Its scale is fixed: the prediction is linear in the scale, so a range would have the same optimum as its mean,
-only with more variance. Errors in epsilon are weighted by how far they move the student's sample, features by the power
-of the teacher's.
+only with more variance. Errors in epsilon are weighted by the square of how far they move the student's next state,
+features by the power of the teacher's.
 
 Then the student learns the teacher's way: at each of its few timesteps it is shown a state that the guided teacher
 passed through, and its one DDIM step is to arrive where the teacher's several steps did (progressive distillation,
