@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from naruto_add.params import Resolution, sides_px
+from naruto_add.conventions import Resolution, sides_px
 from naruto_add.runtime import StageError
 
 _FOLDERS = {"", ".", "..", "~", "base", "models"}

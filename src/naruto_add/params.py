@@ -3,7 +3,6 @@
 A mistake is a `ParamsError` that names the dotted key, the value and what is allowed, before any work is done.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,10 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-NUM_TRAIN_TIMESTEPS = 1000
-"""Length of SD 1.x's noise schedule, which every model here shares."""
-CAPTION_MATCH = "caption_match"
-"""`add.image_text_network` that is trained on the spot; anything else names a CLIP."""
+from naruto_add.conventions import NUM_TRAIN_TIMESTEPS, Resolution
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -30,8 +26,6 @@ Text = Annotated[str, Field(min_length=1)]
 StudentScheduler = Literal["ddim", "lcm"]
 LearningRateDecay = Literal["none", "cosine"]
 AddMethod = Literal["adversarial", "consistency"]
-Resolution = int | str
-"""The side of square pictures, or WIDTHxHEIGHT."""
 
 
 class ParamsError(ValueError):
@@ -149,6 +143,7 @@ class Add(_Section):
     warmup_steps: Count
     learning_rate_decay: LearningRateDecay
     distill_weight: Weight
+    distill_final_share: Weight
     pair_weight: Weight
     pair_target: Literal["stored", "solve"]
     solve_steps: Steps
@@ -179,6 +174,7 @@ class Add(_Section):
     augment_strength: Fraction
     augment_flip: bool
     augment_max_shift: Annotated[float, Field(ge=0, le=0.5)]
+    augment_cutout: Annotated[float, Field(ge=0, le=0.5)]
     augment_target: Fraction
     augment_adapt_steps: Positive
     real_source: Literal["teacher", "dataset", "both"]
@@ -243,15 +239,6 @@ class Params(_Section):
     evaluate: Evaluate
     samples: Samples
     export: Export
-
-
-def sides_px(resolution: Resolution) -> tuple[int, int]:
-    """Width and height. Raises ValueError for text that is neither a number nor WIDTHxHEIGHT."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(resolution))
-    if not match:
-        raise ValueError(f"{resolution!r} is neither a side nor WIDTHxHEIGHT; write 96 or 128x64")
-    width, height = match.groups()
-    return int(width), int(height or width)
 
 
 def load_params(path: Path) -> Params:

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add, Params, Resolution, Teacher, sides_px
+from naruto_add.conventions import NUM_TRAIN_TIMESTEPS, Resolution, sides_px
+from naruto_add.params import Add, Params, Teacher
 
 PROBABILITY_TOLERANCE = 1e-3
 """Thirds, written with three digits, still add up to 1."""

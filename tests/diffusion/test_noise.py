@@ -10,13 +10,13 @@ from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import (
     add_noise,
     alphas_cumprod,
-    noise_pred_from_x0,
     noise_pred_to_reach,
     noisy_at_trained,
     snr,
     step_shift,
     x0_from_noise_pred,
 )
+from tests.closed_forms import noise_pred_from_x0
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

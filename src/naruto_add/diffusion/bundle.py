@@ -17,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from naruto_add.base_model import check_base_model, latent_side
 from naruto_add.compute import Precision, default_device, frozen_dtype
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, Base
+from naruto_add.conventions import NUM_TRAIN_TIMESTEPS
+from naruto_add.params import Base
 from naruto_add.runtime import StageError
 
 ENCODE_BATCH = 64

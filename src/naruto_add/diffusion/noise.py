@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from naruto_add.params import NUM_TRAIN_TIMESTEPS
+from naruto_add.conventions import NUM_TRAIN_TIMESTEPS
 
 
 def alphas_cumprod(scheduler: Any) -> Float[Tensor, " timesteps"]:
@@ -54,18 +54,6 @@ def x0_from_noise_pred(
     """x0 that this prediction of epsilon implies, fp32."""
     signal, deviation = _coefficients(timesteps, alphas_cumprod, noisy_latents)
     return (noisy_latents.float() - deviation * noise_pred.float()) / signal
-
-
-def noise_pred_from_x0(
-    noisy_latents: Float[Tensor, "batch c h w"],
-    x0: Float[Tensor, "batch c h w"],
-    timesteps: Int[Tensor, " batch"],
-    *,
-    alphas_cumprod: Float[Tensor, " timesteps"],
-) -> Float[Tensor, "batch c h w"]:
-    """Epsilon that this x0 implies, fp32: the inverse of `x0_from_noise_pred`."""
-    signal, deviation = _coefficients(timesteps, alphas_cumprod, noisy_latents)
-    return (noisy_latents.float() - signal * x0.float()) / deviation
 
 
 def step_shift(

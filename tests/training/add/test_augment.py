@@ -19,19 +19,21 @@ def add_params(**values: Any) -> Add:
 
 
 def test_no_strength_changes_nothing() -> None:
-    assert augmented(MAPS, torch.zeros(1, 4), strength=0.0, params=add_params(augment_flip=True)) is MAPS
+    assert augmented(MAPS, torch.zeros(1, 6), strength=0.0, params=add_params(augment_flip=True)) is MAPS
 
 
 def test_a_move_is_whole_places_and_repeats_the_edge() -> None:
     params = add_params(augment_max_shift=0.5, augment_flip=False)
-    moved = augmented(MAPS, torch.tensor([[0.0, 0.0, 0.75, 0.5]]), strength=1.0, params=params)  # one down
+    moved = augmented(MAPS, torch.tensor([[0.0, 0.0, 0.75, 0.5, 0.0, 0.0]]), strength=1.0, params=params)  # one down
     assert moved[0, 0].tolist() == [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    moved = augmented(MAPS, torch.tensor([[0.0, 0.0, 0.5, 0.25]]), strength=1.0, params=params)  # one to the left
+    moved = augmented(
+        MAPS, torch.tensor([[0.0, 0.0, 0.5, 0.25, 0.0, 0.0]]), strength=1.0, params=params
+    )  # one to the left
     assert moved[0, 0, 0].tolist() == [1, 2, 3, 3]
 
 
 def test_mirrors_only_where_allowed() -> None:
-    draws = torch.tensor([[0.0, 0.9, 0.0, 0.0]])
+    draws = torch.tensor([[0.0, 0.9, 0.0, 0.0, 0.0, 0.0]])
     one, other = (
         augmented(MAPS, draws, strength=0.5, params=add_params(augment_flip=is_allowed)) for is_allowed in (True, False)
     )
@@ -39,8 +41,19 @@ def test_mirrors_only_where_allowed() -> None:
     assert torch.equal(other, MAPS)
 
 
+def test_a_cut_blanks_a_square_of_what_is_moved_and_nothing_else() -> None:
+    params = add_params(augment_max_shift=0.0, augment_cutout=0.5)
+    maps = torch.ones(2, 3, 4, 4, requires_grad=True)
+    draws = torch.tensor([[0.9, 0.1, 0.5, 0.5, 0.99, 0.4], [0.9, 0.9, 0.5, 0.5, 0.99, 0.4]])
+    cut, whole = augmented(maps, draws, strength=0.5, params=params)
+    assert cut[0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1]]
+    assert torch.equal(whole, torch.ones(3, 4, 4))
+    (cut.sum() + whole.sum()).backward()
+    assert maps.grad is not None and torch.equal(maps.grad[0], cut) and torch.equal(maps.grad[1], whole)
+
+
 def test_items_are_augmented_as_often_as_the_strength_says() -> None:
-    draws = torch.rand(400, 4, generator=torch.Generator().manual_seed(0))
+    draws = torch.rand(400, 6, generator=torch.Generator().manual_seed(0))
     params = add_params(augment_flip=True, augment_max_shift=0.5)
     maps = torch.rand(400, 2, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
     result = augmented(maps, draws, strength=0.5, params=params)

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
-from naruto_add.diffusion.noise import alphas_cumprod, noise_pred_from_x0
+from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import guided_noise_pred
 from naruto_add.diffusion.solver import ddim_step
 from naruto_add.losses.distillation import pseudo_huber
@@ -23,6 +23,7 @@ from naruto_add.training.add.distill import distill
 from naruto_add.training.add.inputs import AddData, load_data
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
+from tests.closed_forms import noise_pred_from_x0
 
 BAR = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)
 MEAN, DEVIATION = 0.7, 0.4

@@ -18,7 +18,7 @@ from naruto_add.data.dataset import load_split
 from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion import bundle as bundle_module
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, load_pipeline_folder, load_unet
-from naruto_add.diffusion.noise import alphas_cumprod, noise_pred_from_x0
+from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import (
     Sampler,
     fast_sampler,
@@ -39,9 +39,10 @@ from naruto_add.training.add.image_text import ImageText, load_image_text
 from naruto_add.training.add.inputs import AddData, Batch, draw_batch, load_data
 from naruto_add.training.add.picture_score import PictureScore
 from naruto_add.training.add.pixels import decoded_squares
-from naruto_add.training.add.run import AddRun, adv_weight_at
+from naruto_add.training.add.run import AddRun, adv_weight_at, distill_weight_at
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
+from tests.closed_forms import noise_pred_from_x0
 
 TEMPLATE = "ninja style, {caption}"
 PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
@@ -355,6 +356,16 @@ def test_pair_and_perceptual_loss_compare_with_the_target_that_is_named(build: B
     reached, missed = (run.distiller.losses(x0, batch, pair_target=target) for target in (x0, batch.x0))
     assert [reached[name].item() for name in ("pair_loss", "perceptual_loss")] == [0.0, 0.0]
     assert min(missed[name].item() for name in ("pair_loss", "perceptual_loss")) > 0
+
+
+def test_the_losses_of_pictures_are_of_what_is_judged(build: Build) -> None:
+    """Items that are not have x0 at early timesteps, which show nothing."""
+    run = build.run(add_params(perceptual_weight=1.0, perceptual_crop_px=32, judged_fraction=0.5))
+    batch = draw_batch(run.data, run.params, step=0)
+    x0 = batch.x0.clone().requires_grad_()
+    run.distiller.losses(x0, batch, pair_target=batch.x0 - 0.5)["perceptual_loss"].backward()
+    assert x0.grad is not None
+    assert (x0.grad.flatten(1).abs().sum(dim=1) > 0).tolist() == (batch.judged_weight > 0).tolist()
 
 
 # Noise and timesteps
@@ -726,6 +737,13 @@ def test_the_adversarial_loss_alone_lowers_itself(build: Build) -> None:
     run = build.run(params.model_copy(update={"renoised_weight": 0.0, "rollout_fraction": 0.0}))
     losses = [run.train_step(0)["adv_loss"] for _ in range(8)]
     assert losses[-1] < losses[0]
+
+
+def test_the_distillation_weight_goes_straight_to_its_final_share() -> None:
+    params = add_params(distill_weight=2.0, distill_final_share=0.25, num_steps=5)
+    assert [distill_weight_at(step, params) for step in range(5)] == pytest.approx([2.0, 1.625, 1.25, 0.875, 0.5])
+    assert {distill_weight_at(step, add_params(distill_weight=0.7)) for step in (0, 7)} == {0.7}
+    assert distill_weight_at(0, add_params(num_steps=1)) == 1.0
 
 
 def test_the_adversarial_weight_waits_then_rises_to_its_full_value() -> None:

@@ -12,16 +12,17 @@ from torch import Tensor
 from naruto_add.params import Add
 
 ADAPT_EVERY_STEPS = 4
-NUM_DRAWS = 4
+NUM_DRAWS = 6
 
 
 def augmented(
-    maps: Float[Tensor, "batch c h w"], draws: Float[Tensor, "batch 4"], *, strength: float, params: Add
+    maps: Float[Tensor, "batch c h w"], draws: Float[Tensor, "batch 6"], *, strength: float, params: Add
 ) -> Float[Tensor, "batch c h w"]:
-    """Each item moved with probability `strength`, its edges repeated, and, if allowed, mirrored with half of it.
+    """Each item moved with probability `strength`, its edges repeated, with a square blanked if `augment_cutout` is not
+    0; and, if allowed, mirrored with half of it.
 
-    `draws`, in [0, 1), are all the randomness: mirror, move, down, right. Whole places only, so nothing is blurred;
-    gradients pass.
+    `draws`, in [0, 1), are all the randomness: mirror, move, down, right, the square's row and column. Whole places
+    only, so nothing is blurred; gradients pass.
     """
     if not strength:
         return maps
@@ -32,7 +33,10 @@ def augmented(
     columns = _source_places(width, is_moved * _shift(draws[:, 3], width, params.augment_max_shift))
     columns = torch.where(is_flipped[:, None], columns.flip(1), columns)
     items = torch.arange(len(maps), device=maps.device).view(-1, 1, 1)
-    return maps.permute(0, 2, 3, 1)[items, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    moved = maps.permute(0, 2, 3, 1)[items, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    side = params.augment_cutout
+    is_cut = _within(height, draws[:, 4], side)[:, :, None] & _within(width, draws[:, 5], side)[:, None, :]
+    return moved.masked_fill((is_cut & (is_moved > 0).view(-1, 1, 1))[:, None], 0.0)
 
 
 class AugmentStrength:
@@ -83,6 +87,14 @@ def mean_sign(logits: list[Tensor]) -> Float[Tensor, ""]:
 
 def _shift(draws: Tensor, extent: int, max_shift: float) -> Tensor:
     return ((2 * draws - 1) * max_shift * extent).round()
+
+
+def _within(extent: int, draws: Tensor, side: float) -> Tensor:
+    """Which places lie in a window of this share of the extent, somewhere in it."""
+    length = round(side * extent)
+    first = (draws * (extent - length + 1)).long()[:, None]
+    places = torch.arange(extent, device=draws.device)
+    return (places >= first) & (places < first + length)
 
 
 def _source_places(extent: int, shift: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.compute import Precision, batch_indices, step_generator
+from naruto_add.conventions import NUM_TRAIN_TIMESTEPS
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import alphas_cumprod, noisy_at_trained, x0_from_noise_pred
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.diffusion.solver import PredictX0, ddim_step
 from naruto_add.losses.distillation import pseudo_huber
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add, StudentScheduler
+from naruto_add.params import Add, StudentScheduler
 from naruto_add.training.add.alarms import CONSISTENCY_ADVICE
 from naruto_add.training.add.distillation_run import DistillationRun
 from naruto_add.training.add.inputs import AddData, pairs_at

@@ -6,6 +6,7 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from naruto_add.conventions import NUM_TRAIN_TIMESTEPS
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import (
     add_noise,
@@ -20,7 +21,7 @@ from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.diffusion.solver import solve_x0
 from naruto_add.losses.distillation import smooth_l1_distillation
 from naruto_add.models.backbones import load_backbone
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add, StudentScheduler
+from naruto_add.params import Add, StudentScheduler
 from naruto_add.training.add.image_text import ImageText
 from naruto_add.training.add.inputs import Batch
 from naruto_add.training.add.pixels import decoded_squares, perceptual_loss
@@ -81,18 +82,23 @@ class Distiller:
         *,
         pair_target: Float[Tensor, "batch c h w"],
     ) -> dict[str, Float[Tensor, ""]]:
-        """`pair_loss` and `renoised_loss`, both weighted in `distill_loss`, and those of pictures that count."""
+        """`pair_loss` and `renoised_loss`, both weighted in `distill_loss`, and those of pictures that count.
+
+        The latter are of what discriminators judge: where early x0 are no pictures, they look like nothing.
+        """
         pair_loss, renoised_loss = self.distillation_losses(x0_student, batch, pair_target=pair_target)
         distill_loss = self.params.pair_weight * pair_loss + self.params.renoised_weight * renoised_loss
         losses = {"distill_loss": distill_loss, "pair_loss": pair_loss, "renoised_loss": renoised_loss}
+        (chosen,) = torch.where(batch.judged_weight > 0)
+        share, part, pictures = batch.judged_weight.mean(), batch.part(chosen), x0_student[chosen]
         if self.params.perceptual_weight:
-            losses["perceptual_loss"] = self.perceptual_loss(x0_student, batch, pair_target=pair_target)
+            losses["perceptual_loss"] = share * self.perceptual_loss(pictures, part, pair_target=pair_target[chosen])
         if self.image_text:
-            losses["image_text_loss"] = self.image_text.loss(
+            losses["image_text_loss"] = share * self.image_text.loss(
                 self.bundle.vae,
-                x0_student,
-                batch.prompt_rows,
-                corner=batch.crop_corner,
+                pictures,
+                part.prompt_rows,
+                corner=part.crop_corner,
                 side_px=self.params.image_text_crop_px,
             )
         return losses

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from naruto_add.compute import batch_indices, step_generator
+from naruto_add.conventions import CAPTION_MATCH
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.latents import hash_model
 from naruto_add.data.pixels import load_pixels
@@ -27,7 +28,7 @@ from naruto_add.losses.image_text import image_text_loss, info_nce, retrieval_ac
 from naruto_add.models.caption_match import CaptionMatch, new_caption_match
 from naruto_add.models.clip import CLIP_MEAN, CLIP_STD, ClipNetwork, image_vectors, load_clip_network, text_vectors
 from naruto_add.models.discriminator import pooled_embeds
-from naruto_add.params import CAPTION_MATCH, Add
+from naruto_add.params import Add
 from naruto_add.training.add.augment import NUM_DRAWS, augmented
 from naruto_add.training.add.pixels import decoded_squares
 from naruto_add.training.sharing import shown

@@ -9,12 +9,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from naruto_add.compute import batch_indices, step_generator
+from naruto_add.conventions import NUM_TRAIN_TIMESTEPS
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.latents import cached_embeddings, cached_latents, unique_prompts
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
 from naruto_add.models.discriminator import pooled_embeds
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, Add
+from naruto_add.params import Add
 from naruto_add.training.add.augment import NUM_DRAWS
 from naruto_add.training.pool import Pool, split_pool
 from naruto_add.training.sharing import Items
@@ -102,7 +103,7 @@ class Batch(Items):
     misaligned_prompt_embeds: Float[Tensor, "batch tokens width"]
     misaligned_pooled: Float[Tensor, "batch width"]
     crop_corner: Float[Tensor, "batch 2"]
-    augment_draws: Float[Tensor, "batch 4"]
+    augment_draws: Float[Tensor, "batch 6"]
 
 
 def load_data(

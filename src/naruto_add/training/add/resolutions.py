@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from naruto_add.compute import step_generator
+from naruto_add.conventions import Resolution, sides_px
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.params import Add, Resolution, sides_px
+from naruto_add.params import Add
 from naruto_add.runtime import StageError
 from naruto_add.training.add.inputs import AddData, Pairs
 from naruto_add.training.pool import draw_from

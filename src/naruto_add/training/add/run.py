@@ -4,6 +4,8 @@ Of the teacher, a step costs one forward pass of features on the reals, one forw
 discriminator's update reuses them), and a guided call on a part of the batch.
 """
 
+from dataclasses import dataclass
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
@@ -96,17 +98,17 @@ class AddRun(DistillationRun):
         """One update of the student and one of the discriminator, both on the same fakes."""
         batch = draw_batch(self.data, self.params, step=step)
         unseen = draw_unseen(self.data, self.params, step=step) if self._asks_about_unseen(step) else None
-        adv_weight = adv_weight_at(step, self.params)
+        weights = Weights(distill=distill_weight_at(step, self.params), adv=adv_weight_at(step, self.params))
         rows = []
         for part in self.parts:
             unseen_part = None if unseen is None else unseen.part(part)
-            rows.append(self._learn_from(batch.part(part, self.bundle.device), adv_weight, unseen_part))
+            rows.append(self._learn_from(batch.part(part, self.bundle.device), weights, unseen_part))
         norms = {"student_grad_norm": self.learner.step(), "discriminator_grad_norm": self.judge.step()}
         scalars = means(rows)
         if unseen is not None:
             self.critics.strength.adapt(seen=scalars.pop("seen"), unseen=scalars.pop("unseen"))
         self.alarms.note_step(step + 1, scalars)
-        own = {"adv_weight": adv_weight, "skipped_steps": float(self.num_skipped), **self.critics.strength.scalars()}
+        own = {"adv_weight": weights.adv, "skipped_steps": float(self.num_skipped), **self.critics.strength.scalars()}
         return {**scalars, **own, **norms}
 
     def _check_parts(self) -> None:
@@ -126,13 +128,13 @@ class AddRun(DistillationRun):
         is_base_size = pairs_at(self.data, seed=self.params.seed, step=step) is self.data.train
         return is_base_size and self.critics.strength.is_due(step)
 
-    def _learn_from(self, batch: Batch, adv_weight: float, unseen: Pictures | None) -> dict[str, Tensor]:
+    def _learn_from(self, batch: Batch, weights: "Weights", unseen: Pictures | None) -> dict[str, Tensor]:
         """Gradients of both sides on one part of a batch; the discriminator's updates reuse the student's fakes."""
         noisy = self.distiller.student_inputs(batch)
         x0_student = self.distiller.x0_of(noisy, batch)
         losses = self.distiller.losses(x0_student, batch, pair_target=self.distiller.pair_target(noisy, batch))
-        judged = self._judged_losses(x0_student, batch, adv_weight, unseen)
-        loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * judged["adv_loss"]
+        judged = self._judged_losses(x0_student, batch, weights.adv, unseen)
+        loss = weights.distill * losses["distill_loss"] + weights.adv * judged["adv_loss"]
         if "perceptual_loss" in losses:
             loss = loss + self.params.perceptual_weight * losses["perceptual_loss"]
         if "image_text_loss" in losses:
@@ -156,6 +158,20 @@ class AddRun(DistillationRun):
         )
         share = batch.judged_weight.mean()
         return {name: share * value for name, value in {"adv_loss": adv_loss, **verdict.scalars(), **signs}.items()}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the two losses whose share changes as training goes on."""
+
+    distill: float
+    adv: float
+
+
+def distill_weight_at(step: int, params: Add) -> float:
+    """`distill_weight` at the first step, `distill_final_share` of it at the last, in a straight line between."""
+    progress = step / max(1, params.num_steps - 1)
+    return params.distill_weight * (1 + progress * (params.distill_final_share - 1))
 
 
 def adv_weight_at(step: int, params: Add) -> float:

@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.compute import batch_indices, step_generator
+from naruto_add.conventions import NUM_TRAIN_TIMESTEPS
 from naruto_add.data.latents import cached_embeddings
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_pred_to_reach, step_shift
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, StudentScheduler
+from naruto_add.params import StudentScheduler
 from naruto_add.training.pool import Pool
 from naruto_add.training.sharing import Items, main_first
 

@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.compute import batch_indices, step_generator
+from naruto_add.conventions import NUM_TRAIN_TIMESTEPS
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.latents import CachedLatents, cached_embeddings, cached_latents, unique_prompts
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
-from naruto_add.params import NUM_TRAIN_TIMESTEPS, Teacher
+from naruto_add.params import Teacher
 from naruto_add.training.sharing import Items
 
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
