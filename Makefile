@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro summary report ablation test slow lint types contracts check format lock
+.PHONY: help install repro summary report ablation test pipeline slow lint types contracts check format lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,10 @@ ablation: install ## train what each part of the distillation is compared with; 
 test: install ## the fast tests
 	$(RUN) pytest -n auto
 
-slow: install ## the tests that take minutes: killed stages, experiments, the tiny pipeline
+pipeline: install ## the pipeline itself at a tiny size: what reruns when, killed stages, experiments
+	$(RUN) pytest -m slow tests/test_pipeline.py
+
+slow: install ## all tests that take minutes: those, several processes, the ablation's queue
 	$(RUN) pytest -m "slow and not gpu"
 
 lint: install ## style and formatting

@@ -10,6 +10,7 @@ import pytest
 from diffusers import DDIMScheduler
 from ruamel.yaml import YAML
 
+from naruto_add.conventions import CLIP_L14
 from naruto_add.params import ParamsError, load_params, parse_params
 from naruto_add.params_rules import trailing_timesteps
 
@@ -149,6 +150,21 @@ def test_consistency_is_learnt_at_the_timesteps_of_sampling(mini: Any, num_steps
 def test_one_picture_has_no_distribution(mini: Any) -> None:
     with pytest.raises(ParamsError, match=r"evaluate\.num_images: 1 .* use at least 2"):
         parse_params(_with(mini, "evaluate.num_images", 1))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "judge"),
+    [
+        ({"clip_score": f"{CLIP_L14.split('@')[0]}@other"}, "evaluate.clip_score"),
+        ({"features": "clip"}, "evaluate.features"),
+    ],
+)
+def test_no_student_is_judged_by_the_clip_that_taught_it(mini: Any, evaluation: dict[str, str], judge: str) -> None:
+    mini["evaluate"].update(evaluation)
+    parse_params(mini)  # it taught nobody
+    mini["add"].update(image_text_network=CLIP_L14, image_text_weight=0.5)
+    with pytest.raises(ParamsError, match=rf"add\.image_text_network: .* is also what {judge} judges by"):
+        parse_params(mini)
 
 
 def test_pictures_without_their_noise_are_no_pairs(mini: Any) -> None:

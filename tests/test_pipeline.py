@@ -125,12 +125,21 @@ def test_a_temporary_experiment_uses_its_own_code_and_changes_nothing_here(proje
         assert all(file.is_relative_to(project.root / ".dvc/tmp/exps") for file in code[stage]), code[stage]
 
 
-def test_queued_experiments_run_at_once(project: Project) -> None:
-    project.dvc("exp", "run", "--queue", "-n", "sweep", "-S", "samples.seed=1,2", "samples")
+def test_an_experiment_in_the_workspace_leaves_its_results_here(project: Project) -> None:
+    output = project.dvc("exp", "run", "-n", "here", "-S", "samples.seed=3")
+    assert project.stages_run(output) == ["samples", "report"]
+    assert "seed: 3 " in project.git("diff", "HEAD", "--", "params.yaml")
+    assert "metrics/grids/samples" in project.git("diff", "HEAD", "--stat")
+    assert project.stages_run(project.dvc("repro")) == []
+
+
+def test_queued_trainings_run_at_once(project: Project) -> None:
+    project.dvc("exp", "run", "--queue", "-n", "sweep", "-S", "add.adv_weight=0.05,0.1", "add")
     project.dvc("queue", "start", "--jobs", "2")
     assert _status_after_the_queue(project).count("Success") == 2
     assert project.git("status", "--porcelain") == ""
-    assert all(file.is_relative_to(project.root / ".dvc/tmp/exps") for file in project.code_used()["samples"])
+    assert all(file.is_relative_to(project.root / ".dvc/tmp/exps") for file in project.code_used()["add"])
+    assert len(list(project.root.glob(".checkpoints/add/*"))) == 3  # the first run's and theirs
 
 
 def test_teacher_and_student_can_be_compared(project: Project) -> None:
@@ -172,6 +181,34 @@ def test_a_stage_whose_dvc_is_killed_saves_and_ends(project: Project, finished: 
     assert "interrupted: the next `dvc repro` runs this stage again" in output
     assert 0 < _steps_in(checkpoint) <= TINY["teacher.num_steps"]
     _assert_nothing_is_half_written(project, finished, "teacher")
+
+
+def test_ctrl_c_to_dvc_saves_and_the_next_run_goes_on(project: Project, finished: Project) -> None:
+    project.forget("teacher")
+    process = project.start(*DVC, "repro", "teacher")
+    checkpoint = project.wait_for(".checkpoints/teacher/*/teacher.pt", process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+    output, _ = process.communicate(timeout=WAIT_SECONDS)
+
+    assert process.returncode != 0
+    assert "interrupted: the next `dvc repro` runs this stage again" in output
+    num_done = _steps_in(checkpoint)
+    assert 0 < num_done < TINY["teacher.num_steps"]
+    _assert_nothing_is_half_written(project, finished, "teacher")
+    assert f" {num_done}/{TINY['teacher.num_steps']} " in project.dvc("repro", "teacher"), "it began anew"
+    assert project.locked("teacher") == finished.locked("teacher")
+
+
+def test_a_stage_of_two_processes_is_committed_as_dvcs_own(project: Project) -> None:
+    """As docs/sd15.md says: by `accelerate launch`, then `dvc commit`."""
+    project.forget("add")
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    options = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    project.run(sys.executable, *launch, *options, "-m", "stages.add")
+    project.dvc("commit", "--force", "add")
+    assert project.stages_run(project.dvc("repro", "add")) == []
+    for path in project.declared("add", "outs", "metrics"):
+        assert path.exists(), path
 
 
 def test_one_process_trains_a_configuration_until_ctrl_c_saves_it(project: Project) -> None:

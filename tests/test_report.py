@@ -36,6 +36,7 @@ EVALUATE = {
     "real_decoded.fd_lite1": 7.125,
     "real.attribute_accuracy": 0.9625,
     "process.peak_rss_mib": 1234.0,
+    "process.num_threads": 2,
 }
 PARAMS = load_params(ROOT / paths.PARAMS)
 ADD = {"alarms_colour": 2, "alarms_gap": 0, "best_step": PARAMS.add.num_steps, "skipped_steps": 0}
@@ -97,6 +98,14 @@ class _Addresses(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_it_says_what_times_were_taken_on(page: Path, project: Path) -> None:
+    assert "2 threads of the CPU" in _Addresses(page.read_text()).text
+    path = project / "metrics/evaluate.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "teacher.peak_vram_mib": 900.0}))
+    _write(project)
+    assert "a GPU, with 2 threads of the CPU" in _Addresses(page.read_text()).text
 
 
 def test_the_page_loads_nothing_from_elsewhere(page: Path) -> None:

@@ -58,6 +58,7 @@ CATALOG = (
     Metric("pipeline_params_m", "parameters of U-Net, text encoder and autoencoder", "million", "lower", False),
     Metric("size_mib", "weights of U-Net, text encoder and autoencoder on disk", "MiB", "lower", True),
     Metric("peak_vram_mib", "GPU memory that tensors took at most, drawing 8 pictures", "MiB", "lower", True),
+    Metric("num_threads", "threads of the CPU that times were taken with", "", "", False),
     Metric("peak_rss_mib", "memory of the whole evaluation process at most; no subject's own", "MiB", "lower", False),
     Metric("num_images", "pictures that the row's distances are of", "", "", True),
     Metric("num_diversity_pairs", "pairs of pictures that the diversity is of", "", "", False),

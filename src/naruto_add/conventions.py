@@ -6,6 +6,8 @@ NUM_TRAIN_TIMESTEPS = 1000
 """Length of SD 1.x's noise schedule, which every model here shares."""
 CAPTION_MATCH = "caption_match"
 """`add.image_text_network` that is trained on the spot; anything else names a CLIP."""
+CLIP_L14 = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
+"""The CLIP of `evaluate.features: clip`."""
 
 Resolution = int | str
 """The side of square pictures, or WIDTHxHEIGHT."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from naruto_add.conventions import NUM_TRAIN_TIMESTEPS, Resolution, sides_px
+from naruto_add.conventions import CAPTION_MATCH, CLIP_L14, NUM_TRAIN_TIMESTEPS, Resolution, sides_px
 from naruto_add.params import Add, Params, Teacher
 
 PROBABILITY_TOLERANCE = 1e-3
@@ -28,6 +28,7 @@ def contradictions(params: Params) -> list[str]:
         *_template_problems(params.teacher),
         *_way_problems(params),
         *_length_problems(params),
+        *_judge_problems(params),
     ]
 
 
@@ -219,6 +220,21 @@ def _length_problems(params: Params) -> list[str]:
     if params.evaluate.num_images == 1:
         problems.append("evaluate.num_images: 1 picture has no distribution; use at least 2, or 0 for all")
     return problems
+
+
+def _judge_problems(params: Params) -> list[str]:
+    """A CLIP that would rate what was trained to please it."""
+    network, key = params.add.image_text_network, "add.image_text_network"
+    if params.add.method != "adversarial" or not params.add.image_text_weight or network == CAPTION_MATCH:
+        return []
+    judges = {"evaluate.clip_score": params.evaluate.clip_score}
+    if params.evaluate.features == "clip":
+        judges["evaluate.features"] = CLIP_L14
+    return [
+        f"{key}: {network!r} is also what {judge} judges by; train by another CLIP, or evaluate by another network"
+        for judge, judging in judges.items()
+        if network.split("@")[0] == judging.split("@")[0]
+    ]
 
 
 def trailing_timesteps(num_steps: int) -> list[int]:

@@ -24,7 +24,7 @@ from naruto_add.runtime import StageError
 TEMPLATE = Path(__file__).with_name("report.html")
 SUBJECTS = ("teacher", "distilled", "student", "base")
 """The two that are compared come first: a phone shows no more."""
-CONTROLS = ("teacher_few_steps", "real_decoded", "real_train", "real_halves", "real")
+CONTROLS = ("teacher_few_steps", "teacher_few_steps_dpm", "real_decoded", "real_train", "real_halves", "real")
 TRAINED = ("teacher", "student", "add")
 """Stages whose health is told."""
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "datasets", "clean-fid", "lpips")
@@ -162,7 +162,15 @@ def _facts(params: Params, metrics: Mapping[str, Mapping[str, Any]]) -> list[tup
             "Judged by",
             f"{evaluate.features} features, {evaluate.perceptual} distance, CLIP score {evaluate.clip_score}",
         ),
+        ("Timed on", _device(metrics["evaluate"])),
     ]
+
+
+def _device(figures: Mapping[str, float | int]) -> str:
+    """What times were taken on, as far as figures tell."""
+    threads = f"{number(figures['process.num_threads'])} threads" if "process.num_threads" in figures else "threads"
+    has_gpu = any(key.endswith(".peak_vram_mib") for key in figures)
+    return f"a GPU, with {threads} of the CPU" if has_gpu else f"{threads} of the CPU"
 
 
 _SPLITS = (("train", "to train on"), ("validation", "to validate"), ("test", "held out"))

@@ -32,7 +32,7 @@ def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
         load_split(tmp_path, "test")
 
 
-def test_pixels_are_exact(tmp_path: Path, tiny_dataset_dir: Path) -> None:
+def test_fault_6_pixels_are_exact_and_in_the_autoencoders_range(tmp_path: Path, tiny_dataset_dir: Path) -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(np.stack([levels, levels.T, 255 - levels], axis=-1)).save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a\u2028b", "split": "train"}\n')

@@ -19,7 +19,7 @@ from naruto_add.params import Base, Evaluate, Sampling
 
 Run = Callable[..., tuple[dict[str, float], dict[str, float]]]
 
-SUBJECTS = ("base", "teacher", "student", "distilled", "teacher_few_steps")
+SUBJECTS = ("base", "teacher", "student", "distilled", "teacher_few_steps", "teacher_few_steps_dpm")
 ATTRIBUTE = re.compile("attribute|num_named")
 FD, KD, PD = "fd_efficientnet_lite1", "kd_efficientnet_lite1", "pd_efficientnet_lite1"
 OVERLAP = ("precision", "recall", "density", "coverage")
@@ -144,11 +144,14 @@ def test_every_subject_has_every_metric(run: Run) -> None:
     assert metrics["distilled.num_images"] == metrics["real.num_images"] == 4  # 0 took all that are held out
     assert metrics["teacher.pd_efficientnet_lite1"] == pytest.approx(0, abs=1e-6)
     assert metrics["teacher.speedup"] == 1
-    assert metrics["teacher_few_steps.pd_efficientnet_lite1"] > 0
+    hurried = ("teacher_few_steps", "teacher_few_steps_dpm")
+    assert {metrics[f"{name}.num_inference_steps"] for name in hurried} == {2}
+    assert 0 < metrics[f"{hurried[0]}.{PD}"] != metrics[f"{hurried[1]}.{PD}"] > 0
     assert metrics[f"teacher.{PD}_noise_floor"] == metrics[f"teacher.{PD}_diversity"] > 0
     assert metrics["teacher.size_mib"] == pytest.approx(metrics["base.size_mib"])
     assert metrics["distilled.fd_efficientnet_lite1_n_small"] == 1
     assert metrics["process.peak_rss_mib"] > 0
+    assert metrics["process.num_threads"] == torch.get_num_threads()
     names = {key.partition(".")[2] for key in metrics}
     assert [name for name in names if not is_companion(name) and describe(name) is None] == []
     assert metrics["real_train.num_images"] == 4

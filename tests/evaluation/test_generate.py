@@ -44,7 +44,7 @@ def test_a_scheduler_that_renoises_repeats_too(teacher: Subject) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "lcm"])
-def test_a_picture_does_not_depend_on_the_others(teacher: Subject, scheduler: StudentScheduler) -> None:
+def test_fault_9_a_picture_depends_on_prompt_and_seed_alone(teacher: Subject, scheduler: StudentScheduler) -> None:
     sampling = SAMPLING.model_copy(update={"student_scheduler": scheduler})
     for subject in (teacher, replace(teacher, sampler=student_sampler(teacher.bundle, sampling, 4))):
         together = _images(subject, PROMPTS, batch_size=3).astype(int)
@@ -67,7 +67,7 @@ def test_what_a_picture_depends_on_is_in_the_key(teacher: Subject) -> None:
     assert at_steps(teacher, 4).key() == teacher.key()
 
 
-def test_subjects_have_the_samplers_that_they_are_judged_with(tiny_pipeline_dir: Path) -> None:
+def test_fault_9_subjects_have_the_samplers_that_they_are_judged_with(tiny_pipeline_dir: Path) -> None:
     base = Base(model=str(tiny_pipeline_dir), revision="", variant="", precision="fp32", resolution_px=32)
     unet_dir = tiny_pipeline_dir / "unet"
     subjects = load_subjects(

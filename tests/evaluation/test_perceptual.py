@@ -105,6 +105,14 @@ def _written_out(trunk: Trunk, weights: dict[str, Tensor], images: Tensor, other
     return distance
 
 
+def test_lpips_is_what_another_implementation_publishes() -> None:
+    """The example in the docstring of torchmetrics' `learned_perceptual_image_patch_similarity`: 0.1008."""
+    generator = torch.Generator().manual_seed(123)
+    images, others = (255 * torch.rand(10, 3, 100, 100, generator=generator) for _ in range(2))
+    network = lpips_network("squeeze", _trunk_weights("squeeze"), CPU)
+    assert network.distance(images, others).mean().item() == pytest.approx(0.1008, abs=5e-5)
+
+
 @pytest.mark.parametrize("trunk", list(TRUNK_FILES))
 def test_lpips_is_zero_for_equal_pictures_and_grows(trunk: Trunk) -> None:
     network = lpips_network(trunk, _trunk_weights(trunk), CPU)

@@ -75,7 +75,7 @@ def test_adapters_depend_on_the_seed_alone(tiny_pipeline_dir: Path) -> None:
     assert not torch.equal(first_weight(1), first_weight(2))
 
 
-def test_no_adapted_layer_is_an_error() -> None:
+def test_fault_1_no_adapted_layer_is_an_error() -> None:
     with pytest.raises(StageError, match=r"teacher\.lora_targets: 'attention' adapts no layer of Sequential"):
         add_lora(nn.Sequential(nn.Linear(2, 2)), None, targets="attention", rank=2, alpha=2.0, seed=0)
 

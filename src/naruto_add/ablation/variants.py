@@ -27,7 +27,7 @@ class Variant(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     says: Text
-    subject: Literal["distilled", "student", "teacher_few_steps"]
+    subject: Literal["distilled", "student", "teacher_few_steps", "teacher_few_steps_dpm"]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     settings: dict[str, Any]
 

@@ -29,8 +29,9 @@ def costs(subjects: Mapping[str, Subject], times: Times) -> dict[str, Metrics]:
     }
     for row in rows.values():
         row["speedup"] = rows["teacher"]["latency_ms"] / row["latency_ms"]
+    process: Metrics = {"num_threads": times.num_threads}
     rss = times.peak_rss_mib
-    return rows if rss is None else {**rows, "process": {"peak_rss_mib": rss}}
+    return {**rows, "process": process if rss is None else process | {"peak_rss_mib": rss}}
 
 
 def _size(subject: Subject) -> Metrics:

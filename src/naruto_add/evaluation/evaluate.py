@@ -43,7 +43,7 @@ from naruto_add.evaluation.judge import (
     novelty,
 )
 from naruto_add.evaluation.likeness import thumbnails
-from naruto_add.evaluation.subjects import Models, Subject, at_steps, load_subjects
+from naruto_add.evaluation.subjects import Models, Subject, hurried, load_subjects
 from naruto_add.evaluation.sweep import sweep, write_sweep
 from naruto_add.evaluation.timing import time_jobs
 from naruto_add.files import write_json
@@ -89,7 +89,7 @@ def evaluate(
     held_out, train = load_split(dataset_dir, "test"), load_split(dataset_dir, "train")
     _check_enough(len(held_out))
     judge, subjects = load_judge(params, cache_dir), load_subjects(models)
-    subjects |= {"teacher_few_steps": at_steps(subjects["teacher"], models.num_student_steps)}
+    subjects |= hurried(subjects["teacher"], models.num_student_steps)
     prompts = [fill_template(prompt_template, example.caption) for example in _first(held_out, params.num_images)]
     few, draw = prompts[: params.few_images], partial(drawn, batch_size=params.batch_size, cache_dir=drawn_dir)
     sets = _draw_sets(subjects, prompts, seed=params.seed, draw=draw)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from naruto_add.conventions import CLIP_L14
 from naruto_add.models.backbones import IMAGENET_MEAN, IMAGENET_STD, load_efficientnet
 from naruto_add.models.clip import CLIP_MEAN, CLIP_STD
 from naruto_add.models.hub import load_frozen
@@ -33,7 +34,6 @@ NETWORK_BATCH = 8
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 """The file is TorchScript, which is code: no other may be run."""
-CLIP_L14 = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
 DINOV2_L14 = "facebook/dinov2-large@47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
 KEY = "evaluate.features"
 INSTEAD = "choose 'embedded'"

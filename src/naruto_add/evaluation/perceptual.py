@@ -4,6 +4,7 @@ With a trunk at hand it is LPIPS (Zhang et al. 2018) by the `lpips` package, at 
 `lpips`. `embedded` is the same formula without learned weights on EfficientNet-Lite1's maps, and bears that name.
 """
 
+import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -84,11 +85,11 @@ def _trunk_weights(trunk: Trunk) -> Mapping[str, Tensor]:
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         return state
-    except OSError as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # out of reach, or a damaged file
         path = f"{torch.hub.get_dir()}/checkpoints/{weights.url.rsplit('/', 1)[1]}"
         raise StageError(
-            f"evaluate.perceptual: {trunk!r} needs {path}, which is not there and cannot be fetched from "
-            f"{weights.url} ({error}); put it there, or choose 'embedded'"
+            f"evaluate.perceptual: {trunk!r} needs {path}, which cannot be read, or fetched from {weights.url} "
+            f"({error}); put it there, or choose 'embedded'"
         ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder, load_unet
-from naruto_add.diffusion.sampling import Sampler, student_sampler, teacher_sampler
+from naruto_add.diffusion.sampling import Sampler, fast_sampler, student_sampler, teacher_sampler
 from naruto_add.files import content_hash
 from naruto_add.params import Base, Sampling
 
@@ -88,6 +88,15 @@ def load_student(models: Models, teacher: ModelBundle, folder: Path) -> Subject:
 def at_steps(subject: Subject, num_steps: int) -> Subject:
     """The same model and scheduler with another number of steps: for teachers."""
     return replace(subject, sampler=replace(subject.sampler, num_inference_steps=num_steps))
+
+
+def hurried(teacher: Subject, num_steps: int) -> dict[str, Subject]:
+    """The teacher in as few steps as the student: by its own scheduler, and by DPM-Solver++, made for few of them."""
+    sampler = fast_sampler(teacher.bundle, num_steps, teacher.sampler.guidance_scale)
+    return {
+        "teacher_few_steps": at_steps(teacher, num_steps),
+        "teacher_few_steps_dpm": replace(teacher, sampler=sampler),
+    }
 
 
 def student_at_steps(student: Subject, sampling: Sampling, num_steps: int) -> Subject:

@@ -67,6 +67,11 @@ class Times:
         return float(peaks.max()) if len(peaks) else None
 
     @property
+    def num_threads(self) -> int:
+        """That torch computed with on the CPU."""
+        return int(self.arrays["threads"])
+
+    @property
     def peak_rss_mib(self) -> float | None:
         """Of the process that measured; None where the system does not tell."""
         return float(self.arrays["rss"]) if "rss" in self.arrays else None
@@ -93,5 +98,6 @@ def _measured(jobs: dict[str, Job], prompts: Sequence[str], seed: int, rounds: i
             vram[name] += peak
     arrays = {f"{name}.ms": np.array(values) for name, values in ms.items()}
     arrays |= {f"{name}.vram": np.array(values) for name, values in vram.items()}
+    arrays["threads"] = np.array(torch.get_num_threads())
     rss = peak_rss_mib()
     return arrays if rss is None else arrays | {"rss": np.array(rss)}

@@ -529,8 +529,11 @@ def test_the_discriminators_losses_reach_its_heads_only(build: Build) -> None:
     assert no_gradient(build.bundle.unet)
 
 
-def test_fault_5_only_small_heads_are_trained_and_the_backbone_stays_in_eval_mode(build: Build) -> None:
-    run = build.run(add_params())
+@pytest.mark.parametrize("discriminator", ["latent", "pixel"])
+def test_fault_5_only_small_heads_are_trained_and_the_backbone_stays_in_eval_mode(
+    build: Build, discriminator: str
+) -> None:
+    run = build.run(add_params(discriminators=[discriminator], pixel_crop_px=32))
     run.train_step(0)
     trained = {id(item) for group in run.judge.optimizer.param_groups for item in group["params"]}
     assert trained == {id(item) for item in run.critics.heads.parameters()}
@@ -796,6 +799,52 @@ def test_fault_6_training_is_never_in_fp16_and_latents_are_the_autoencoders(buil
     assert batch.x0.shape[1:] == build.bundle.latent_shape
     assert {item.dtype for item in run.student.parameters()} == {torch.float32}
     assert x0_of(run, batch).dtype == torch.float32
+
+
+# Alarms, each by what it is there for
+
+
+@pytest.mark.parametrize("name", ["saturated_discriminator", "logit_gap"])
+def test_a_discriminator_that_wins_against_a_student_that_stands_still_rings(
+    build: Build, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = add_params(adv_weight=0.0, learning_rate=1e-9, discriminator_learning_rate=1e-2, r1_weight=0.0)
+    params = params.model_copy(update={"real_source": "dataset", "alarm_window_steps": 2})
+    run = build.run(params)
+    for step in range(60):
+        run.train_step(step)
+        if run.alarms.counts[name]:
+            break
+    assert run.metrics()[f"alarms_{name}"] == 1
+    assert f"alarm {name}: " in capsys.readouterr().err
+
+
+def test_a_student_that_tints_everything_rings(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    run = build.run(add_params())
+    run.validate(0)
+    assert run.alarms.counts["colour_drift"] == 0
+    state = run.ema.state_dict()
+    state["average"]["conv_out.bias"] += 2.0
+    run.ema.load_state_dict(state)
+    run.validate(2)
+    assert run.metrics()["alarms_colour_drift"] == 1
+    assert "alarm colour_drift: " in capsys.readouterr().err
+
+
+def test_a_student_that_draws_one_picture_whatever_the_noise_rings(
+    build: Build, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build.run(add_params())
+    run.validate(0)
+    bar = alphas_cumprod(build.bundle.scheduler)
+
+    def all_is_noise(noisy: Tensor, timesteps: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+        return (noisy / (1 - bar[timesteps]).sqrt().view(-1, 1, 1, 1),)
+
+    monkeypatch.setattr(run.student, "forward", all_is_noise)
+    run.validate(2)
+    assert run.metrics()["alarms_falling_diversity"] == 1
+    assert "alarm falling_diversity: " in capsys.readouterr().err
 
 
 # Validation, the choice of the result, resuming
