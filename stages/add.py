@@ -2,8 +2,9 @@
 
 from naruto_add import paths
 from naruto_add.params import load_params
-from naruto_add.runtime import checkpoint_dir, exclusive, run_stage
+from naruto_add.runtime import checkpoint_dir, exclusive, run_stage, shared_cache_dir
 from naruto_add.training.add.distill import distill
+from naruto_add.training.pool import POOL_CODE
 
 
 def main() -> None:
@@ -35,6 +36,7 @@ def main() -> None:
             prompt_template=params.teacher.prompt_template,
             out_dir=paths.DISTILLED,
             checkpoint_dir=checkpoints,
+            pool_cache_dir=shared_cache_dir("pool", *POOL_CODE),
             curves_path=paths.CURVES / "add.tsv",
             metrics_path=paths.METRICS / "add.json",
         )

@@ -5,7 +5,7 @@ from naruto_add.evaluation.evaluate import evaluate
 from naruto_add.evaluation.generate import DRAWING_CODE
 from naruto_add.evaluation.subjects import Models
 from naruto_add.params import load_params
-from naruto_add.runtime import evaluation_cache_dir, run_stage
+from naruto_add.runtime import run_stage, shared_cache_dir
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
         ),
         prompt_template=params.teacher.prompt_template,
         dataset_dir=paths.DATASET,
-        drawn_dir=evaluation_cache_dir(*DRAWING_CODE),
-        cache_dir=evaluation_cache_dir(),
+        drawn_dir=shared_cache_dir("evaluate", *DRAWING_CODE),
+        cache_dir=shared_cache_dir("evaluate"),
         metrics_path=paths.EVALUATE_METRICS,
         subject_path=paths.SUBJECT_METRICS,
         sweep_path=paths.CURVES / "sweep.tsv",

@@ -1,7 +1,6 @@
 """Pictures and captions from any source, uniform, without duplicates, split by image."""
 
 from naruto_add import paths
-from naruto_add.base_model import BaseUse
 from naruto_add.data.ingest import run_ingest
 from naruto_add.params import load_params
 from naruto_add.runtime import run_stage
@@ -12,14 +11,9 @@ def main() -> None:
     params = load_params(paths.PARAMS)
     run_ingest(
         params.ingest,
-        base=BaseUse(
-            model=params.base.model,
-            revision=params.base.revision,
-            resolution_px=params.base.resolution_px,
-            further_resolutions_px=params.add.resolutions_px,
-            architecture=params.student.architecture,
-            discriminator_blocks=params.add.discriminator_blocks,
-        ),
+        base_model=params.base.model,
+        base_revision=params.base.revision,
+        resolution_px=params.base.resolution_px,
         dataset_dir=paths.DATASET,
         rejects_path=paths.REJECTS,
         metrics_path=paths.METRICS / "ingest.json",

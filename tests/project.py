@@ -40,7 +40,7 @@ TINY: dict[str, Any] = {
     "add.num_steps": 28,  # with the rate and the average, so many that something better than the start is kept
     "add.learning_rate": 2.0e-3,
     "add.ema_decay": 0.8,
-    "add.batch_size": 4,
+    "add.batch_size": 8,
     "add.warmup_steps": 2,
     "add.adv_start_steps": 2,
     "add.adv_ramp_steps": 2,

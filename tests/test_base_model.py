@@ -8,8 +8,9 @@ from typing import Any, get_args
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from ruamel.yaml import YAML
 
-from naruto_add.base_model import BaseUse, check_base_model, check_base_use, latent_side
+from naruto_add.base_model import BaseUse, check_base_model, check_base_use, latent_side, refuse_unfit_base
 from naruto_add.models.discriminator import UnetFeatures
 from naruto_add.models.student import Architecture, student_config
 from naruto_add.params import load_params
@@ -170,3 +171,35 @@ def test_profiles_fit_their_base(profile: str, hub: Path) -> None:
         architecture=params.student.architecture,
         discriminator_blocks=params.add.discriminator_blocks,
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("base.model", "base/modle", "base.model: 'base/modle' is not a folder"),
+        ("student.architecture", "bk_tiny", "student.architecture: bk_tiny"),
+        ("add.resolutions_px", [72], "add.resolutions_px: the sides of 72"),
+        ("add.discriminator_blocks", ["typo"], "add.discriminator_blocks: 'typo'"),
+    ],
+)
+def test_every_stage_ends_at_once_where_the_base_does_not_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, message: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    levels = {"block_out_channels": [8, 8, 16]}
+    values = YAML(typ="safe").load(ROOT / "profiles/mini.yaml")
+    values["base"]["model"] = str(_pipeline(tmp_path / "model", {"block_out_channels": [8, 8, 16, 16]}, levels))
+    values["student"]["architecture"] = "none"
+    values["add"]["discriminator_blocks"] = ["mid_block"]
+    YAML().dump(values, tmp_path / "params.yaml")
+    refuse_unfit_base(tmp_path / "params.yaml")
+    section, name = key.split(".")
+    values[section][name] = value
+    YAML().dump(values, tmp_path / "params.yaml")
+    with pytest.raises(SystemExit, match=re.escape(f"error: {message}")):
+        refuse_unfit_base(tmp_path / "params.yaml")
+
+
+def test_bad_parameters_are_left_to_the_stage(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("base: 3\n")
+    refuse_unfit_base(tmp_path / "params.yaml")

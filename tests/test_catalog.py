@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from naruto_add.catalog import CATALOG, classifier_note, describe, headline, interval
+from naruto_add.catalog import CATALOG, describe, headline, interval, notes
 
 OF_ATTRIBUTES = ("attribute_accuracy_*", "num_named_*")
 
@@ -65,5 +65,17 @@ def test_the_noise_floor_stands_beside_the_distance_to_the_teacher() -> None:
 
 def test_the_classifiers_own_accuracy_is_told_where_there_is_one() -> None:
     own = {f"real.attribute_accuracy{end}": value for end, value in (("", 0.975), ("_low", 0.96), ("_high", 0.9875))}
-    assert "reaches 0.975 (0.96 to 0.9875) on real held-out pictures" in classifier_note(own)
-    assert classifier_note({"teacher.attribute_accuracy": 0.5}) == ""
+    (note,) = notes(own, ())
+    assert note.endswith("reaches 0.975 (0.96 to 0.9875) on real held-out pictures.")
+    kinds = {"real.attribute_accuracy_item": 0.92, "real.attribute_accuracy_headwear_present": 0.98}
+    (note,) = notes(own | kinds, ())
+    assert note.endswith("on real held-out pictures, 0.92 of item, its lowest.")
+    assert notes({"teacher.attribute_accuracy": 0.5}, ["teacher"]) == []
+
+
+def test_few_pictures_are_told_of_the_subjects_that_are_shown() -> None:
+    metrics = {"teacher.fid": 9.0, "teacher.fid_n_small": 1, "base.fid": 9.0, "base.fid_n_small": 0}
+    assert notes(metrics, ["base"]) == []
+    assert notes(metrics, ["base", "teacher"]) == [
+        "† of fewer than 2,048 pictures: compare only with figures of as many."
+    ]

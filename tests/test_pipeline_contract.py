@@ -55,6 +55,12 @@ class Declared:
         return {key for item in items for key in (item["params.yaml"] if isinstance(item, dict) else [item])}
 
 
+@pytest.mark.parametrize("stage", ["teacher", "student", "add"])
+def test_checkpoints_are_keyed_by_all_parameters_that_the_stage_reads(stage: str) -> None:
+    script = ROOT / "stages" / f"{stage}.py"
+    assert keyed(script) == sections_read(script)
+
+
 @pytest.fixture(params=STAGES)
 def stage(request: pytest.FixtureRequest) -> Declared:
     return _declared(ROOT)[request.param]
@@ -156,7 +162,11 @@ def import_closure(root: Path, module: str) -> set[str]:
 
 def sections_read(script: Path) -> set[str]:
     """`add` where the section is read whole, `add.timesteps` where only the key is."""
-    chains = {chain for node in _outermost(script) if (chain := _chain(node)) and chain[0] == "params"}
+    return _sections(_outermost(script))
+
+
+def _sections(nodes: Iterable[ast.expr]) -> set[str]:
+    chains = {chain for node in nodes if (chain := _chain(node)) and chain[0] == "params"}
     keys = {".".join(chain[1:3]) for chain in chains if len(chain) > 1}
     return {key for key in keys if key.partition(".")[0] not in keys or "." not in key}
 
@@ -167,6 +177,14 @@ def paths_named(script: Path) -> set[str]:
     code = [compile(ast.Expression(node), str(script), "eval") for node in expressions]
     values = [eval(item, {"paths": paths}) for item in code]
     return {value.as_posix() for value in values if isinstance(value, Path)}
+
+
+def keyed(script: Path) -> set[str]:
+    """The parameters in the call of `checkpoint_dir`, without which a run might resume another configuration's."""
+    calls = [node for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    found = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "checkpoint_dir"]
+    inside = ast.Module([ast.Expr(call) for call in found], [])
+    return _sections(_outermost_of(inside))
 
 
 def _declared(root: Path) -> dict[str, Declared]:
@@ -222,7 +240,11 @@ def _imported(file: Path) -> Iterator[str]:
 
 def _outermost(script: Path) -> Iterator[ast.expr]:
     """Attribute chains and quotients that are not part of a larger one."""
-    waiting: list[ast.AST] = [ast.parse(script.read_text(encoding="utf-8"))]
+    return _outermost_of(ast.parse(script.read_text(encoding="utf-8")))
+
+
+def _outermost_of(tree: ast.AST) -> Iterator[ast.expr]:
+    waiting = [tree]
     while waiting:
         node = waiting.pop()
         if (isinstance(node, ast.Attribute) and _chain(node)) or (

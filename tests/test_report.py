@@ -39,7 +39,13 @@ EVALUATE = {
     "process.num_threads": 2,
 }
 PARAMS = load_params(ROOT / paths.PARAMS)
-ADD = {"alarms_colour": 2, "alarms_gap": 0, "best_step": PARAMS.add.num_steps, "skipped_steps": 0}
+ADD = {
+    "alarms_colour": 2,
+    "alarms_colour_since_step": 7,
+    "alarms_gap": 0,
+    "best_step": PARAMS.add.num_steps,
+    "skipped_steps": 0,
+}
 STUDENT = {"best_step": 0}
 PICTURES = ("dataset", "teacher", "samples/subjects", "samples/held_out")
 
@@ -136,7 +142,7 @@ def test_the_page_says_what_the_files_say(page: Path) -> None:
     assert "12.35" in text and "1,111 to 1,666" in text and "0.875" in text
     assert "few pictures" in text
     assert "7.125" in text and "reaches 0.9625 on real held-out pictures" in text
-    assert "colour: 2 alarms" in text and "gap: 0 alarms" in text
+    assert "colour: 2 alarms, first since step 7" in text and "gap: 0 alarms" in text
     assert f"add: best at step {PARAMS.add.num_steps} of {PARAMS.add.num_steps}, at the very end" in text
     assert f"student: best at step 0 of {PARAMS.student.num_steps}, training did not help" in text
     assert (ROOT / "params.yaml").read_text().splitlines()[-1] in page.read_text()

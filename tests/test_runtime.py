@@ -13,7 +13,7 @@ from naruto_add import runtime
 from naruto_add.evaluation.generate import DRAWING_CODE
 from naruto_add.files import new_folder
 from naruto_add.params import Export, ParamsError, load_params
-from naruto_add.runtime import StageError, checkpoint_dir, evaluation_cache_dir, exclusive, local_folder, run_stage
+from naruto_add.runtime import StageError, checkpoint_dir, exclusive, local_folder, run_stage, shared_cache_dir
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,9 +54,9 @@ def test_other_code_has_another_folder(repository: Path, monkeypatch: pytest.Mon
     code = repository / "code.py"
     code.write_text("x = 1")
     monkeypatch.setattr(runtime, "_loaded_code", lambda *_: [code])
-    before = _checkpoints(repository), evaluation_cache_dir()
+    before = _checkpoints(repository), shared_cache_dir("evaluate")
     code.write_text("x = 2")
-    after = _checkpoints(repository), evaluation_cache_dir()
+    after = _checkpoints(repository), shared_cache_dir("evaluate")
     assert before[0] != after[0]
     assert before[1] != after[1]
 
@@ -70,7 +70,7 @@ def test_code_that_does_not_draw_has_no_part_in_what_is_drawn(
         monkeypatch.setitem(sys.modules, f"naruto_add.evaluation.{name}", SimpleNamespace(__file__=str(file)))
 
     def folders() -> list[Path]:
-        return [evaluation_cache_dir("naruto_add.evaluation.generate"), evaluation_cache_dir()]
+        return [shared_cache_dir("evaluate", "naruto_add.evaluation.generate"), shared_cache_dir("evaluate")]
 
     drawn, judged = folders()
     files["judge"].write_text("x = 2")

@@ -29,7 +29,7 @@ def test_table_has_a_column_for_every_subject() -> None:
     assert metrics_table(METRICS).splitlines() == [
         "| metric | better | teacher | distilled |",
         "|---|---|---:|---:|",
-        "| fd_lite1 | lower | 12.35 | 13.5 (11 to 16.25) |",
+        "| fd_lite1 † | lower | 12.35 | 13.5 (11 to 16.25) |",
         "| latency_ms | lower | 1,500 | 31.5 |",
         "| of_another_project |  |  | 4,200,000 |",
     ]
@@ -40,6 +40,7 @@ def test_summary_names_places_that_are_there(tmp_path: Path) -> None:
     (tmp_path / paths.EVALUATE_METRICS).write_text(json.dumps(METRICS))
     text = summary(tmp_path)
     assert "reaches 0.975 on real held-out pictures" in text
+    assert "† of fewer than 2,048 pictures" in text
     assert "report.html" not in text
     (tmp_path / paths.REPORT).touch()
     assert "report.html" in summary(tmp_path)

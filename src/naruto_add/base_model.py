@@ -1,11 +1,13 @@
 """What is known of the base model before its weights are loaded: whether it can be had, and what can be made of it."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from naruto_add.conventions import Resolution, sides_px
+from naruto_add.params import Params, ParamsError, load_params
 from naruto_add.runtime import StageError
 
 _FOLDERS = {"", ".", "..", "~", "base", "models"}
@@ -22,6 +24,28 @@ class BaseUse:
     further_resolutions_px: list[Resolution]
     architecture: str
     discriminator_blocks: list[str]
+
+
+def base_use(params: Params) -> BaseUse:
+    """What the parameters ask of the base."""
+    return BaseUse(
+        model=params.base.model,
+        revision=params.base.revision,
+        resolution_px=params.base.resolution_px,
+        further_resolutions_px=params.add.resolutions_px,
+        architecture=params.student.architecture,
+        discriminator_blocks=params.add.discriminator_blocks,
+    )
+
+
+def refuse_unfit_base(params_path: Path) -> None:
+    """End the process with a message where `check_base_use` raises it; of bad parameters the stage itself tells."""
+    try:
+        check_base_use(base_use(load_params(params_path)))
+    except ParamsError:
+        return
+    except StageError as error:
+        sys.exit(f"error: {error}")
 
 
 def check_base_use(use: BaseUse) -> None:

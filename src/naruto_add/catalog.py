@@ -5,13 +5,15 @@ fewer than 2,048 pictures were compared, so that it is comparable only with figu
 An entry with a * is of several names; of those that fit a name, the first is its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 INTERVAL_ENDS = ("_low", "_high")
 FEW = "_n_small"
 COMPANIONS = (*INTERVAL_ENDS, FEW)
+FEW_MARK = "†"
+"""Beside the name of a metric that is of few pictures."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,36 @@ def interval(metrics: Mapping[str, float | int], key: str) -> tuple[float | int,
     return None if low is None or high is None else (low, high)
 
 
-def classifier_note(metrics: Mapping[str, float | int]) -> str:
-    """What `attribute_accuracy` is worth: the classifier's own on real pictures; empty where there is none."""
+def notes(metrics: Mapping[str, float | int], subjects: Sequence[str]) -> list[str]:
+    """What stands below a table of these subjects: of how few pictures it is, and what the classifier is worth."""
+    few = f"{FEW_MARK} of fewer than 2,048 pictures: compare only with figures of as many."
+    is_few = any(is_flagged(metrics, key.removesuffix(FEW), subjects) for key in _names(metrics) if key.endswith(FEW))
+    return [note for note in (few if is_few else "", _classifier_note(metrics)) if note]
+
+
+def is_flagged(metrics: Mapping[str, float | int], name: str, subjects: Sequence[str]) -> bool:
+    """Whether this metric of any of the subjects is of fewer than 2,048 pictures, where that counts."""
+    return any(metrics.get(f"{subject}.{name}{FEW}") for subject in subjects)
+
+
+def _names(metrics: Mapping[str, float | int]) -> list[str]:
+    return list(dict.fromkeys(key.partition(".")[2] for key in metrics))
+
+
+def _classifier_note(metrics: Mapping[str, float | int]) -> str:
+    """The classifier's own accuracy on real pictures, and the attribute that it knows least."""
     key = "real.attribute_accuracy"
     if key not in metrics:
         return ""
     bounds = interval(metrics, key)
     span = f" ({number(bounds[0])} to {number(bounds[1])})" if bounds else ""
-    return f"The classifier of attribute_accuracy reaches {number(metrics[key])}{span} on real held-out pictures."
+    parts = {name.removeprefix(f"{key}_"): metrics[name] for name in metrics if name.startswith(f"{key}_")}
+    parts = {name: value for name, value in parts.items() if f"_{name}" not in INTERVAL_ENDS}
+    least = min(parts, key=lambda name: parts[name], default="")
+    worst = f", {number(parts[least])} of {least.replace('_', ' ')}, its lowest" if least else ""
+    return (
+        f"The classifier of attribute_accuracy reaches {number(metrics[key])}{span} on real held-out pictures{worst}."
+    )
 
 
 def number(value: float | int, digits: int = 4) -> str:

@@ -47,9 +47,12 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
-def write_json(path: Path, values: Mapping[str, float | int | str]) -> None:
-    """Write flat JSON with sorted keys and at most six significant digits. Raises ValueError for NaN and infinity."""
-    rounded = {key: _rounded(key, values[key]) for key in sorted(values)}
+def write_json(path: Path, values: Mapping[str, float | int | str], *, in_order: bool = False) -> None:
+    """Write flat JSON with at most six significant digits, sorted by key unless the order given means something.
+
+    Raises ValueError for NaN and infinity.
+    """
+    rounded = {key: _rounded(key, values[key]) for key in (values if in_order else sorted(values))}
     atomic_write_bytes(path, (json.dumps(rounded, indent=2, allow_nan=False) + "\n").encode())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from naruto_add.catalog import classifier_note, describe, headline, interval, number
+from naruto_add.catalog import FEW_MARK, describe, headline, interval, is_flagged, notes, number
 from naruto_add.params import AddMethod
 
 SUBJECTS = ("base", "teacher", "student", "distilled")
@@ -72,7 +72,7 @@ def model_card(facts: CardFacts) -> str:
     sections = [_front_matter(licence), _introduction(facts), _usage(facts)]
     if facts.metrics:
         sections.append(f"## Figures\n\n{metrics_table(facts.metrics)}")
-        sections += [note for note in [classifier_note(facts.metrics)] if note]
+        sections += notes(facts.metrics, SUBJECTS)
     sections.append(f"## Licences\n\n{licence.text}\n\n{_dataset_licence(facts)}")
     return "\n\n".join(sections) + "\n"
 
@@ -83,7 +83,7 @@ def metrics_table(metrics: Mapping[str, float | int]) -> str:
     names = headline({key.partition(".")[2] for key in metrics if key.partition(".")[0] in subjects})
     head = ["| metric | better | " + " | ".join(subjects) + " |", "|---|---|" + "---:|" * len(subjects)]
     rows = [
-        f"| {name} | {_better(name)} | "
+        f"| {name}{f' {FEW_MARK}' if is_flagged(metrics, name, subjects) else ''} | {_better(name)} | "
         + " | ".join(_cell(metrics, f"{subject}.{name}") for subject in subjects)
         + " |"
         for name in names

@@ -160,6 +160,7 @@ class Add(_Section):
     discriminator_width: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
     discriminator_timesteps: Annotated[list[Annotated[int, Field(ge=0, lt=NUM_TRAIN_TIMESTEPS)]], Field(min_length=1)]
     pixel_backbone: Literal["efficientnet_lite0", "dinov2_small"]
+    score_backbone: Literal["efficientnet_lite2", "dinov2_small"]
     pixel_crop_px: Annotated[int, Field(ge=32, le=1024, multiple_of=8)]
     misaligned_weight: Weight
     r1_weight: Weight

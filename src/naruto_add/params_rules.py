@@ -11,6 +11,8 @@ PROBABILITY_TOLERANCE = 1e-3
 """Thirds, written with three digits, still add up to 1."""
 
 
+FEWEST_JUDGED = 4
+"""Pictures of each kind in a step: fewer are all noise to a discriminator."""
 SMALLEST_SQUARE_PX = 32
 """EfficientNet halves pictures five times."""
 SIDES_PX = range(32, 1025, 8)
@@ -217,13 +219,29 @@ def _length_problems(params: Params) -> list[str]:
             f"add.adv_ramp_steps: {add.adv_ramp_steps} after add.adv_start_steps ({add.adv_start_steps}) ends behind "
             f"add.num_steps ({add.num_steps}); use fewer of either, or more steps"
         )
+    num_judged = round(add.batch_size * add.judged_fraction)
+    if add.method == "adversarial" and num_judged < FEWEST_JUDGED:
+        problems.append(
+            f"add.batch_size: of {add.batch_size}, add.judged_fraction {add.judged_fraction} leaves {num_judged} to be "
+            f"judged, and a discriminator learns nothing from fewer than {FEWEST_JUDGED}; raise either"
+        )
     if params.evaluate.num_images == 1:
         problems.append("evaluate.num_images: 1 picture has no distribution; use at least 2, or 0 for all")
     return problems
 
 
 def _judge_problems(params: Params) -> list[str]:
-    """A CLIP that would rate what was trained to please it."""
+    """Networks that would judge what was trained to please them."""
+    add, problems = params.add, []
+    if add.method == "adversarial" and "pixel" in add.discriminators and add.score_backbone == add.pixel_backbone:
+        problems.append(
+            f"add.score_backbone: {add.score_backbone!r} is also what the discriminator sees by, add.pixel_backbone; "
+            "choose another for either"
+        )
+    return [*problems, *_clip_problems(params)]
+
+
+def _clip_problems(params: Params) -> list[str]:
     network, key = params.add.image_text_network, "add.image_text_network"
     if params.add.method != "adversarial" or not params.add.image_text_weight or network == CAPTION_MATCH:
         return []

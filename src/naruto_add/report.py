@@ -15,16 +15,24 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from naruto_add.catalog import FEW, Metric, classifier_note, describe, headline, interval, is_companion, number
+from naruto_add.catalog import Metric, describe, headline, interval, is_companion, is_flagged, notes, number
 from naruto_add.files import atomic_write_bytes
-from naruto_add.params import Params
+from naruto_add.params import Add, Params
 from naruto_add.report_charts import Chart, Point, Series, thinned
 from naruto_add.runtime import StageError
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SUBJECTS = ("teacher", "distilled", "student", "base")
 """The two that are compared come first: a phone shows no more."""
-CONTROLS = ("teacher_few_steps", "teacher_few_steps_dpm", "real_decoded", "real_train", "real_halves", "real")
+CONTROLS = (
+    "teacher_few_steps",
+    "teacher_few_steps_dpm",
+    "real_decoded",
+    "train_decoded",
+    "real_train",
+    "real_halves",
+    "real",
+)
 TRAINED = ("teacher", "student", "add")
 """Stages whose health is told."""
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "datasets", "clean-fid", "lpips")
@@ -59,6 +67,7 @@ PLOTS = (
     Plot("ADD, losses", "add.tsv", "step", ("pair_loss", "renoised_loss", "adv_loss", "disc_loss")),
     Plot("ADD, mean logits of real and fake", "add.tsv", "step", ("real_logit", "fake_logit")),
     Plot("ADD, distance of held-out samples to the teacher's", "add_validation.tsv", "step", ("score",)),
+    Plot("ADD, health of held-out samples", "add_validation.tsv", "step", ("colour_drift", "diversity")),
     Plot(
         "Frechet distance against latency (ms) by number of steps, teacher and distilled student",
         "sweep.tsv",
@@ -130,7 +139,7 @@ def write_report(
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         facts=_facts(params, metrics),
         figures=_table(metrics["evaluate"], SUBJECTS, headline_only=True),
-        classifier=classifier_note(metrics["evaluate"]),
+        notes=notes(metrics["evaluate"], ()),
         controls=_table(metrics["evaluate"], _subjects(metrics["evaluate"]), headline_only=False),
         ablation=_ablation(metrics.get("ablation", {})),
         checks=[check for stage in TRAINED for check in _checks(stage, metrics.get(stage, {}), params)],
@@ -156,7 +165,7 @@ def _facts(params: Params, metrics: Mapping[str, Mapping[str, Any]]) -> list[tup
         ("Pictures", f"{_source(params)}: {pictures}" if pictures else _source(params)),
         ("Teacher", f"LoRA of rank {teacher.lora_rank}, {teacher.num_steps} steps of {teacher.batch_size} pictures"),
         ("Student", f"{student.architecture}, warmed up for {student.num_steps} steps on {student.pool_size} samples"),
-        ("ADD", f"{add.num_steps} steps of {add.batch_size}, discriminators: {', '.join(add.discriminators)}"),
+        ("Distilled by", f"{_method(add)}, {add.num_steps} steps of {add.batch_size}"),
         ("Draws in", f"{len(add.timesteps)} steps; the teacher in {params.sampling.teacher_steps}"),
         (
             "Judged by",
@@ -171,6 +180,12 @@ def _device(figures: Mapping[str, float | int]) -> str:
     threads = f"{number(figures['process.num_threads'])} threads" if "process.num_threads" in figures else "threads"
     has_gpu = any(key.endswith(".peak_vram_mib") for key in figures)
     return f"a GPU, with {threads} of the CPU" if has_gpu else f"{threads} of the CPU"
+
+
+def _method(add: Add) -> str:
+    if add.method == "consistency":
+        return "latent consistency (LCM)"
+    return f"ADD, discriminators: {', '.join(add.discriminators)}"
 
 
 _SPLITS = (("train", "to train on"), ("validation", "to validate"), ("test", "held out"))
@@ -198,7 +213,7 @@ def _table(metrics: Mapping[str, float | int], subjects: Sequence[str], *, headl
         Row(
             name,
             describe(name),
-            any(metrics.get(f"{subject}.{name}{FEW}") for subject in subjects),
+            is_flagged(metrics, name, subjects),
             [_cell(metrics, f"{subject}.{name}") for subject in subjects],
         )
         for name in known
@@ -236,8 +251,11 @@ def _checks(stage: str, values: Mapping[str, float | int], params: Params) -> It
     for key, value in values.items():
         if key == "skipped_steps":
             yield Check(stage, f"{number(value)} steps skipped, for their gradients were not finite", value == 0)
-        if key.startswith("alarms_"):
-            yield Check(stage, f"{key.removeprefix('alarms_').replace('_', ' ')}: {number(value)} alarms", value == 0)
+        if key.startswith("alarms_") and not key.endswith("_since_step"):
+            since = f", first since step {number(values[f'{key}_since_step'])}" if value else ""
+            yield Check(
+                stage, f"{key.removeprefix('alarms_').replace('_', ' ')}: {number(value)} alarms{since}", value == 0
+            )
     if "best_step" in values:
         best, last = values["best_step"], getattr(params, stage).num_steps
         hint = {0: "training did not help", last: "at the very end: more steps may help"}.get(int(best), "")

@@ -57,12 +57,12 @@ def local_folder(model: str) -> list[Path]:
     return [Path(model)] if Path(model).is_dir() else []
 
 
-def evaluation_cache_dir(*modules: str) -> Path:
-    """Where evaluation keeps what depends on these modules and those below them, or else on all of the loaded code.
+def shared_cache_dir(name: str, *modules: str) -> Path:
+    """Where all configurations keep what depends on these modules and those below them, or else on all loaded code.
 
     Entries name what else they depend on.
     """
-    return _checkpoints() / "evaluate" / content_hash(*_loaded_code(*modules))
+    return _checkpoints() / name / content_hash(*_loaded_code(*modules))
 
 
 def _checkpoints() -> Path:
@@ -163,5 +163,5 @@ def _needs_hub(params: Params) -> bool:
         not all(Path(item).is_dir() for item in models)
         or params.ingest.source == "hub"
         or params.evaluate.features in {"clip", "dinov2"}
-        or add.pixel_backbone == "dinov2_small"
+        or "dinov2_small" in (add.pixel_backbone, add.score_backbone)
     )

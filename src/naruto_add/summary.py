@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from naruto_add import paths
-from naruto_add.catalog import classifier_note
-from naruto_add.model_card import metrics_table
+from naruto_add.catalog import notes
+from naruto_add.model_card import SUBJECTS, metrics_table
 
 PLACES = (
     (paths.GRIDS, "pictures: the same prompts and seeds, drawn by base, teacher and student"),
@@ -26,8 +26,7 @@ def summary(root: Path) -> str:
     """
     metrics = json.loads((root / paths.EVALUATE_METRICS).read_text(encoding="utf-8"))
     places = [f"  {path.as_posix():<30}{meaning}" for path, meaning in PLACES if (root / path).exists()]
-    note = [text for text in [classifier_note(metrics)] if text]
-    return "\n".join([_aligned(metrics_table(metrics)), *note, "", "Look at", *places])
+    return "\n".join([_aligned(metrics_table(metrics)), *notes(metrics, SUBJECTS), "", "Look at", *places])
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from naruto_add.ablation.variants import experiments_of, read_variants, select, with_settings
-from naruto_add.params import ParamsError
+from naruto_add.ablation.variants import UNCOMPARED, experiments_of, read_variants, select, with_settings
+from naruto_add.params import ParamsError, parse_params
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "profiles/ablation/mini.yaml"
@@ -32,7 +32,8 @@ def test_the_shipped_file_is_valid(values: dict[str, Any]) -> None:
     trained = [name for name, variant in variants.items() if variant.subject == "distilled"]
     assert trained[0] == "full"
     assert variants["full"].settings == {}
-    assert all(len(variants[name].seeds) >= 3 for name in trained[:5])
+    most_asked = ("full", "no_adversarial", "no_distillation", "no_warm_up", "consistency", "consistency_ddim")
+    assert all(len(variants[name].seeds) >= 3 for name in most_asked)
 
 
 def test_the_shipped_file_trains_no_variant_as_it_is_already(values: dict[str, Any]) -> None:
@@ -100,7 +101,9 @@ def test_an_experiment_a_seed_and_equal_settings_share_theirs(values: dict[str, 
     planned = experiments_of(read_variants(path, values))
     assert [item.name for item in planned["full"]] == ["ablation-full-0", "ablation-full-1"]
     assert [item.name for item in planned["before_add"]] == ["ablation-full-1", "ablation-full-2"]
-    assert planned["weak"][1].settings == {"add.adv_weight": 0.5, "student.seed": 1, "add.seed": 1}
+    expected = {**UNCOMPARED, "add.adv_weight": 0.5, "student.seed": 1, "add.seed": 1}
+    assert planned["weak"][1].settings == expected
+    parse_params(with_settings(values, expected))
 
 
 def test_names_are_chosen_from_those_there_are(values: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from naruto_add.base_model import BaseUse
 from naruto_add.data.dataset import load_split
 from naruto_add.data.ingest import assign_splits, run_ingest
 from naruto_add.data.shinobi.draw import draw_shinobi
@@ -44,7 +43,9 @@ _Written = dict[str, Any]
 def _run(out: Path, **changes: Any) -> _Written:
     run_ingest(
         _PARAMS.model_copy(update=changes),
-        base=_base(_base_model(out / "base")),
+        base_model=_base_model(out / "base"),
+        base_revision="",
+        resolution_px=32,
         dataset_dir=out / "dataset",
         rejects_path=out / "rejects.jsonl",
         metrics_path=out / "metrics.json",
@@ -55,17 +56,6 @@ def _run(out: Path, **changes: Any) -> _Written:
         "rejects": _lines(out / "rejects.jsonl"),
         "metrics": json.loads((out / "metrics.json").read_text()),
     }
-
-
-def _base(model: str) -> BaseUse:
-    return BaseUse(
-        model=model,
-        revision="",
-        resolution_px=32,
-        further_resolutions_px=[],
-        architecture="none",
-        discriminator_blocks=["mid_block"],
-    )
 
 
 def _base_model(folder: Path) -> str:
@@ -314,28 +304,3 @@ def test_long_captions_are_counted(tmp_path: Path) -> None:
     _write_table(tmp_path / "set", rows)
     metrics = _run(tmp_path, source="folder", path=str(tmp_path / "set"))["metrics"]
     assert (metrics["captions.truncated"], metrics["tokens.max"]) == (1, 102)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model": "base/modle"}, r"base\.model: 'base/modle' is not a folder"),
-        ({"architecture": "bk_tiny"}, r"student\.architecture: bk_tiny"),
-        ({"further_resolutions_px": [72]}, r"add\.resolutions_px: the sides of 72"),
-        ({"discriminator_blocks": ["typo"]}, r"add\.discriminator_blocks: 'typo'"),
-    ],
-)
-def test_a_base_model_that_does_not_do_fails_before_anything_is_read(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    base = _base(_base_model(tmp_path / "base"))
-    with pytest.raises(StageError, match=message):
-        run_ingest(
-            _PARAMS.model_copy(update={"source": "folder"}),
-            base=dataclasses.replace(base, **change),
-            dataset_dir=tmp_path / "dataset",
-            rejects_path=tmp_path / "rejects.jsonl",
-            metrics_path=tmp_path / "metrics.json",
-            sheet_path=tmp_path / "sheet.png",
-        )
-    assert list(tmp_path.iterdir()) == [tmp_path / "base"]

@@ -35,6 +35,7 @@ def train(root: Path, stage: str, out: Path, changes: dict[str, Any]) -> None:
     params = params_of(stage, changes)
     places = {"curves_path": out / f"{stage}.tsv", "metrics_path": out / "metrics.json", "out_dir": out / "unet"}
     places |= {"checkpoint_dir": out / "checkpoints"}
+    drawn = {"pool_cache_dir": out / "drawn"}
     match stage:
         case "teacher":
             base = PROFILE.base.model_copy(update={"model": str(root / "pipeline"), "resolution_px": 32})
@@ -42,11 +43,12 @@ def train(root: Path, stage: str, out: Path, changes: dict[str, Any]) -> None:
             train_teacher(root / "dataset", params, base=base, guidance_scale=3.0, **places)
         case "student":
             places |= {"pool_path": out / "pool.safetensors"}
-            shared = {"prompt_template": "{caption}", "timesteps": PROFILE.add.timesteps, **SAMPLING, **places}
+            sampling = {name: SAMPLING[name] for name in ("precision", "guidance_scale")}
+            shared = {"prompt_template": "{caption}", "timesteps": PROFILE.add.timesteps, **sampling, **drawn, **places}
             build_student(root / "pipeline", root / "dataset", params=params, **shared)
         case "add":
             inputs = {"student_dir": root / "student", "pool_path": root / "pool.safetensors", "pool_steps": 4}
-            shared = {"prompt_template": "{caption}", **SAMPLING, **inputs, **places}
+            shared = {"prompt_template": "{caption}", **SAMPLING, **inputs, **drawn, **places}
             distill(root / "dataset", root / "pipeline", params=params, **shared)
 
 

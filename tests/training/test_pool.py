@@ -42,7 +42,7 @@ def _draw(
         guidance_scale=3.0,
         seed=seed,
         path=folder / "pool.safetensors",
-        checkpoint_dir=folder / checkpoints,
+        cache_dir=folder / checkpoints,
         held_out_only=held_out_only,
     )
 

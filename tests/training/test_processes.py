@@ -46,7 +46,7 @@ def root(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pyte
         guidance_scale=3.0,
         seed=0,
         path=folder / "pool.safetensors",
-        checkpoint_dir=folder / "drawn",
+        cache_dir=folder / "drawn",
     )
     student = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
     generator = torch.Generator().manual_seed(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from naruto_add.params import Add, load_params
 from naruto_add.runtime import StageError
-from naruto_add.training.add.inputs import _scattered, _spread
+from naruto_add.training.add.inputs import _scattered, _spread_over
 from naruto_add.training.sharing import Items, means, own_parts, shared_out
 
 PARAMS: Add = load_params(Path(__file__).parents[2] / "profiles/mini.yaml").add
@@ -60,7 +60,7 @@ def test_what_is_shared_out_comes_back_in_order() -> None:
 
 @pytest.mark.parametrize("num_parts", [2, 4])
 def test_every_part_of_a_batch_has_its_share_of_what_costs_time(num_parts: int) -> None:
-    weight, is_rollout = _scattered(0.25, 32), _spread(0.5, 32)
+    weight, is_rollout = _scattered(0.25, 32), _spread_over(torch.ones(32, dtype=torch.bool), 0.5)
     assert weight.mean() == pytest.approx(1)
     for part in weight.view(num_parts, -1).count_nonzero(dim=1).tolist():
         assert abs(part - 8 / num_parts) <= 1

@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from naruto_add.catalog import describe, headline, number
 
-QUALITY = ("fid", "fd_*", "kid", "kd_*", "attribute_accuracy", "clip_score", "lpips", "pd_*")
+QUALITY = (
+    *("fid", "fd_*", "kid", "kd_*", "recall", "coverage", "attribute_accuracy", "clip_score", "lpips", "pd_*"),
+    "num_images",
+)
 """Entries of the catalogue that variants are compared by, beside diversity: what pictures look like, not their cost."""
 DIVERSITY = ("lpips_diversity", "pd_*_diversity")
 NUM_SEEDS = "num_seeds"

@@ -18,6 +18,13 @@ VARIED = ("student.", "add.", "sampling.student_scheduler")
 """Beginnings of the keys that a variant may set: data, teacher and yardstick are the same for all."""
 PREFIX = "ablation"
 
+UNCOMPARED: dict[str, Any] = {
+    "evaluate.latency_repeats": 1,
+    "evaluate.student_sweep": [4],
+    "evaluate.teacher_sweep": [4],
+}
+"""Of every experiment: variants are not compared by how long pictures take, which takes long to measure."""
+
 Name = Annotated[str, Field(pattern="^[a-z0-9_]+$")]
 
 
@@ -80,7 +87,10 @@ def experiments_of(variants: Mapping[str, Variant]) -> dict[str, list[Experiment
     """Every variant's experiments, one a seed; equal settings share theirs, under the first such variant's name."""
     return {
         name: [
-            Experiment(f"{PREFIX}-{_owner(variants, variant)}-{seed}", {**variant.settings, **_seed_settings(seed)})
+            Experiment(
+                f"{PREFIX}-{_owner(variants, variant)}-{seed}",
+                {**UNCOMPARED, **variant.settings, **_seed_settings(seed)},
+            )
             for seed in variant.seeds
         ]
         for name, variant in variants.items()

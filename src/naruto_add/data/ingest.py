@@ -15,7 +15,6 @@ from typing import get_args
 
 from PIL import Image
 
-from naruto_add.base_model import BaseUse, check_base_use
 from naruto_add.data.captions import TokenCounts, clean_caption, count_tokens
 from naruto_add.data.dataset import Split
 from naruto_add.data.duplicates import Duplicate, Fingerprint, find_duplicates, fingerprint
@@ -67,7 +66,9 @@ class _Outcome:
 def run_ingest(
     params: Ingest,
     *,
-    base: BaseUse,
+    base_model: str,
+    base_revision: str,
+    resolution_px: int,
     dataset_dir: Path,
     rejects_path: Path,
     metrics_path: Path,
@@ -76,18 +77,17 @@ def run_ingest(
     """Leaves `images/*.png` and `metadata.jsonl` in `dataset_dir`, one line for each refused entry in `rejects_path`,
     their sums in `metrics_path` and a contact sheet.
 
-    A bad entry never stops the run; more than `ingest.max_rejected` of them raise StageError, as does a source that
-    cannot be read at all. A base model that later stages could not use raises it before anything is read.
+    The base model's tokenizer counts the captions' tokens. A bad entry never stops the run; more than `ingest.max_rejected` of them raise StageError, as does a source that
+    cannot be read at all.
     """
-    check_base_use(base)
     source = open_source(params)
     with new_folder(dataset_dir) as folder:
-        outcome = _take(source, params, resolution_px=base.resolution_px, folder=folder)
+        outcome = _take(source, params, resolution_px=resolution_px, folder=folder)
         _write_rows(rejects_path, _reject_rows(outcome))
         _check_enough(outcome, params, rejects_path)
         rows = _rows(outcome.kept, params)
         _write_rows(folder / "metadata.jsonl", rows)
-        tokens = count_tokens([row["text"] for row in rows], base.model, base.revision)
+        tokens = count_tokens([row["text"] for row in rows], base_model, base_revision)
         metrics = _metrics(outcome, rows, tokens)
         draw_sheet(folder, rows, sheet_path=sheet_path)
     write_json(metrics_path, metrics)

@@ -29,9 +29,7 @@ def costs(subjects: Mapping[str, Subject], times: Times) -> dict[str, Metrics]:
     }
     for row in rows.values():
         row["speedup"] = rows["teacher"]["latency_ms"] / row["latency_ms"]
-    process: Metrics = {"num_threads": times.num_threads}
-    rss = times.peak_rss_mib
-    return {**rows, "process": process if rss is None else process | {"peak_rss_mib": rss}}
+    return {**rows, "process": {"num_threads": times.num_threads}}
 
 
 def _size(subject: Subject) -> Metrics:

@@ -21,13 +21,18 @@ def milliseconds_of(draw: Callable[[], object]) -> float:
 
 @contextmanager
 def peak_vram_mib() -> Generator[list[float]]:
-    """Yield a list that holds, afterwards, the most GPU memory that tensors took inside; without a GPU, nothing."""
+    """Yield a list that holds, afterwards, the most GPU memory that was taken inside, beside what was held before.
+
+    Without a GPU it stays empty.
+    """
     peak: list[float] = []
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if not torch.cuda.is_available():
+        yield peak
+        return
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     yield peak
-    if torch.cuda.is_available():
-        peak.append(torch.cuda.max_memory_allocated() / MIB)
+    peak.append((torch.cuda.max_memory_allocated() - before) / MIB)
 
 
 def peak_rss_mib() -> float | None:

@@ -47,6 +47,12 @@ class Subject:
         modules = (self.bundle.unet, self.bundle.text_encoder, self.bundle.vae)
         return sum(_num_parameters(module) for module in modules) / 1e6
 
+    @property
+    def weights_mib(self) -> float:
+        """Memory of the weights of U-Net, text encoder and autoencoder, as they are loaded."""
+        modules = (self.bundle.unet, self.bundle.text_encoder, self.bundle.vae)
+        return sum(item.numel() * item.element_size() for module in modules for item in module.parameters()) / MIB
+
     def key(self) -> list[Any]:
         """What its pictures depend on, apart from prompts, seed and batch size."""
         scheduler = self.sampler.scheduler

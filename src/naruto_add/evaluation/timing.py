@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from naruto_add.evaluation import speed
 from naruto_add.evaluation.cache import Arrays, cached
 from naruto_add.evaluation.generate import draw_set
-from naruto_add.evaluation.speed import milliseconds_of, peak_rss_mib, peak_vram_mib
+from naruto_add.evaluation.speed import milliseconds_of, peak_vram_mib
 from naruto_add.evaluation.subjects import Subject, at_steps
 from naruto_add.files import content_hash
 from naruto_add.runtime import progress
@@ -62,19 +62,14 @@ class Times:
         return self.arrays[f"{job.name}.ms"]
 
     def peak_vram_mib(self, job: Job) -> float | None:
-        """GPU memory that tensors took at most; None without a GPU."""
+        """GPU memory of the subject's own weights, and what drawing took at most beside them; None without a GPU."""
         peaks = self.arrays[f"{job.name}.vram"]
-        return float(peaks.max()) if len(peaks) else None
+        return float(peaks.max()) + job.subject.weights_mib if len(peaks) else None
 
     @property
     def num_threads(self) -> int:
         """That torch computed with on the CPU."""
         return int(self.arrays["threads"])
-
-    @property
-    def peak_rss_mib(self) -> float | None:
-        """Of the process that measured; None where the system does not tell."""
-        return float(self.arrays["rss"]) if "rss" in self.arrays else None
 
 
 def time_jobs(jobs: Sequence[Job], prompts: Sequence[str], *, seed: int, rounds: int, cache_dir: Path) -> Times:
@@ -99,5 +94,4 @@ def _measured(jobs: dict[str, Job], prompts: Sequence[str], seed: int, rounds: i
     arrays = {f"{name}.ms": np.array(values) for name, values in ms.items()}
     arrays |= {f"{name}.vram": np.array(values) for name, values in vram.items()}
     arrays["threads"] = np.array(torch.get_num_threads())
-    rss = peak_rss_mib()
-    return arrays if rss is None else arrays | {"rss": np.array(rss)}
+    return arrays

@@ -1,6 +1,7 @@
 """Frozen networks of photographs, whose feature maps tell pictures apart: for losses, discriminators and measures.
 
-Never measure with the network that a student was trained against: losses use Lite0, the evaluation Lite1.
+Never measure with the network that a student was trained against: losses use Lite0, the choice of a student Lite2, the
+evaluation Lite1.
 """
 
 import importlib
@@ -32,16 +33,20 @@ class Backbone(Protocol):
     def __call__(self, pixels: Float[Tensor, "batch 3 height width"]) -> Maps: ...
 
 
-def load_backbone(name: Literal["efficientnet_lite0", "dinov2_small"], device: torch.device) -> Backbone:
-    """The network that `add.pixel_backbone` names. Raises StageError where its weights cannot be had."""
+def load_backbone(
+    name: Literal["efficientnet_lite0", "efficientnet_lite2", "dinov2_small"], device: torch.device
+) -> Backbone:
+    """What `add.pixel_backbone` or `add.score_backbone` names. Raises StageError where its weights cannot be had."""
     match name:
         case "efficientnet_lite0":
             return EfficientNetMaps(load_efficientnet("lite0", device))
+        case "efficientnet_lite2":
+            return EfficientNetMaps(load_efficientnet("lite2", device))
         case "dinov2_small":
             return Dinov2Maps(_load_dinov2_small(device))
 
 
-def load_efficientnet(size: Literal["lite0", "lite1"], device: torch.device) -> Any:
+def load_efficientnet(size: Literal["lite0", "lite1", "lite2"], device: torch.device) -> Any:
     """EfficientNet-Lite of this size, ImageNet weights, frozen, in eval mode."""
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -116,7 +121,8 @@ def _load_dinov2_small(device: torch.device) -> Any:
         network = AutoModel.from_pretrained(DINOV2_SMALL, revision=DINOV2_SMALL_REVISION, use_safetensors=True)
     except OSError as error:
         raise StageError(
-            f"add.pixel_backbone: dinov2_small is {DINOV2_SMALL} on the hub, which cannot be loaded ({error}); "
-            "fetch it where there is a network, or choose efficientnet_lite0, which comes with the installation"
+            f"add.pixel_backbone or add.score_backbone: dinov2_small is {DINOV2_SMALL} on the hub, which cannot be "
+            f"loaded ({error}); fetch it where there is a network, or choose EfficientNet, which comes with the "
+            "installation"
         ) from error
     return network.requires_grad_(False).eval().to(device)

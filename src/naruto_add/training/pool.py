@@ -27,6 +27,8 @@ from naruto_add.training.sharing import is_main, num_processes, shared_out, show
 
 CHUNK = 32
 """Samples that are drawn in one batch and kept when the run is interrupted."""
+POOL_CODE = ("naruto_add.training.pool", "naruto_add.diffusion", "naruto_add.compute")
+"""What samples depend on of the code; whatever else a stage's configuration has draws none anew."""
 NUM_HELD_OUT = 32
 """Samples that the student is scored on and never trained on; of a small pool, a quarter."""
 NOISE_STREAM = 2**32
@@ -73,7 +75,7 @@ def draw_pool(
     guidance_scale: float,
     seed: int,
     path: Path,
-    checkpoint_dir: Path,
+    cache_dir: Path,
     held_out_only: bool = False,
 ) -> Pool:
     """Write `path`: `size` samples of the bundle's U-Net, spread evenly over the prompts, or the held-out ones of them.
@@ -92,7 +94,7 @@ def draw_pool(
         timesteps=timesteps,
         guidance_scale=guidance_scale,
         seed=seed,
-        checkpoint_dir=checkpoint_dir,
+        cache_dir=cache_dir,
     )
     pool = replace(pool, num_held_out=num_held_out)
     write_pool(path, pool)
@@ -108,20 +110,21 @@ def draw_from(
     timesteps: list[int],
     guidance_scale: float,
     seed: int,
-    checkpoint_dir: Path,
+    cache_dir: Path,
     first: int = 0,
 ) -> Pool:
     """A sample of the bundle's U-Net from every noise, spread evenly over the prompts; none before `first` is drawn.
 
     `timesteps` are the student's, noisiest first; the teacher's `num_steps` must visit them all.
 
-    The noise must be a function of its shape and the seed: chunks already in `checkpoint_dir` that were drawn from the
+    The noise must be a function of its shape and the seed: chunks already in `cache_dir` that were drawn from the
     same models, prompts, shape and options are not drawn again. Raises StageError where a sample is not finite.
     """
     caption_index = batch_indices(len(prompts), len(noise), seed=seed, step=0)
     models = [hash_model(bundle.unet), hash_model(bundle.text_encoder)]
-    key = content_hash(models, prompts, list(noise.shape), num_steps, timesteps, guidance_scale, seed)
     sampler = fast_sampler(bundle, num_steps, guidance_scale)
+    schedule = {name: value for name, value in sampler.scheduler.config.items() if not name.startswith("_")}
+    key = content_hash(models, schedule, prompts, list(noise.shape), num_steps, timesteps, guidance_scale, seed)
     negative_embeds = encode_prompts(bundle, [""])
 
     def draw(start: int) -> Tensor:
@@ -136,7 +139,7 @@ def draw_from(
         ).cpu()
 
     starts = range(first, len(noise), CHUNK)
-    chunks = _chunks(starts, lambda start: _finite(draw(start), guidance_scale), checkpoint_dir, key)
+    chunks = _chunks(starts, lambda start: _finite(draw(start), guidance_scale), cache_dir, key)
     states = torch.cat(chunks)
     places = torch.tensor(caption_index[first:])
     return Pool(noise[first:].cpu(), states[:, :-1], states[:, -1], places, prompts, num_held_out=0)
@@ -181,9 +184,9 @@ def _part(pool: Pool, part: slice, *, num_held_out: int) -> Pool:
     return Pool(*tensors, pool.prompts, num_held_out)
 
 
-def _chunks(starts: Sequence[int], draw: Callable[[int], Tensor], checkpoint_dir: Path, key: str) -> list[Tensor]:
-    """Every chunk, drawn by one of the processes unless an earlier run has left it in `checkpoint_dir`."""
-    paths = {start: checkpoint_dir / "pool" / f"{key}-{start:07d}.safetensors" for start in starts}
+def _chunks(starts: Sequence[int], draw: Callable[[int], Tensor], cache_dir: Path, key: str) -> list[Tensor]:
+    """Every chunk, drawn by one of the processes unless an earlier run has left it in `cache_dir`."""
+    paths = {start: cache_dir / f"{key}-{start:07d}.safetensors" for start in starts}
     missing = [start for start in starts if not paths[start].exists()]
     wait_for_all()  # nobody writes before all have looked
     num_at_once = num_processes()

@@ -138,7 +138,7 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
         guidance_scale=3.0,
         seed=0,
         path=folder / "pool.safetensors",
-        checkpoint_dir=folder,
+        cache_dir=folder,
     )
     return folder / "pool.safetensors"
 
@@ -299,7 +299,8 @@ def test_alarms_are_those_of_samples_and_name_nothing_of_a_discriminator(
     run.alarms.note_validation(1, colour_drift=0.0, diversity=1.0)
     run.alarms.note_validation(2, colour_drift=9.0, diversity=0.0)
     rung = {name: count for name, count in run.metrics().items() if name.startswith("alarms_")}
-    assert rung == {"alarms_colour_drift": 1, "alarms_falling_diversity": 1}
+    counts = {"alarms_colour_drift": 1, "alarms_falling_diversity": 1}
+    assert rung == counts | {f"{name}_since_step": 2 for name in counts}
     message = capsys.readouterr().err
     assert message.count("lower add.learning_rate") == 2 and "adv_weight" not in message
 
@@ -359,6 +360,7 @@ def test_distill_takes_the_method_that_is_named(
         prompt_template="{caption}",
         out_dir=tmp_path / "distilled",
         checkpoint_dir=tmp_path / "checkpoints",
+        pool_cache_dir=tmp_path / "pool",
         curves_path=tmp_path / "curves.tsv",
         metrics_path=tmp_path / "add.json",
     )

@@ -70,7 +70,7 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
         guidance_scale=3.0,
         seed=0,
         path=folder / "pool.safetensors",
-        checkpoint_dir=folder,
+        cache_dir=folder,
     )
     return folder / "pool.safetensors"
 
@@ -98,7 +98,7 @@ def draw(
         params=params or add_params(),
         num_steps=4,
         guidance_scale=3.0,
-        checkpoint_dir=folder,
+        pool_cache_dir=folder,
     )
 
 
@@ -301,8 +301,9 @@ def test_distill_draws_the_samples_and_scores_at_the_base_models_size(
         prompt_template="{caption}",
         out_dir=tmp_path / "distilled",
         checkpoint_dir=tmp_path / "checkpoints",
+        pool_cache_dir=tmp_path / "pool",
         curves_path=tmp_path / "curves.tsv",
         metrics_path=tmp_path / "add.json",
     )
-    assert len(list((tmp_path / "checkpoints/pool").glob("*.safetensors"))) == len(SIZES)
+    assert len(list((tmp_path / "pool").glob("*.safetensors"))) == len(SIZES)
     assert json.loads((tmp_path / "add.json").read_text())["skipped_steps"] == 0

@@ -93,7 +93,7 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
         guidance_scale=3.0,
         seed=0,
         path=folder / "pool.safetensors",
-        checkpoint_dir=folder,
+        cache_dir=folder,
     )
     return folder / "pool.safetensors"
 
@@ -801,6 +801,37 @@ def test_fault_6_training_is_never_in_fp16_and_latents_are_the_autoencoders(buil
     assert x0_of(run, batch).dtype == torch.float32
 
 
+def test_the_gate_examines_by_a_sampler_that_keeps_to_its_noise(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that re-noises ends elsewhere than the teacher did from the same noise, however good its student."""
+    seen: list[Tensor] = []
+    monkeypatch.setattr(distillation_run, "check_can_sample", lambda samples, *_, **__: seen.append(samples))
+    run = build.run(add_params(), scheduler="lcm")
+    run.refuse_hopeless()
+    assert torch.equal(seen[0], build.run(add_params()).sample_held_out())
+    assert not torch.equal(seen[0], run.sample_held_out())
+
+
+def test_phases_and_roll_outs_share_out_what_is_no_judged_picture(build: Build) -> None:
+    values = {"judged_fraction": 0.5, "rollout_fraction": 0.25, "timestep_probabilities": [[1.0, 0.0, 0.0, 0.0]]}
+    params = add_params(batch_size=32, **values)
+    batch = draw_batch(build.data(params), params, step=0)
+    is_picture = batch.judged_weight > 0
+    assert is_picture.sum() == 16
+    assert set(batch.step_index[is_picture].tolist()) == {3} and batch.is_rollout[is_picture].all()
+    assert set(batch.step_index[~is_picture].tolist()) == {0} and batch.is_rollout[~is_picture].sum() == 4
+
+
+@pytest.mark.parametrize("values", [{}, ALL_ON])
+def test_no_step_encodes_a_prompt_or_a_picture(
+    build: Build, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build.run(add_params(**values))
+    for module in (build.bundle.text_encoder, build.bundle.vae.encoder):
+        monkeypatch.setattr(module, "forward", None)
+    for step in range(4):
+        run.train_step(step)
+
+
 # Alarms, each by what it is there for
 
 
@@ -808,10 +839,12 @@ def test_fault_6_training_is_never_in_fp16_and_latents_are_the_autoencoders(buil
 def test_a_discriminator_that_wins_against_a_student_that_stands_still_rings(
     build: Build, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = add_params(adv_weight=0.0, learning_rate=1e-9, discriminator_learning_rate=1e-2, r1_weight=0.0)
-    params = params.model_copy(update={"real_source": "dataset", "alarm_window_steps": 2})
+    params = add_params(adv_weight=0.0, learning_rate=1e-9, discriminator_learning_rate=3e-2, r1_weight=0.0)
+    params = params.model_copy(
+        update={"real_source": "dataset", "alarm_window_steps": 2, "discriminator_timesteps": [10]}
+    )
     run = build.run(params)
-    for step in range(60):
+    for step in range(100):
         run.train_step(step)
         if run.alarms.counts[name]:
             break
@@ -973,6 +1006,7 @@ def distill_into(build: Build, folder: Path, teacher_dir: Path, params: Add) -> 
         prompt_template=TEMPLATE,
         out_dir=folder / "distilled",
         checkpoint_dir=folder / "checkpoints",
+        pool_cache_dir=folder / "drawn",
         curves_path=folder / "curves.tsv",
         metrics_path=folder / "add.json",
     )

@@ -25,6 +25,7 @@ from naruto_add.diffusion.sampling import (
 )
 from naruto_add.models.student import Architecture, shrink_unet
 from naruto_add.params import Student
+from naruto_add.training import pool as pool_module
 from naruto_add.training.pool import Pool, load_pool, split_pool
 from naruto_add.training.student import run as student_run
 from naruto_add.training.student.build import build_student
@@ -88,12 +89,12 @@ def build(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path) -> Ca
             params=params,
             precision="fp32",
             guidance_scale=3.0,
-            student_scheduler="ddim",
             prompt_template="{caption}",
             timesteps=TIMESTEPS,
             out_dir=folder / "student",
             pool_path=folder / "pool.safetensors",
             checkpoint_dir=folder / "checkpoints",
+            pool_cache_dir=tmp_path / "drawn",
             curves_path=folder / "student.tsv",
             metrics_path=folder / "student.json",
         )
@@ -353,3 +354,13 @@ def test_students_of_pictures_are_scored_on_the_samples_that_all_others_are(buil
     torch.testing.assert_close(full.x0, pictures.x0, rtol=0, atol=1e-3)
     captions = [[pool.prompts[row] for row in pool.caption_index] for pool in (full, pictures)]
     assert captions[0] == captions[1]
+
+
+def test_another_warm_up_draws_no_sample_of_the_pool_again(
+    build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build("first")
+    monkeypatch.setattr(pool_module, "sample_states", None)
+    again = build("again", PARAMS.model_copy(update={"learning_rate": 2 * PARAMS.learning_rate}))
+    assert (again / "pool.safetensors").read_bytes() == (first / "pool.safetensors").read_bytes()
+    assert (again / "student.tsv").read_text() != (first / "student.tsv").read_text()

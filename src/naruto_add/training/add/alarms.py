@@ -37,6 +37,7 @@ class Alarms:
         self.counts = dict.fromkeys(advice, 0)
         self._since = dict.fromkeys(advice, -1)
         self._has_rung = dict.fromkeys(advice, False)
+        self._first_since: dict[str, int] = {}
         self._first_diversity = -1.0
 
     def note_step(self, num_done: int, scalars: Mapping[str, float]) -> None:
@@ -50,7 +51,7 @@ class Alarms:
 
     def note_validation(self, num_done: int, *, colour_drift: float, diversity: float) -> None:
         """Watch the samples: their colours against the teacher's, their variety against that of the first ones."""
-        seen = f"a channel's mean has drifted by {colour_drift:.2g} of its standard deviation"
+        seen = f"a channel's mean has drifted by {colour_drift:.2g} of the latents' standard deviation"
         self._watch("colour_drift", colour_drift > LARGEST_DRIFT, num_done, lasting=1, seen=seen)
         if self._first_diversity < 0:
             self._first_diversity = diversity
@@ -59,8 +60,9 @@ class Alarms:
         self._watch("falling_diversity", diversity < lowest, num_done, lasting=1, seen=seen)
 
     def metrics(self) -> dict[str, int]:
-        """How often each has rung."""
-        return {f"alarms_{name}": count for name, count in self.counts.items()}
+        """How often each has rung, and of those that have, since which step the first time."""
+        counts = {f"alarms_{name}": count for name, count in self.counts.items()}
+        return counts | {f"alarms_{name}_since_step": step for name, step in self._first_since.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Counts and what is being watched."""
@@ -68,12 +70,14 @@ class Alarms:
             "counts": dict(self.counts),
             "since": dict(self._since),
             "has_rung": dict(self._has_rung),
+            "first_since": dict(self._first_since),
             "first_diversity": self._first_diversity,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Restore both."""
         self.counts, self._since = dict(state_dict["counts"]), dict(state_dict["since"])
+        self._first_since = dict(state_dict["first_since"])
         self._has_rung, self._first_diversity = dict(state_dict["has_rung"]), state_dict["first_diversity"]
 
     def _watch(self, name: str, is_bad: bool, num_done: int, *, lasting: int, seen: str) -> None:
@@ -86,6 +90,7 @@ class Alarms:
             return
         self._has_rung[name] = True
         self.counts[name] += 1
+        self._first_since.setdefault(name, self._since[name])
         if self.counts[name] == 1 and is_main():
             message = f"add: alarm {name}: {seen}, since step {self._since[name]}; {self._advice[name]}"
             tqdm.write(message, file=sys.stderr)

@@ -42,12 +42,14 @@ def distill(
     prompt_template: str,
     out_dir: Path,
     checkpoint_dir: Path,
+    pool_cache_dir: Path,
     curves_path: Path,
     metrics_path: Path,
 ) -> None:
     """Write the distilled U-Net: of all averaged weights validated, those with the best held-out score.
 
-    `checkpoint_dir` must belong to this configuration alone: it holds caches and what a killed run resumes from.
+    `checkpoint_dir` must belong to this configuration alone: it holds caches and what a killed run resumes from;
+    `pool_cache_dir` is shared, and belongs to the code that draws (`POOL_CODE`).
     """
     run = _make_run(
         load_pipeline_folder(teacher_dir, precision=training_precision(precision)),
@@ -61,6 +63,7 @@ def distill(
         prompt_template=prompt_template,
         dataset_dir=dataset_dir,
         cache_dir=checkpoint_dir,
+        pool_cache_dir=pool_cache_dir,
     )
     _train(run, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
     if is_main():
@@ -83,6 +86,7 @@ def _make_run(
     prompt_template: str,
     dataset_dir: Path,
     cache_dir: Path,
+    pool_cache_dir: Path,
 ) -> DistillationRun:
     """By the method that `add.method` names."""
     data, image_text = _load_inputs(
@@ -94,6 +98,7 @@ def _make_run(
         prompt_template=prompt_template,
         dataset_dir=dataset_dir,
         cache_dir=cache_dir,
+        pool_cache_dir=pool_cache_dir,
     )
     make: Callable[..., DistillationRun]
     make = partial(AddRun, image_text=image_text) if params.method == "adversarial" else ConsistencyRun
@@ -118,6 +123,7 @@ def _load_inputs(
     prompt_template: str,
     dataset_dir: Path,
     cache_dir: Path,
+    pool_cache_dir: Path,
 ) -> tuple[AddData, ImageText | None]:
     """What is trained on, and the network that rates pictures by their captions, where it counts."""
     pool = load_pool(pool_path)
@@ -133,7 +139,7 @@ def _load_inputs(
         params=params,
         num_steps=pool_steps,
         guidance_scale=guidance_scale,
-        checkpoint_dir=cache_dir,
+        pool_cache_dir=pool_cache_dir,
     )
     return replace(data, further=further), image_text
 

@@ -49,7 +49,10 @@ class DistillationRun(ABC):
     ) -> None:
         self.bundle, self.student, self.data, self.params = bundle, student, data, params
         num_steps = len(params.timesteps)
-        self.sampler = Sampler(make_student_scheduler(bundle.scheduler, student_scheduler, num_steps), num_steps, 1.0)
+        self.sampler, self._examined_by = (
+            Sampler(make_student_scheduler(bundle.scheduler, kind, num_steps), num_steps, 1.0)
+            for kind in (student_scheduler, "ddim")
+        )
         self.precision, self.parts = precision, own_parts(params)
         self.accelerator = make_accelerator(training_precision(precision))
         if params.gradient_checkpointing:
@@ -107,20 +110,24 @@ class DistillationRun(ABC):
         return scalars
 
     def refuse_hopeless(self) -> None:
-        """Raise StageError for a student that cannot sample at all: what follows the warm-up would not mend it."""
+        """Raise StageError for a student that cannot sample at all: what follows the warm-up would not mend it.
+
+        By DDIM, whatever the student's sampler: one that re-noises forgets the noise whose sample is compared.
+        """
         held_out = self.data.held_out
-        check_can_sample(self.sample_held_out(), held_out.x0, constant=self.data.train.x0.mean(dim=0))
+        samples = self._sample(held_out.noise, held_out.rows, self._examined_by)
+        check_can_sample(samples, held_out.x0, constant=self.data.train.x0.mean(dim=0))
 
     def sample_held_out(self) -> Float[Tensor, "held_out c h w"]:
         """The student's samples from the held-out pairs' noise, at its own number of steps."""
-        return self._sample(self.data.held_out.noise, self.data.held_out.rows)
+        return self._sample(self.data.held_out.noise, self.data.held_out.rows, self.sampler)
 
     def sample_few_prompts(self) -> Float[Tensor, "prompts seeds c h w"]:
         """The student's samples of a few held-out prompts, each from the same few noises."""
         rows = self.data.held_out.rows.unique()[:DIVERSITY_PROMPTS]
         generator = step_generator(self.params.seed, 0, DIVERSITY_STREAM)
         noise = torch.randn(DIVERSITY_SEEDS, *self.bundle.latent_shape, generator=generator)
-        samples = self._sample(noise.repeat(len(rows), 1, 1, 1), rows.repeat_interleave(DIVERSITY_SEEDS))
+        samples = self._sample(noise.repeat(len(rows), 1, 1, 1), rows.repeat_interleave(DIVERSITY_SEEDS), self.sampler)
         return samples.unflatten(0, (len(rows), DIVERSITY_SEEDS))
 
     @property
@@ -137,13 +144,15 @@ class DistillationRun(ABC):
             **self.scores.values,
         }
 
-    def _sample(self, noise: Float[Tensor, "batch c h w"], rows: Int[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+    def _sample(
+        self, noise: Float[Tensor, "batch c h w"], rows: Int[Tensor, " batch"], sampler: Sampler
+    ) -> Float[Tensor, "batch c h w"]:
         return sample_shared(
             as_drawn(self.student, self.precision),
             bundle=self.bundle,
             noise=noise,
             prompt_embeds=self.data.prompt_embeds[rows],
-            sampler=self.sampler,
+            sampler=sampler,
             seed=self.params.seed,
         )
 

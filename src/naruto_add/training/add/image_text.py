@@ -159,8 +159,8 @@ def _cached_caption_match(
 ) -> CaptionMatch:
     """The file's name is the key of all that the weights depend on."""
     prompts = [fill_template(prompt_template, example.caption) for example in examples]
-    values = [params.caption_match_steps, params.caption_match_learning_rate, params.seed]
-    moves = [params.augment_flip, params.augment_max_shift]
+    values = [params.caption_match_steps, params.caption_match_learning_rate, params.seed, BATCH, TEMPERATURE]
+    moves = [params.augment_flip, params.augment_max_shift, params.augment_cutout]
     pictures = [example.image_path for example in examples]
     key = content_hash(hash_model(bundle.text_encoder), prompts, values, moves, *pictures)
     path = cache_dir / f"caption_match-{key}.safetensors"

@@ -173,7 +173,7 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
         pooled=data.pooled[rows],
         prompt_rows=rows,
         step_index=step_index.masked_fill(is_picture, num_steps - 1),
-        is_rollout=_spread(params.rollout_fraction, size) | is_picture,
+        is_rollout=_spread_over(~is_picture, params.rollout_fraction) | is_picture,
         fresh_noise=torch.randn(size, num_steps, *latent_shape, generator=generator),
         real_latents=real_latents,
         real_prompt_embeds=data.prompt_embeds[real_rows],
@@ -203,10 +203,10 @@ def draw_unseen(data: AddData, params: Add, *, step: int) -> Pictures:
     return Pictures(data.unseen.latents[items], data.unseen.rows[items])
 
 
-def _spread(fraction: float, size: int) -> Bool[Tensor, " size"]:
-    """True for this fraction of the items, evenly spread, so that every part of the batch has its share."""
-    counts = (torch.arange(size + 1, dtype=torch.float64) * fraction + 1e-9).floor()
-    return counts[1:] > counts[:-1]
+def _spread_over(items: Bool[Tensor, " size"], fraction: float) -> Bool[Tensor, " size"]:
+    """True for this fraction of these items, evenly spread, so that every part of the batch has its share."""
+    counts = (torch.arange(int(items.sum()) + 1, dtype=torch.float64) * fraction + 1e-9).floor()
+    return items.masked_scatter(items, counts[1:] > counts[:-1])
 
 
 def _scattered(fraction: float, size: int) -> Float[Tensor, " size"]:

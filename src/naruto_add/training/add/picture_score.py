@@ -19,15 +19,15 @@ INPUT_PX = 224
 
 
 class PictureScore:
-    """Kernel distance (KID's formula) of decoded samples to the teacher's, by the features of `add.pixel_backbone`.
+    """Kernel distance (KID's formula) of decoded samples to the teacher's, by the features of `add.score_backbone`.
 
-    A pixel discriminator on the same network trains the student against what chooses it, which may flatter it;
-    `evaluate` judges by another. A distance of latents was tried first: it fell while the Frechet distance of the
-    pictures rose. The network is loaded, and the reference seen, when they are first asked for.
+    Neither the discriminator nor `evaluate` sees by that network: who is trained against its judge is flattered. A
+    distance of latents was tried first: it fell while the Frechet distance of the pictures rose. The network is loaded,
+    and the reference seen, when they are first asked for.
     """
 
     def __init__(self, bundle: ModelBundle, reference: Float[Tensor, "others c h w"], *, params: Add) -> None:
-        self._bundle, self._reference, self._backbone_name = bundle, reference, params.pixel_backbone
+        self._bundle, self._reference, self._backbone_name = bundle, reference, params.score_backbone
 
     def __call__(self, latents: Float[Tensor, "samples c h w"]) -> float:
         """Samples of the reference's noise and prompts, in its order. Lower is better; 0 for the very same pictures."""

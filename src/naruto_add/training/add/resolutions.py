@@ -26,11 +26,11 @@ def draw_further(
     params: Add,
     num_steps: int,
     guidance_scale: float,
-    checkpoint_dir: Path,
+    pool_cache_dir: Path,
 ) -> tuple[Pairs, ...]:
     """`add.resolution_pool_size` teacher samples for these prompts of `data` at each of `add.resolutions_px`.
 
-    Kept in `checkpoint_dir` as the pool's are; to be called by all processes together. Raises StageError for a size
+    Kept in `pool_cache_dir` as the pool's are; to be called by all processes together. Raises StageError for a size
     that the networks cannot halve as often as they do.
     """
     shapes = [latent_shape(bundle, resolution) for resolution in params.resolutions_px]
@@ -45,7 +45,7 @@ def draw_further(
             timesteps=params.timesteps,
             guidance_scale=guidance_scale,
             seed=params.seed,
-            checkpoint_dir=checkpoint_dir,
+            cache_dir=pool_cache_dir,
         )
         for shape in shapes
     ]

@@ -114,9 +114,8 @@ class AddRun(DistillationRun):
     def _check_parts(self) -> None:
         """Each part of a batch must have something to judge: processes exchange gradients of the same weights."""
         value, sizes = self.params.judged_fraction, len(range(self.params.batch_size)[self.parts[0]])
-        if (
-            judged_weights(self.params).view(-1, sizes).any(dim=1).all()
-        ):  # of all processes: none shall wait for another
+        of_all_processes = judged_weights(self.params).view(-1, sizes)  # none shall wait for another
+        if of_all_processes.any(dim=1).all():
             return
         raise StageError(
             f"add.judged_fraction: {value} leaves a part of {sizes} items with nothing to judge; raise it, or "

@@ -20,7 +20,7 @@ from naruto_add.compute import Precision
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet, save_unet
 from naruto_add.files import new_folder, write_json
 from naruto_add.models.student import num_parameters, shrink_unet
-from naruto_add.params import Student, StudentScheduler
+from naruto_add.params import Student
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import Pool, draw_pool, pool_prompts, split_pool
 from naruto_add.training.sharing import is_main
@@ -36,19 +36,20 @@ def build_student(
     params: Student,
     precision: Precision,
     guidance_scale: float,
-    student_scheduler: StudentScheduler,
     prompt_template: str,
     timesteps: list[int],
     out_dir: Path,
     pool_path: Path,
     checkpoint_dir: Path,
+    pool_cache_dir: Path,
     curves_path: Path,
     metrics_path: Path,
 ) -> None:
     """Write the student's U-Net (fp32), the pool, the loss curves and the metrics.
 
     With `params.num_steps` 0 the student keeps its inherited weights. The weights kept are the averaged ones that score
-    best on the held-out part of the pool, the inherited ones included.
+    best on the held-out part of the pool, the inherited ones included. `pool_cache_dir` belongs to the code that draws
+    (`POOL_CODE`), whatever is built from the samples.
     """
     bundle = load_pipeline_folder(teacher_dir, precision=precision)
     student = shrink_unet(load_unet(teacher_dir / "unet", precision="fp32"), params.architecture).to(bundle.device)
@@ -61,13 +62,13 @@ def build_student(
         timesteps=timesteps,
         path=pool_path,
         checkpoint_dir=checkpoint_dir,
+        pool_cache_dir=pool_cache_dir,
     )
     lesson, held_out = (
         make_lesson(
             bundle,
             part,
             guidance_scale=guidance_scale,
-            student_scheduler=student_scheduler,
             timesteps=timesteps,
             cache_dir=checkpoint_dir,
         )
@@ -95,6 +96,7 @@ def _make_pool(
     timesteps: list[int],
     path: Path,
     checkpoint_dir: Path,
+    pool_cache_dir: Path,
 ) -> Pool:
     """Teacher samples, or training pictures and those few of these samples that the student is scored on."""
     is_teacher = params.pool_source == "teacher"
@@ -107,7 +109,7 @@ def _make_pool(
         guidance_scale=guidance_scale,
         seed=params.seed,
         path=path,
-        checkpoint_dir=checkpoint_dir,
+        cache_dir=pool_cache_dir,
         held_out_only=not is_teacher,
     )
     if is_teacher:

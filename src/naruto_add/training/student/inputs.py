@@ -13,7 +13,6 @@ from naruto_add.data.latents import cached_embeddings
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_pred_to_reach, step_shift
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
-from naruto_add.params import StudentScheduler
 from naruto_add.training.pool import Pool
 from naruto_add.training.sharing import Items, main_first
 
@@ -28,7 +27,8 @@ class Lesson:
     negative_embeds: Float[Tensor, "1 tokens width"]
     guidance_scale: float
     sampler: Sampler
-    """The student's own."""
+    """At the student's timesteps, by DDIM: samples are compared with the teacher's of the same noise, and samplers that
+    re-noise forget it."""
     timesteps: list[int]
 
     @property
@@ -57,7 +57,6 @@ def make_lesson(
     pool: Pool,
     *,
     guidance_scale: float,
-    student_scheduler: StudentScheduler,
     timesteps: list[int],
     cache_dir: Path,
 ) -> Lesson:
@@ -69,7 +68,7 @@ def make_lesson(
             encode=lambda prompts: encode_prompts(bundle, prompts),
             cache_path=cache_dir / "prompts.safetensors",
         )
-    scheduler = make_student_scheduler(bundle.scheduler, student_scheduler, len(timesteps))
+    scheduler = make_student_scheduler(bundle.scheduler, "ddim", len(timesteps))
     return Lesson(
         bundle=bundle,
         pool=pool,
