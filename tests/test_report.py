@@ -114,6 +114,15 @@ def test_it_says_what_times_were_taken_on(page: Path, project: Path) -> None:
     assert "a GPU, with 2 threads of the CPU" in _Addresses(page.read_text()).text
 
 
+def test_it_says_by_which_method_the_student_was_distilled(page: Path, project: Path) -> None:
+    assert "ADD, discriminators: pixel" in _Addresses(page.read_text()).text
+    path = project / paths.PARAMS
+    path.write_text(path.read_text().replace("method: adversarial ", "method: consistency "))
+    _write(project)
+    text = _Addresses(page.read_text()).text
+    assert "latent consistency (LCM)" in text and "discriminators: pixel" not in text.partition("Parameters")[0]
+
+
 def test_the_page_loads_nothing_from_elsewhere(page: Path) -> None:
     html = page.read_text()
     assert {address.split(",")[0].split("#")[0] for address in _Addresses(html).found} == {

@@ -174,9 +174,6 @@ def test_base_takes_as_long_as_the_teacher_and_few_steps_are_timed_more_often(ru
     assert all(metrics[f"base.{name}"] == metrics[f"teacher.{name}"] for name in TIMES)
     assert metrics["teacher.num_latency_repeats"] == 2  # of three steps each, to make six
     assert metrics["distilled.num_latency_repeats"] == 3
-    for name in SUBJECTS:
-        assert metrics[f"{name}.latency_ms"] <= metrics[f"{name}.latency_p95_ms"]
-        assert metrics[f"{name}.latency_batch8_ms"] <= metrics[f"{name}.latency_batch8_p95_ms"]
 
 
 def test_the_sweep_has_a_row_for_every_number_of_steps(run: Run, sweep_path: Path) -> None:

@@ -23,6 +23,7 @@ from naruto_add.evaluation.manifold import manifold_scores
 from naruto_add.evaluation.memorization import memorization
 from naruto_add.evaluation.perceptual import PerceptualNetwork, load_perceptual_network, perceptual_distances
 from naruto_add.params import Evaluate
+from naruto_add.runtime import local_folder
 
 ENOUGH_IMAGES = 2048
 """Below it a Frechet distance on Inception's 2048 features has a rank-deficient covariance, and whatever else compares
@@ -101,7 +102,7 @@ def caption_fit(images: Images, captions: Sequence[str], *, judge: Judge) -> Met
         return {}
     scores = cached(
         judge.cache_dir,
-        ["clip", clip.name, list(captions), digest(images)],
+        ["clip", clip.name, *local_folder(clip.name), list(captions), digest(images)],
         lambda: {"scores": clip_scores(images, captions, clip)},
     )["scores"]
     return _with_interval("clip_score", [float(scores.mean()), *mean_interval(scores, seed=judge.seed)])
