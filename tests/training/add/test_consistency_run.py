@@ -16,7 +16,7 @@ from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import guided_noise_pred
 from naruto_add.diffusion.solver import ddim_step
 from naruto_add.losses.distillation import pseudo_huber
-from naruto_add.params import Add, Params, load_params
+from naruto_add.params import Add
 from naruto_add.runtime import StageError
 from naruto_add.training.add.consistency_run import ConsistencyRun, consistency_target, draw_consistency_batch
 from naruto_add.training.add.distill import distill
@@ -24,10 +24,10 @@ from naruto_add.training.add.inputs import AddData, load_data
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
 from tests.closed_forms import noise_pred_from_x0
+from tests.training.add.build import PROFILE, same, weights
 
 BAR = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)
 MEAN, DEVIATION = 0.7, 0.4
-PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 SMALL = {
     "method": "consistency",
     "num_steps": 4,
@@ -185,21 +185,6 @@ def build(tiny_bundle: ModelBundle, student_dir: Path, data: AddData) -> Build:
         )
 
     return make
-
-
-def weights(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: item.detach().clone() for name, item in module.state_dict().items()}
-
-
-def same(one: Any, other: Any) -> bool:
-    """Bit for bit, in nested state dicts."""
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
-    return bool(one == other)
 
 
 def test_only_the_student_learns(build: Build, tiny_bundle: ModelBundle) -> None:

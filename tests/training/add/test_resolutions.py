@@ -12,7 +12,7 @@ from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
 from naruto_add.diffusion.sampling import fast_sampler, sample_latents, sample_states
-from naruto_add.params import Add, Params, load_params
+from naruto_add.params import Add
 from naruto_add.runtime import StageError
 from naruto_add.training import pool as pool_module
 from naruto_add.training.add.consistency_run import ConsistencyRun, draw_consistency_batch
@@ -23,8 +23,8 @@ from naruto_add.training.add.resolutions import draw_further, latent_shape
 from naruto_add.training.add.run import AddRun
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
+from tests.training.add.build import PROFILE, same
 
-PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 SIZES = [64, "96x32"]
 SHAPES = [(4, 4, 4), (4, 8, 8), (4, 4, 12)]
 SMALL = {
@@ -128,17 +128,6 @@ def steps_of_each_size(data: AddData, params: Add) -> list[int]:
     """The first step that each size has."""
     drawn = [id(pairs_at(data, seed=params.seed, step=step)) for step in range(50)]
     return [drawn.index(id(pairs)) for pairs in (data.train, *data.further)]
-
-
-def same(one: Any, other: Any) -> bool:
-    """Bit for bit, in nested state dicts."""
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
-    return bool(one == other)
 
 
 # The samples

@@ -1,0 +1,49 @@
+"""A pool, a student, and runs that start from them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
+from naruto_add.training.pool import draw_pool, pool_prompts
+from tests.training.add.build import TEMPLATE, Build
+
+
+@pytest.fixture(scope="session")
+def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    draw_pool(
+        load_pipeline_folder(tiny_pipeline_dir, precision="fp32"),
+        prompts=pool_prompts(tiny_dataset_dir, TEMPLATE),
+        size=16,
+        num_steps=4,
+        timesteps=[999, 749, 499, 249],
+        guidance_scale=3.0,
+        seed=0,
+        path=folder / "pool.safetensors",
+        cache_dir=folder,
+    )
+    return folder / "pool.safetensors"
+
+
+@pytest.fixture(scope="session")
+def student_dir(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student that is close to the teacher, but not the teacher."""
+    student = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for item in student.parameters():
+            item.mul_(1 + 0.05 * torch.randn(item.shape, generator=generator))
+    folder = tmp_path_factory.mktemp("student")
+    student.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def build(
+    tiny_bundle: ModelBundle, student_dir: Path, pool_path: Path, tiny_dataset_dir: Path, tmp_path: Path
+) -> Build:
+    return Build(
+        tiny_bundle, student_dir=student_dir, pool_path=pool_path, dataset_dir=tiny_dataset_dir, tmp=tmp_path / "cache"
+    )
