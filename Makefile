@@ -35,7 +35,7 @@ pipeline: install ## the pipeline itself at a tiny size: what reruns when, kille
 	$(RUN) pytest -m slow tests/test_pipeline.py
 
 slow: install ## all tests that take minutes: those, several processes, the ablation's queue
-	$(RUN) pytest -m "slow and not gpu"
+	$(RUN) pytest -m slow
 
 lint: install ## style and formatting
 	$(RUN) ruff check .

@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
     "ingest.test_fraction": 0.2,
     "teacher.lora_rank": 2,
     "teacher.lora_alpha": 2,
-    "teacher.num_steps": 12,
+    "teacher.num_steps": 24,  # so many that a test is in time to kill it after its first checkpoint
     "teacher.batch_size": 4,
     "teacher.warmup_steps": 2,
     "teacher.validation_every_steps": 4,

@@ -10,7 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from ruamel.yaml import YAML
 
-from naruto_add.base_model import BaseUse, check_base_model, check_base_use, latent_side, refuse_unfit_base
+from naruto_add.base_model import check_base_model, check_base_use, latent_side, refuse_unfit_base
 from naruto_add.models.discriminator import UnetFeatures
 from naruto_add.models.student import Architecture, student_config
 from naruto_add.params import load_params
@@ -21,14 +21,14 @@ VAE: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512]}
 UNET: dict[str, Any] = {"block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2}
 """Of Stable Diffusion 1.5."""
 COMMIT = "0" * 40
-USE = BaseUse(
-    model="",
-    revision="",
-    resolution_px=512,
-    further_resolutions_px=[768, "512x640"],
-    architecture="bk_tiny",
-    discriminator_blocks=["down_blocks.3", "mid_block", "up_blocks.0"],
-)
+PARAMS = load_params(ROOT / "profiles/mini.yaml")
+USE: dict[str, Any] = {
+    "base.revision": "",
+    "base.resolution_px": 512,
+    "add.resolutions_px": [768, "512x640"],
+    "student.architecture": "bk_tiny",
+    "add.discriminator_blocks": ["down_blocks.3", "mid_block", "up_blocks.0"],
+}
 
 
 @pytest.fixture
@@ -52,7 +52,14 @@ def _pipeline(folder: Path, vae: dict[str, Any], unet: dict[str, Any]) -> Path:
 
 
 def _check(model: Path | str, **changes: Any) -> None:
-    check_base_use(BaseUse(**{**vars(USE), "model": str(model), **changes}))
+    """With these keys, `section__name`, over those of USE."""
+    values = {**USE, "base.model": str(model), **{key.replace("__", "."): value for key, value in changes.items()}}
+    params = PARAMS
+    for key, value in values.items():
+        section, name = key.split(".")
+        changed = getattr(params, section).model_copy(update={name: value})
+        params = params.model_copy(update={section: changed})
+    check_base_use(params)
 
 
 @pytest.mark.parametrize(("resolution_px", "side"), [(512, 64), (64, 8), (768, 96)])
@@ -88,12 +95,15 @@ def test_half_a_pipeline_is_refused(model: Path, content: str | None) -> None:
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"resolution_px": 520}, "base.resolution_px: 520 is not a multiple of 64"),
-    ({"further_resolutions_px": [768, "512x520"]}, "add.resolutions_px: the sides of 512x520 are not multiples of 64"),
-    ({"further_resolutions_px": [96]}, "add.resolutions_px: the sides of 96 are not multiples of 64"),
-    ({"discriminator_blocks": ["midblock"]}, "add.discriminator_blocks: 'midblock' is not a block of the base's U-Net"),
+    ({"base__resolution_px": 520}, "base.resolution_px: 520 is not a multiple of 64"),
+    ({"add__resolutions_px": [768, "512x520"]}, "add.resolutions_px: the sides of 512x520 are not multiples of 64"),
+    ({"add__resolutions_px": [96]}, "add.resolutions_px: the sides of 96 are not multiples of 64"),
     (
-        {"discriminator_blocks": ["up_blocks.4"]},
+        {"add__discriminator_blocks": ["midblock"]},
+        "add.discriminator_blocks: 'midblock' is not a block of the base's",
+    ),
+    (
+        {"add__discriminator_blocks": ["up_blocks.4"]},
         "use some of ['down_blocks.0', 'down_blocks.1', 'down_blocks.2', 'down",
     ),
 ]
@@ -109,7 +119,7 @@ def test_what_later_stages_would_refuse_is_refused(model: Path, change: dict[str
 def test_all_mistakes_are_named_at_once(model: Path) -> None:
     _pipeline(model, VAE, UNET | {"layers_per_block": 1})
     with pytest.raises(StageError) as refused:
-        _check(model, further_resolutions_px=[96], discriminator_blocks=["a", "b"])
+        _check(model, add__resolutions_px=[96], add__discriminator_blocks=["a", "b"])
     keys = [line.partition(":")[0] for line in str(refused.value).splitlines()]
     assert keys == ["add.resolutions_px", "student.architecture", *["add.discriminator_blocks"] * 2]
 
@@ -123,7 +133,7 @@ def test_the_student_that_is_refused_is_the_one_that_cannot_be_built(
     unet = {"block_out_channels": channels, "up_block_types": ["UpBlock2D"] * len(channels)}
     _pipeline(model, VAE, unet if layers is None else unet | {"layers_per_block": layers})
     built = _refusal(student_config, unet | {"layers_per_block": layers or 2}, architecture)
-    checked = _refusal(_check, model, architecture=architecture, discriminator_blocks=[])
+    checked = _refusal(_check, model, student__architecture=architecture, add__discriminator_blocks=[])
     assert (built or "").partition(",")[0] == (checked or "").partition(",")[0]
 
 
@@ -143,19 +153,20 @@ def test_the_blocks_are_those_of_the_network(model: Path, mid_block: str | None)
     names = [*(name for name, _ in unet.named_modules() if name.count(".") < 2), "down_blocks.1", "up_blocks.1", "x"]
     _pipeline(model, VAE, dict(unet.config))
     for name in names:
-        known = _refusal(UnetFeatures, unet, [name]) is None
-        assert (_refusal(_check, model, architecture="none", discriminator_blocks=[name]) is None) == known, name
+        known = _refusal(UnetFeatures, unet, [name])
+        checked = _refusal(_check, model, student__architecture="none", add__discriminator_blocks=[name])
+        assert (known is None) == (checked is None), name
 
 
 def test_a_base_on_the_hub_is_checked_where_its_configurations_can_be_had(hub: Path) -> None:
-    _check("owner/name", revision=COMMIT, resolution_px=520, discriminator_blocks=["typo"])
+    _check("owner/name", base__revision=COMMIT, base__resolution_px=520, add__discriminator_blocks=["typo"])
     _pipeline(hub, VAE, UNET)
-    _check("owner/name", revision=COMMIT)
+    _check("owner/name", base__revision=COMMIT)
     for change, message in MISTAKES:
         with pytest.raises(StageError, match=re.escape(message)):
-            _check("owner/name", revision=COMMIT, **change)
+            _check("owner/name", base__revision=COMMIT, **change)
     (hub / "vae/config.json").unlink()
-    _check("owner/name", revision=COMMIT, resolution_px=520)
+    _check("owner/name", base__revision=COMMIT, base__resolution_px=520)
 
 
 @pytest.mark.parametrize("profile", ["mini", "sd15"])
@@ -165,11 +176,11 @@ def test_profiles_fit_their_base(profile: str, hub: Path) -> None:
         _pipeline(hub, VAE, UNET)
     _check(
         ROOT / params.base.model if profile == "mini" else "owner/name",
-        revision=COMMIT,
-        resolution_px=params.base.resolution_px,
-        further_resolutions_px=params.add.resolutions_px,
-        architecture=params.student.architecture,
-        discriminator_blocks=params.add.discriminator_blocks,
+        base__revision=COMMIT,
+        base__resolution_px=params.base.resolution_px,
+        add__resolutions_px=params.add.resolutions_px,
+        student__architecture=params.student.architecture,
+        add__discriminator_blocks=params.add.discriminator_blocks,
     )
 
 

@@ -19,6 +19,8 @@ from tests.project import DVC, TINY, WAIT_SECONDS, Project
 pytestmark = pytest.mark.slow
 
 STAGES = ["ingest", "teacher", "student", "add", "evaluate", "samples", "export", "report"]
+ENDLESS = {"teacher.num_steps": 100_000, "teacher.validation_every_steps": 50}
+"""A teacher that no machine ends before it is told to."""
 
 
 @pytest.fixture(scope="module")
@@ -164,23 +166,25 @@ def test_a_killed_stage_resumes_as_if_nothing_had_happened(project: Project, fin
 
     num_done, num_steps = _steps_in(checkpoint), TINY[f"{stage}.num_steps"]
     assert 0 < num_done < num_steps
-    _assert_nothing_is_half_written(project, finished, stage)
+    _assert_nothing_is_half_written(project, stage)
+    _assert_curves_are_beginnings(project, finished, stage)
 
     output = project.dvc("repro", stage)
     assert f" {num_done}/{num_steps} " in output, "it began anew"
     assert project.locked(stage) == finished.locked(stage)
 
 
-def test_a_stage_whose_dvc_is_killed_saves_and_ends(project: Project, finished: Project) -> None:
+def test_a_stage_whose_dvc_is_killed_saves_and_ends(project: Project) -> None:
     project.forget("teacher")
+    project.set_params(ENDLESS)
     process = project.start(*DVC, "repro", "teacher")
     checkpoint = project.wait_for(".checkpoints/teacher/*/teacher.pt", process)
     process.kill()
     output, _ = process.communicate(timeout=WAIT_SECONDS)  # until the stage, too, has closed its output
 
     assert "interrupted: the next `dvc repro` runs this stage again" in output
-    assert 0 < _steps_in(checkpoint) <= TINY["teacher.num_steps"]
-    _assert_nothing_is_half_written(project, finished, "teacher")
+    assert 0 < _steps_in(checkpoint) < ENDLESS["teacher.num_steps"]
+    _assert_nothing_is_half_written(project, "teacher")
 
 
 def test_ctrl_c_to_dvc_saves_and_the_next_run_goes_on(project: Project, finished: Project) -> None:
@@ -194,7 +198,8 @@ def test_ctrl_c_to_dvc_saves_and_the_next_run_goes_on(project: Project, finished
     assert "interrupted: the next `dvc repro` runs this stage again" in output
     num_done = _steps_in(checkpoint)
     assert 0 < num_done < TINY["teacher.num_steps"]
-    _assert_nothing_is_half_written(project, finished, "teacher")
+    _assert_nothing_is_half_written(project, "teacher")
+    _assert_curves_are_beginnings(project, finished, "teacher")
     assert f" {num_done}/{TINY['teacher.num_steps']} " in project.dvc("repro", "teacher"), "it began anew"
     assert project.locked("teacher") == finished.locked("teacher")
 
@@ -213,7 +218,7 @@ def test_a_stage_of_two_processes_is_committed_as_dvcs_own(project: Project) -> 
 
 def test_one_process_trains_a_configuration_until_ctrl_c_saves_it(project: Project) -> None:
     project.forget("teacher")
-    project.set_params({"teacher.num_steps": 100_000, "teacher.validation_every_steps": 50})
+    project.set_params(ENDLESS)
     stage = (sys.executable, "-m", "stages.teacher")
     process = project.start(*stage)
     checkpoint = project.wait_for(".checkpoints/teacher/*/teacher.pt", process)
@@ -244,16 +249,23 @@ def _steps_in(checkpoint: Path) -> int:
     return int(torch.load(checkpoint, weights_only=True)["num_done"])
 
 
-def _assert_nothing_is_half_written(project: Project, finished: Project, stage: str) -> None:
-    """Artifacts are missing; what grows with the stage is whole, and a curve is the beginning of the final one."""
+def _assert_nothing_is_half_written(project: Project, stage: str) -> None:
+    """Artifacts are missing, but for what grows with the stage, and that is whole."""
     for path in project.declared(stage, "outs", "metrics"):
         match path.suffix:
             case ".tsv" if path.exists():
-                assert (finished.root / path.relative_to(project.root)).read_text().startswith(path.read_text())
+                assert path.read_text().endswith("\n"), path
             case ".png" if path.exists():
                 Image.open(path).load()
             case _:
                 assert not path.exists(), path
+
+
+def _assert_curves_are_beginnings(project: Project, finished: Project, stage: str) -> None:
+    """What there is of the stage's curves is the beginning of the finished ones."""
+    for path in project.declared(stage, "outs", "metrics"):
+        if path.suffix == ".tsv" and path.exists():
+            assert (finished.root / path.relative_to(project.root)).read_text().startswith(path.read_text()), path
 
 
 def _contents(project: Project) -> dict[Path, bytes]:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +13,32 @@ _FOLDERS = {"", ".", "..", "~", "base", "models"}
 """The first parts of folders' names; no hub repository has them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaseUse:
-    """The base model, and all that the stages ask of the shapes of its two networks."""
-
-    model: str
-    revision: str
-    resolution_px: int
-    further_resolutions_px: list[Resolution]
-    architecture: str
-    discriminator_blocks: list[str]
-
-
-def base_use(params: Params) -> BaseUse:
-    """What the parameters ask of the base."""
-    return BaseUse(
-        model=params.base.model,
-        revision=params.base.revision,
-        resolution_px=params.base.resolution_px,
-        further_resolutions_px=params.add.resolutions_px,
-        architecture=params.student.architecture,
-        discriminator_blocks=params.add.discriminator_blocks,
-    )
-
-
 def refuse_unfit_base(params_path: Path) -> None:
     """End the process with a message where `check_base_use` raises it; of bad parameters the stage itself tells."""
     try:
-        check_base_use(base_use(load_params(params_path)))
+        check_base_use(load_params(params_path))
     except ParamsError:
         return
     except StageError as error:
         sys.exit(f"error: {error}")
 
 
-def check_base_use(use: BaseUse) -> None:
+def check_base_use(params: Params) -> None:
     """Raises StageError where `check_base_model` does, or where a later stage would find that the base does not fit.
 
     Of a base on the hub only its two configurations are fetched; where they cannot be had, nothing is said of them.
     """
-    check_base_model(use.model, revision=use.revision, resolution_px=use.resolution_px)
-    configs = _configs(use.model, use.revision)
+    base = params.base
+    check_base_model(base.model, revision=base.revision, resolution_px=base.resolution_px)
+    configs = _configs(base.model, base.revision)
     if configs is None:
         return
     vae, unet = configs
-    latent_side(vae, unet, resolution_px=use.resolution_px)
+    latent_side(vae, unet, resolution_px=base.resolution_px)
     problems = [
-        *_resolution_problems(vae, unet, use.further_resolutions_px),
-        *_removal_problems(unet, use.architecture),
-        *_block_problems(unet, use.discriminator_blocks),
+        *_resolution_problems(vae, unet, params.add.resolutions_px),
+        *_removal_problems(unet, params.student.architecture),
+        *_block_problems(unet, params.add.discriminator_blocks),
     ]
     if problems:
         raise StageError("\n".join(problems))

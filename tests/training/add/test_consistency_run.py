@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
+from naruto_add.diffusion.bundle import ModelBundle, load_unet
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import guided_noise_pred
 from naruto_add.diffusion.solver import ddim_step
@@ -22,9 +22,9 @@ from naruto_add.training.add.consistency_run import ConsistencyRun, consistency_
 from naruto_add.training.add.distill import distill
 from naruto_add.training.add.inputs import AddData, load_data
 from naruto_add.training.loop import run_steps
-from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
+from naruto_add.training.pool import load_pool
 from tests.closed_forms import noise_pred_from_x0
-from tests.training.add.build import PROFILE, same, weights
+from tests.training.add.build import PROFILE, TEMPLATE, same, weights
 
 BAR = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)
 MEAN, DEVIATION = 0.7, 0.4
@@ -126,36 +126,6 @@ def test_at_the_end_of_the_way_the_target_is_the_teachers_x0_whatever_the_averag
 # The run
 
 
-@pytest.fixture(scope="module")
-def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pool")
-    draw_pool(
-        load_pipeline_folder(tiny_pipeline_dir, precision="fp32"),
-        prompts=pool_prompts(tiny_dataset_dir, "{caption}"),
-        size=16,
-        num_steps=4,
-        timesteps=[999, 749, 499, 249],
-        guidance_scale=3.0,
-        seed=0,
-        path=folder / "pool.safetensors",
-        cache_dir=folder,
-    )
-    return folder / "pool.safetensors"
-
-
-@pytest.fixture(scope="module")
-def student_dir(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student that is close to the teacher, but not the teacher."""
-    student = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for item in student.parameters():
-            item.mul_(1 + 0.05 * torch.randn(item.shape, generator=generator))
-    folder = tmp_path_factory.mktemp("student")
-    student.save_pretrained(folder)
-    return folder
-
-
 Build = Callable[[Add], ConsistencyRun]
 
 
@@ -165,7 +135,7 @@ def data(tiny_bundle: ModelBundle, pool_path: Path, tiny_dataset_dir: Path, tmp_
         tiny_bundle,
         load_pool(pool_path),
         params=add_params(),
-        prompt_template="{caption}",
+        prompt_template=TEMPLATE,
         dataset_dir=tiny_dataset_dir,
         cache_dir=tmp_path / "cache",
     )
@@ -342,7 +312,7 @@ def test_distill_takes_the_method_that_is_named(
         precision="fp32",
         guidance_scale=3.0,
         student_scheduler="lcm",
-        prompt_template="{caption}",
+        prompt_template=TEMPLATE,
         out_dir=tmp_path / "distilled",
         checkpoint_dir=tmp_path / "checkpoints",
         pool_cache_dir=tmp_path / "pool",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
+from naruto_add.diffusion.bundle import ModelBundle, load_unet
 from naruto_add.diffusion.sampling import fast_sampler, sample_latents, sample_states
 from naruto_add.params import Add
 from naruto_add.runtime import StageError
@@ -22,8 +22,8 @@ from naruto_add.training.add.inputs import AddData, Pairs, draw_batch, load_data
 from naruto_add.training.add.resolutions import draw_further, latent_shape
 from naruto_add.training.add.run import AddRun
 from naruto_add.training.loop import run_steps
-from naruto_add.training.pool import draw_pool, load_pool, pool_prompts
-from tests.training.add.build import PROFILE, same
+from naruto_add.training.pool import load_pool
+from tests.training.add.build import PROFILE, TEMPLATE, same
 
 SIZES = [64, "96x32"]
 SHAPES = [(4, 4, 4), (4, 8, 8), (4, 4, 12)]
@@ -58,30 +58,13 @@ def add_params(**values: Any) -> Add:
     return Add.model_validate({**PROFILE.add.model_dump(), **SMALL, **values})
 
 
-@pytest.fixture(scope="module")
-def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pool")
-    draw_pool(
-        load_pipeline_folder(tiny_pipeline_dir, precision="fp32"),
-        prompts=pool_prompts(tiny_dataset_dir, "{caption}"),
-        size=16,
-        num_steps=4,
-        timesteps=[999, 749, 499, 249],
-        guidance_scale=3.0,
-        seed=0,
-        path=folder / "pool.safetensors",
-        cache_dir=folder,
-    )
-    return folder / "pool.safetensors"
-
-
 @pytest.fixture
 def data(tiny_bundle: ModelBundle, pool_path: Path, tiny_dataset_dir: Path, tmp_path: Path) -> AddData:
     plain = load_data(
         tiny_bundle,
         load_pool(pool_path),
         params=add_params(),
-        prompt_template="{caption}",
+        prompt_template=TEMPLATE,
         dataset_dir=tiny_dataset_dir,
         cache_dir=tmp_path / "cache",
     )
@@ -287,7 +270,7 @@ def test_distill_draws_the_samples_and_scores_at_the_base_models_size(
         precision="fp32",
         guidance_scale=3.0,
         student_scheduler="ddim",
-        prompt_template="{caption}",
+        prompt_template=TEMPLATE,
         out_dir=tmp_path / "distilled",
         checkpoint_dir=tmp_path / "checkpoints",
         pool_cache_dir=tmp_path / "pool",
