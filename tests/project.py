@@ -152,10 +152,10 @@ class Project:
         """The stages that this output of `dvc repro` says were run, in order."""
         return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")]
 
-    def declared(self, stage: str, *kinds: str) -> list[Path]:
-        """The stage's artifacts of these kinds (outs, metrics) in dvc.yaml."""
+    def declared(self, stage: str) -> list[Path]:
+        """The artifacts that the stage makes, in dvc.yaml."""
         fields = YAML(typ="safe").load(self.root / "dvc.yaml")["stages"][stage]
-        items = [item for kind in kinds for item in fields.get(kind, [])]
+        items = [item for kind in ("outs", "metrics", "plots") for item in fields.get(kind, [])]
         return [self.root / (next(iter(item)) if isinstance(item, dict) else item) for item in items]
 
     def locked(self, stage: str) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Project:
         yaml.dump(lock, self.root / "dvc.lock")
         shutil.rmtree(self.root / ".dvc/cache/runs")
         shutil.rmtree(self.root / ".checkpoints" / stage)
-        for path in self.declared(stage, "outs", "metrics"):
+        for path in self.declared(stage):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def connections(self) -> list[str]:

@@ -51,7 +51,7 @@ def test_the_first_run_runs_all_stages_in_order(first_run: tuple[Project, str]) 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_everything_declared_is_made(finished: Project, stage: str) -> None:
-    for path in finished.declared(stage, "outs", "metrics"):
+    for path in finished.declared(stage):
         assert path.exists(), path
 
 
@@ -111,6 +111,16 @@ def test_a_change_reruns_what_depends_on_it(
 ) -> None:
     change(project)
     assert project.stages_run(project.dvc("repro")) == expected
+
+
+def test_going_back_trains_nothing(project: Project) -> None:
+    first = project.locked("add")
+    _lower_adv_weight(project)
+    assert project.stages_run(project.dvc("repro", "add")) == ["add"]
+    project.git("checkout", "--quiet", "params.yaml")
+    assert project.stages_run(project.dvc("repro", "add")) == []
+    assert project.locked("add") == first
+    assert all(path.exists() for path in project.declared("add"))
 
 
 def test_a_temporary_experiment_uses_its_own_code_and_changes_nothing_here(project: Project) -> None:
@@ -212,7 +222,7 @@ def test_a_stage_of_two_processes_is_committed_as_dvcs_own(project: Project) -> 
     project.run(sys.executable, *launch, *options, "-m", "stages.add")
     project.dvc("commit", "--force", "add")
     assert project.stages_run(project.dvc("repro", "add")) == []
-    for path in project.declared("add", "outs", "metrics"):
+    for path in project.declared("add"):
         assert path.exists(), path
 
 
@@ -251,7 +261,7 @@ def _steps_in(checkpoint: Path) -> int:
 
 def _assert_nothing_is_half_written(project: Project, stage: str) -> None:
     """Artifacts are missing, but for what grows with the stage, and that is whole."""
-    for path in project.declared(stage, "outs", "metrics"):
+    for path in project.declared(stage):
         match path.suffix:
             case ".tsv" if path.exists():
                 assert path.read_text().endswith("\n"), path
@@ -263,7 +273,7 @@ def _assert_nothing_is_half_written(project: Project, stage: str) -> None:
 
 def _assert_curves_are_beginnings(project: Project, finished: Project, stage: str) -> None:
     """What there is of the stage's curves is the beginning of the finished ones."""
-    for path in project.declared(stage, "outs", "metrics"):
+    for path in project.declared(stage):
         if path.suffix == ".tsv" and path.exists():
             assert (finished.root / path.relative_to(project.root)).read_text().startswith(path.read_text()), path
 

@@ -63,9 +63,11 @@ PLOTS = (
     Plot("Teacher, training loss", "teacher.tsv", "step", ("loss",)),
     Plot("Teacher, validation loss", "teacher_validation.tsv", "step", ("validation_loss",)),
     Plot("Student, losses of the warm-up", "student.tsv", "step", ("task", "output", "feature")),
+    Plot("Student, gradient norm of the warm-up", "student.tsv", "step", ("grad_norm",)),
     Plot("Student, squared error of held-out samples", "student_validation.tsv", "step", ("sample_mse",)),
     Plot("ADD, losses", "add.tsv", "step", ("pair_loss", "renoised_loss", "adv_loss", "disc_loss")),
     Plot("ADD, mean logits of real and fake", "add.tsv", "step", ("real_logit", "fake_logit")),
+    Plot("ADD, gradient norm of the student", "add.tsv", "step", ("student_grad_norm",)),
     Plot("ADD, distance of held-out samples to the teacher's", "add_validation.tsv", "step", ("score",)),
     Plot("ADD, health of held-out samples", "add_validation.tsv", "step", ("colour_drift", "diversity")),
     Plot(
