@@ -201,6 +201,7 @@ def test_further_sizes_have_no_real_pictures(mini: Any, source: str) -> None:
     [("add.timesteps", [999, 666, 332]), ("evaluate.student_sweep", [1, 2, 3]), ("samples.steps", [4, 3])],
 )
 def test_lcm_takes_divisors_of_1000_only(mini: Any, key: str, value: list[int]) -> None:
+    mini = _with(mini, "student.pool_steps", 12)  # visits three timesteps as well as four
     parse_params(_with(mini, key, value))
     lcm = _with(mini, "sampling.student_scheduler", "lcm")
     with pytest.raises(ParamsError, match=r"^student\.knowledge_steps: .* lcm leaves it between steps; use \d+$"):
