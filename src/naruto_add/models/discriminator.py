@@ -87,6 +87,8 @@ class Head(nn.Module):
 
     Features are scaled to unit mean square at every position, since blocks differ in size by orders of magnitude.
     Norms over positions, as in LADD's heads, would hide a drift of colours and erase the smallest maps altogether.
+    The logit has no offset of its own: of the hinge loss its gradient cancels between real and fake while all are within
+    the margin, and AdamW would make steps of the rounding that is left.
     """
 
     def __init__(self, num_channels: int, width: int, pooled_width: int) -> None:
@@ -97,7 +99,7 @@ class Head(nn.Module):
             nn.Conv2d(width, width, 3, padding=1),
             nn.LeakyReLU(NEGATIVE_SLOPE),
         )
-        self.logit = nn.Conv2d(width, 1, 1)
+        self.logit = nn.Conv2d(width, 1, 1, bias=False)
         self.project = nn.Linear(pooled_width, width)
 
     def forward(

@@ -105,6 +105,12 @@ class Critics:
         features = self.features(unseen.latents.to(device), prompt_embeds, batch)
         return {"seen": mean_sign(verdict.real), "unseen": mean_sign(_flat(self.judge(features, pooled)))}
 
+    def renew_norms(self) -> None:
+        """Once a step, before anything is judged: what bounds the heads follows their weights."""
+        for head in self.heads.values():
+            if isinstance(head, PixelDiscriminator):
+                head.renew_norms()
+
     def judge(self, features: Features, pooled: Float[Tensor, "batch w"]) -> Logits:
         """Per-patch logits of every head of every discriminator."""
         return {name: self.heads[name](maps, pooled) for name, maps in features.items()}

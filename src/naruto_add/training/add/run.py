@@ -99,6 +99,7 @@ class AddRun(DistillationRun):
         batch = draw_batch(self.data, self.params, step=step)
         unseen = draw_unseen(self.data, self.params, step=step) if self._asks_about_unseen(step) else None
         weights = Weights(distill=distill_weight_at(step, self.params), adv=adv_weight_at(step, self.params))
+        self.critics.renew_norms()
         rows = []
         for part in self.parts:
             unseen_part = None if unseen is None else unseen.part(part)
