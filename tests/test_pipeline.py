@@ -184,7 +184,11 @@ def test_a_killed_stage_resumes_as_if_nothing_had_happened(project: Project, fin
     assert project.locked(stage) == finished.locked(stage)
 
 
-def test_a_stage_whose_dvc_is_killed_saves_and_ends(project: Project) -> None:
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # whether it stays between DVC and the stage, or not
+def test_a_stage_whose_dvc_is_killed_saves_and_ends(
+    project: Project, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    monkeypatch.setenv("SHELL", shell)
     project.forget("teacher")
     project.set_params(ENDLESS)
     process = project.start(*DVC, "repro", "teacher")

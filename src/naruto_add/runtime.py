@@ -5,11 +5,13 @@ The one place that reads the environment and the working directory.
 
 import ctypes
 import os
+import select
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -133,6 +135,27 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
     if os.getppid() != parent:  # it died before we asked
         sys.exit("error: the process that started this one has ended")
+    if pid := _dvc_behind_shell(parent):
+        threading.Thread(target=_end_with, args=(pid,), daemon=True).start()
+
+
+def _dvc_behind_shell(parent: int) -> int | None:
+    """DVC's process where a shell that it runs commands by stays in between, as dash does and bash does not."""
+    shell = Path(f"/proc/{parent}")
+    if (shell / "cmdline").read_text().split("\0")[1:2] != ["-c"]:
+        return None
+    pid = int((shell / "stat").read_text().rpartition(")")[2].split()[1])
+    arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return pid if any(Path(item).name == "dvc" for item in arguments) else None
+
+
+def _end_with(pid: int) -> None:
+    """Wait for the end of that process, then end like this one's own parent had died."""
+    with suppress(ProcessLookupError):  # it is gone already
+        waiting = select.poll()
+        waiting.register(os.pidfd_open(pid), select.POLLIN)
+        waiting.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def prepare_process(params_path: Path) -> None:
