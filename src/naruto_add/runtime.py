@@ -142,10 +142,13 @@ def _die_with_parent() -> None:
 def _dvc_behind_shell(parent: int) -> int | None:
     """DVC's process where a shell that it runs commands by stays in between, as dash does and bash does not."""
     shell = Path(f"/proc/{parent}")
-    if (shell / "cmdline").read_text().split("\0")[1:2] != ["-c"]:
+    try:
+        if (shell / "cmdline").read_text().split("\0")[1:2] != ["-c"]:
+            return None
+        pid = int((shell / "stat").read_text().rpartition(")")[2].split()[1])
+        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:  # /proc may hide other users' processes
         return None
-    pid = int((shell / "stat").read_text().rpartition(")")[2].split()[1])
-    arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     return pid if any(Path(item).name == "dvc" for item in arguments) else None
 
 
