@@ -1,0 +1,108 @@
+"""Profiles: `profiles/default.yaml` with every parameter, and overlays of it that hold only what differs."""
+
+import io
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from naruto_add.config import paths
+from naruto_add.config.load import ParamsError, parse_params, read_yaml
+
+PROFILES = Path("profiles")
+DEFAULT = "default"
+HEADER = """\
+# Profile {name}: profiles/default.yaml with the values of profiles/{name}.yaml, by `naruto-add profile use {name}`.
+# The pipeline reads this file. `dvc exp run -S add.adv_weight=0.5` changes a value for one experiment.
+
+"""
+
+
+def profile_names(root: Path) -> list[str]:
+    """The names of the profiles in `root`, sorted."""
+    return sorted(path.stem for path in (root / PROFILES).glob("*.yaml") if path.stem != DEFAULT)
+
+
+def compose_profile(name: str, *, root: Path) -> str:
+    """The content of params.yaml for this profile, with the comments of default.yaml.
+
+    Raises ParamsError for an unknown profile, for a key that default.yaml does not have, and for invalid values.
+    """
+    if name not in profile_names(root):
+        raise ParamsError(
+            f"{name!r} is not a profile; {root / PROFILES} has {', '.join(profile_names(root)) or 'none'}"
+        )
+    source = root / PROFILES / f"{DEFAULT}.yaml"
+    read_yaml(source)  # raises ParamsError for a missing or damaged file
+    overlay = root / PROFILES / f"{name}.yaml"
+    read_yaml(overlay)
+    yaml = round_trip_yaml()
+    values = yaml.load(source)
+    _merge(values, yaml.load(overlay) or {}, where=f"{PROFILES / name}.yaml")
+    parse_params(YAML(typ="safe").load(_dumped(yaml, values)))
+    return HEADER.format(name=name) + _without_header(_dumped(yaml, values))
+
+
+def use_profile(name: str, *, root: Path, force: bool) -> None:
+    """Write `params.yaml` for this profile.
+
+    Raises ParamsError as `compose_profile` does, and unless `force`, if params.yaml has values that no profile has.
+    """
+    content = compose_profile(name, root=root)
+    target = root / paths.PARAMS
+    if not force and target.exists() and not _is_composed(target, root):
+        raise ParamsError(
+            f"{target} has values that are in no profile and would be lost; save it (`cp params.yaml mine.yaml`), then "
+            "add --force"
+        )
+    _replace(target, content)
+
+
+def round_trip_yaml() -> YAML:
+    """A reader and writer that keeps comments and the layout of this project's YAML files."""
+    yaml = YAML()
+    yaml.width = 4096  # long comments and strings stay on their line
+    yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _merge(values: Any, overlay: Any, *, where: str, prefix: str = "") -> None:
+    if not isinstance(overlay, Mapping):
+        raise ParamsError(f"{where}: {overlay!r} has no sections; write keys as in profiles/default.yaml")
+    for key, value in overlay.items():
+        if key not in values:
+            raise ParamsError(f"{where}: {prefix}{key} is not a parameter; profiles/default.yaml lists all of them")
+        if isinstance(value, Mapping) and isinstance(values[key], Mapping):
+            _merge(values[key], value, where=where, prefix=f"{prefix}{key}.")
+        else:
+            values[key] = value
+
+
+def _dumped(yaml: YAML, values: Any) -> str:
+    stream = io.StringIO()
+    yaml.dump(values, stream)
+    return stream.getvalue()
+
+
+def _without_header(text: str) -> str:
+    """The text from its first section on."""
+    lines = text.splitlines(keepends=True)
+    first = next(index for index, line in enumerate(lines) if line.strip() and not line.startswith("#"))
+    return "".join(lines[first:])
+
+
+def _is_composed(target: Path, root: Path) -> bool:
+    """Whether the file's values are those of one of the profiles; how they are written does not matter."""
+    values = read_yaml(target)
+    return any(values == YAML(typ="safe").load(compose_profile(name, root=root)) for name in profile_names(root))
+
+
+def _replace(target: Path, content: str) -> None:
+    """Write the whole file or nothing, with ordinary permissions."""
+    with tempfile.TemporaryDirectory(prefix=".params-", dir=target.parent) as folder:
+        partial = Path(folder) / target.name
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(target)
