@@ -1,4 +1,4 @@
-# `make repro` and `make test` install what is missing, all of it inside this folder, and run. `make help` lists the rest.
+# `make repro` and `make test` first install what is missing, inside this folder. `make help` lists all targets.
 # The README has the same commands for machines without make.
 
 UV_VERSION := 0.13.9
@@ -8,55 +8,58 @@ export UV_PYTHON_DOWNLOADS := never
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro summary report ablation test pipeline slow lint types contracts check format lock
+.PHONY: help install repro summary report ablation test pipeline slow lint types contracts deps check format lock
 
-help: ## this list
+help: ## print this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: .venv/.installed ## uv if it is missing, and the environment from requirements.lock
+install: .venv/.installed ## install uv if it is missing, and the environment of requirements.lock
 
-repro: install ## run what is out of date in the pipeline, then print a summary
+repro: install ## run the stages that are out of date, then print a summary
 	$(RUN) dvc repro
-	@$(RUN) python -m naruto_add.summary
+	@$(RUN) naruto-add summary
 
-summary: install ## the figures of the last run, and where to look
-	@$(RUN) python -m naruto_add.summary
+summary: install ## print the metrics of the last run and where its results are
+	@$(RUN) naruto-add summary
 
-report: install ## report.html: the last run's figures, grids, curves and health on one page, for offline reading
-	@$(RUN) python -m stages.report && echo report.html
+report: install ## write report.html: metrics, curves and grids of the last run on one page, readable offline
+	@$(RUN) naruto-add report
 
-ablation: install ## train what each part of the distillation is compared with; metrics/ablation.json and its grid
-	@$(RUN) python -m naruto_add.ablation
+ablation: install ## train and compare variants of the distillation; writes metrics/ablation.json and a grid
+	@$(RUN) naruto-add ablation
 
-test: install ## the fast tests
+test: install ## run the fast tests
 	$(RUN) pytest -n auto
 
-pipeline: install ## the pipeline itself at a tiny size: what reruns when, killed stages, experiments
+pipeline: install ## test the pipeline at a tiny size: which stages rerun, killed stages, experiments
 	$(RUN) pytest -m slow tests/test_pipeline.py
 
-slow: install ## all tests that take minutes: those, several processes, the ablation's queue
+slow: install ## run all tests that take minutes: the pipeline, several processes, the ablation's queue
 	$(RUN) pytest -m slow
 
-lint: install ## style and formatting
+lint: install ## check style and formatting
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 
-types: install ## static types of src and stages
+types: install ## check the static types of src and stages
 	$(RUN) mypy
 
-contracts: install ## which module may import which
+contracts: install ## check which modules import which
 	$(RUN) lint-imports
 
-check: lint types contracts test ## everything a commit must pass
+deps: install ## write the dependencies of the stages on code and packages into dvc.yaml and packages.yaml
+	$(RUN) naruto-add deps
 
-format: install ## rewrite the code in the project's style
+check: lint types contracts test ## run all checks that a commit must pass
+
+format: install ## format the code
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
 LOCK = $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header --quiet --group dev
 
-lock: .uv-ready ## write both lock files anew from pyproject.toml
+lock: .uv-ready ## update both lock files from pyproject.toml; then run `make deps`
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --group base --constraints requirements.lock --output-file base/requirements.lock
 

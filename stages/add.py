@@ -1,23 +1,25 @@
 """The student trained by adversarial diffusion distillation."""
 
-from naruto_add import paths
-from naruto_add.params import load_params
-from naruto_add.runtime import checkpoint_dir, exclusive, run_stage, shared_cache_dir
-from naruto_add.training.add.distill import distill
-from naruto_add.training.pool import POOL_CODE
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_stage
+from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
 
 
-def main() -> None:
-    """Distil the student."""
-    params = load_params(paths.PARAMS)
+def main(params: Params) -> None:
+    """Distill the student."""
+    from naruto_add.training.add.train import distill
+    from naruto_add.training.pool import POOL_CODE
+
     checkpoints = checkpoint_dir(
         "add",
         params=[
             params.base.precision,
+            params.base.prompt_template,
             params.sampling.guidance_scale,
+            params.sampling.pool_steps,
             params.sampling.student_scheduler,
-            params.student.pool_steps,
-            params.teacher.prompt_template,
+            params.sampling.student_timesteps,
             params.add,
         ],
         deps=[paths.DATASET, paths.TEACHER, paths.STUDENT, paths.POOL],
@@ -28,12 +30,13 @@ def main() -> None:
             paths.TEACHER,
             student_dir=paths.STUDENT,
             pool_path=paths.POOL,
-            pool_steps=params.student.pool_steps,
             params=params.add,
             precision=params.base.precision,
             guidance_scale=params.sampling.guidance_scale,
+            pool_steps=params.sampling.pool_steps,
             student_scheduler=params.sampling.student_scheduler,
-            prompt_template=params.teacher.prompt_template,
+            student_timesteps=params.sampling.student_timesteps,
+            prompt_template=params.base.prompt_template,
             out_dir=paths.DISTILLED,
             checkpoint_dir=checkpoints,
             pool_cache_dir=shared_cache_dir("pool", *POOL_CODE),

@@ -1,27 +1,26 @@
-"""The figures of base, teacher, student and distilled student on held-out captions."""
+"""Metrics of base, teacher, student and distilled student on test captions."""
 
-from naruto_add import paths
-from naruto_add.evaluation.evaluate import evaluate
-from naruto_add.evaluation.generate import DRAWING_CODE
-from naruto_add.evaluation.subjects import Models
-from naruto_add.params import load_params
-from naruto_add.runtime import run_stage, shared_cache_dir
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_stage
+from naruto_add.runtime.checkpoints import shared_cache_dir
 
 
-def main() -> None:
-    """Measure every subject."""
-    params = load_params(paths.PARAMS)
+def main(params: Params) -> None:
+    """Measure every model."""
+    from naruto_add.evaluation.evaluate import evaluate
+    from naruto_add.generation.image_sets import DRAWING_CODE
+    from naruto_add.generation.subjects import Models
+
     evaluate(
         params.evaluate,
         models=Models(
             base=params.base,
             sampling=params.sampling,
-            num_student_steps=len(params.add.timesteps),
             teacher_dir=paths.TEACHER,
             student_dir=paths.STUDENT,
             distilled_dir=paths.DISTILLED,
         ),
-        prompt_template=params.teacher.prompt_template,
         dataset_dir=paths.DATASET,
         drawn_dir=shared_cache_dir("evaluate", *DRAWING_CODE),
         cache_dir=shared_cache_dir("evaluate"),

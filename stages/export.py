@@ -1,27 +1,23 @@
 """The distilled student as a folder that plain diffusers loads."""
 
-from naruto_add import paths
-from naruto_add.export import export_student
-from naruto_add.files import read_json
-from naruto_add.params import load_params
-from naruto_add.runtime import run_stage
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_stage
 
 
-def main() -> None:
+def main(params: Params) -> None:
     """Export the student."""
-    params = load_params(paths.PARAMS)
+    from naruto_add.export.diffusers_folder import export_student
+
     export_student(
         params.export,
+        base=params.base,
+        sampling=params.sampling,
         teacher_dir=paths.TEACHER,
         distilled_dir=paths.DISTILLED,
-        student_scheduler=params.sampling.student_scheduler,
-        method=params.add.method,
-        timesteps=params.add.timesteps,
-        metrics=read_json(paths.EVALUATE_METRICS),
-        base_model=params.base.model,
-        source=params.ingest.source,
-        hub_dataset=params.ingest.hub_dataset,
-        prompt_template=params.teacher.prompt_template,
+        source_path=paths.DATASET / "source.json",
+        evaluate_metrics_path=paths.EVALUATE_METRICS,
+        add_metrics_path=paths.METRICS / "add.json",
         out_dir=paths.EXPORT,
         metrics_path=paths.METRICS / "export.json",
     )

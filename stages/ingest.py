@@ -1,14 +1,14 @@
-"""Pictures and captions from any source, uniform, without duplicates, split by image."""
+"""Pictures and captions from any source, made uniform, without duplicates, split by image."""
 
-from naruto_add import paths
-from naruto_add.data.ingest import run_ingest
-from naruto_add.params import load_params
-from naruto_add.runtime import run_stage
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_stage
 
 
-def main() -> None:
-    """Make the data set."""
-    params = load_params(paths.PARAMS)
+def main(params: Params) -> None:
+    """Write the data set."""
+    from naruto_add.data.ingest import run_ingest
+
     run_ingest(
         params.ingest,
         base_model=params.base.model,

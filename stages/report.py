@@ -1,17 +1,18 @@
-"""The whole run on one page: figures, curves, grids, health. Also run by `make report`, on what is there."""
+"""The results of all stages on one page: metrics, curves, grids and warnings. `naruto-add report` writes it too."""
 
-from naruto_add import paths
-from naruto_add.params import load_params
-from naruto_add.report import write_report
-from naruto_add.runtime import run_stage
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_stage
 
 
-def main() -> None:
+def main(params: Params) -> None:
     """Write the page."""
+    from naruto_add.reporting.report import write_report
+
     write_report(
-        load_params(paths.PARAMS),
+        params,
         params_path=paths.PARAMS,
-        lock_path=paths.PACKAGES,
+        lock_path=paths.REQUIREMENTS,
         metrics_dir=paths.METRICS,
         report_path=paths.REPORT,
     )

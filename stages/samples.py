@@ -1,26 +1,24 @@
-"""Grids of the same prompts and seeds, drawn by base, teacher and student."""
+"""Grids of pictures that base, teacher and student draw from the same prompts and seeds."""
 
-from naruto_add import paths
-from naruto_add.evaluation.subjects import Models
-from naruto_add.params import load_params
-from naruto_add.runtime import run_stage
-from naruto_add.samples import make_sample_grids
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_stage
 
 
-def main() -> None:
+def main(params: Params) -> None:
     """Draw the grids."""
-    params = load_params(paths.PARAMS)
+    from naruto_add.generation.samples import make_sample_grids
+    from naruto_add.generation.subjects import Models
+
     make_sample_grids(
         params.samples,
         models=Models(
             base=params.base,
             sampling=params.sampling,
-            num_student_steps=len(params.add.timesteps),
             teacher_dir=paths.TEACHER,
             student_dir=paths.STUDENT,
             distilled_dir=paths.DISTILLED,
         ),
-        prompt_template=params.teacher.prompt_template,
         dataset_dir=paths.DATASET,
         out_dir=paths.GRIDS / "samples",
     )

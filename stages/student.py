@@ -1,23 +1,25 @@
-"""A compact U-Net built from the teacher's, warmed up on a pool of the teacher's samples."""
+"""A compact U-Net inherited from the teacher's, warmed up by distillation on samples of the teacher."""
 
-from naruto_add import paths
-from naruto_add.params import load_params
-from naruto_add.runtime import checkpoint_dir, exclusive, run_stage, shared_cache_dir
-from naruto_add.training.pool import POOL_CODE
-from naruto_add.training.student.build import build_student
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_stage
+from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
 
 
-def main() -> None:
+def main(params: Params) -> None:
     """Build and warm up the student."""
-    params = load_params(paths.PARAMS)
+    from naruto_add.training.pool import POOL_CODE
+    from naruto_add.training.student.train import build_student
+
     checkpoints = checkpoint_dir(
         "student",
         params=[
             params.base.precision,
+            params.base.prompt_template,
             params.sampling.guidance_scale,
-            params.teacher.prompt_template,
+            params.sampling.pool_steps,
+            params.sampling.student_timesteps,
             params.student,
-            params.add.timesteps,
         ],
         deps=[paths.TEACHER, paths.DATASET],
     )
@@ -28,8 +30,9 @@ def main() -> None:
             params=params.student,
             precision=params.base.precision,
             guidance_scale=params.sampling.guidance_scale,
-            prompt_template=params.teacher.prompt_template,
-            timesteps=params.add.timesteps,
+            prompt_template=params.base.prompt_template,
+            pool_steps=params.sampling.pool_steps,
+            timesteps=params.sampling.student_timesteps,
             out_dir=paths.STUDENT,
             pool_path=paths.POOL,
             checkpoint_dir=checkpoints,

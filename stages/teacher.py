@@ -1,18 +1,19 @@
-"""The base model finetuned on the data set by LoRA, merged."""
+"""The base model finetuned on the data set by LoRA, with the adapters merged."""
 
-from naruto_add import paths
-from naruto_add.params import load_params
-from naruto_add.runtime import checkpoint_dir, exclusive, local_folder, run_stage
-from naruto_add.training.teacher.train import train_teacher
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_stage
+from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive
 
 
-def main() -> None:
+def main(params: Params) -> None:
     """Train the teacher."""
-    params = load_params(paths.PARAMS)
+    from naruto_add.training.teacher.train import train_teacher
+
     checkpoints = checkpoint_dir(
         "teacher",
         params=[params.base, params.sampling.guidance_scale, params.teacher],
-        deps=[paths.DATASET, *local_folder(params.base.model)],
+        deps=[paths.BASE_MANIFEST, paths.DATASET],
     )
     with exclusive(checkpoints):
         train_teacher(

@@ -1,4 +1,4 @@
-"""The variants that an ablation compares, as declared in a file, and the experiments that they take."""
+"""The variants that an ablation compares, read from a file, and the DVC experiments that train them."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -10,59 +10,64 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from naruto_add.params import ParamsError, Seed, Text, parse_params
+from naruto_add.config.load import ParamsError, parse_params
+from naruto_add.config.schema import Seed, Text
 
 SEEDED = ("student.seed", "add.seed")
-"""What a seed sets: pool, warm-up, heads, batches and noise. The teacher stays, for it is what students are held to."""
-VARIED = ("student.", "add.", "sampling.student_scheduler")
-"""Beginnings of the keys that a variant may set: data, teacher and yardstick are the same for all."""
+"""The keys that a variant's seed sets. The teacher keeps its seed, because all students are compared with it."""
+VARIED = ("student.", "add.", "sampling.student_", "sampling.pool_steps")
+"""Prefixes of the keys that a variant may set. Data, teacher and evaluation are the same for all variants."""
 PREFIX = "ablation"
 
-UNCOMPARED: dict[str, Any] = {
+FAST_EVALUATION: dict[str, Any] = {
     "evaluate.latency_repeats": 1,
     "evaluate.student_sweep": [4],
     "evaluate.teacher_sweep": [4],
 }
-"""Of every experiment: variants are not compared by how long pictures take, which takes long to measure."""
+"""Settings of every experiment. They shorten measurements of latency, which the ablation does not compare."""
 
 Name = Annotated[str, Field(pattern="^[a-z0-9_]+$")]
 
 
 class Variant(BaseModel):
-    """`settings` go over params.yaml, by dotted key; `subject` is whose figures in metrics/evaluate.json count."""
+    """One entry of the file.
+
+    `settings` are the differences from params.yaml, by dotted key. `subject` is the model whose metrics in
+    metrics/evaluate.json are compared.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    says: Text
+    question: Text
     subject: Literal["distilled", "student", "teacher_few_steps", "teacher_few_steps_dpm"]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     settings: dict[str, Any]
 
 
-class _Variants(RootModel[Annotated[dict[Name, Variant], Field(min_length=1)]]):
-    """The whole file."""
+class _VariantsFile(RootModel[Annotated[dict[Name, Variant], Field(min_length=1)]]):
+    pass
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training of one variant: its name for DVC, and all that is set in it."""
+    """One training of one variant: the name of the DVC experiment, and its differences from params.yaml."""
 
     name: str
     settings: Mapping[str, Any]
 
 
 def read_variants(path: Path, values: Mapping[str, Any]) -> dict[str, Variant]:
-    """The variants by name, in the file's order, each tried on these values of params.yaml.
+    """The variants by name, in the file's order. `values` is the content of params.yaml.
 
-    Raises ParamsError for a file that is not there or not YAML, for unknown, missing and wrong entries, and for
-    settings that params.yaml could not hold; it names the dotted key.
+    Raises ParamsError, which names the variant and the dotted key, if the file is missing or not YAML, if an entry is
+    unknown, missing or of a wrong type, or if params.yaml with a variant's settings would be invalid.
     """
     try:
         content = YAML(typ="safe").load(path)
     except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: cannot be read: {error}") from None
     try:
-        variants = _Variants.model_validate(content).root
+        variants = _VariantsFile.model_validate(content).root
     except ValidationError as error:
         raise ParamsError("\n".join(_describe(path, item) for item in error.errors())) from None
     for name, variant in variants.items():
@@ -75,21 +80,32 @@ def read_variants(path: Path, values: Mapping[str, Any]) -> dict[str, Variant]:
 
 
 def with_settings(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of params.yaml with these dotted keys set, unchecked."""
+    """A copy of params.yaml's content with these dotted keys set. The result is not checked.
+
+    Raises ParamsError for a key inside a parameter that is not a section.
+    """
     changed = copy.deepcopy(dict(values))
     for key, value in settings.items():
-        section, _, name = key.partition(".")
-        changed[section][name] = value
+        *sections, name = key.split(".")
+        target = changed
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ParamsError(f"{key}: {section} is not a section; profiles/default.yaml lists all parameters")
+        target[name] = value
     return changed
 
 
-def experiments_of(variants: Mapping[str, Variant]) -> dict[str, list[Experiment]]:
-    """Every variant's experiments, one a seed; equal settings share theirs, under the first such variant's name."""
+def plan_experiments(variants: Mapping[str, Variant]) -> dict[str, list[Experiment]]:
+    """The experiments of each variant, one per seed.
+
+    Variants with equal settings share their experiments, which are named after the first of these variants.
+    """
     return {
         name: [
             Experiment(
-                f"{PREFIX}-{_owner(variants, variant)}-{seed}",
-                {**UNCOMPARED, **variant.settings, **_seed_settings(seed)},
+                f"{PREFIX}-{_first_with_settings(variants, variant.settings)}-{seed}",
+                {**FAST_EVALUATION, **variant.settings, **dict.fromkeys(SEEDED, seed)},
             )
             for seed in variant.seeds
         ]
@@ -98,39 +114,35 @@ def experiments_of(variants: Mapping[str, Variant]) -> dict[str, list[Experiment
 
 
 def select(names: Sequence[str], variants: Mapping[str, Variant]) -> list[str]:
-    """These names, or all of them where there are none. Raises ParamsError for one that is not there."""
+    """These names, or the names of all variants if there are none. Raises ParamsError for an unknown name."""
     for name in names:
         if name not in variants:
-            raise ParamsError(f"{name!r} is not a variant; there are {', '.join(variants)}")
+            raise ParamsError(f"--only: {name!r} is not a variant; choose from {', '.join(variants)}")
     return list(names or variants)
 
 
-def _owner(variants: Mapping[str, Variant], variant: Variant) -> str:
-    return next(name for name, other in variants.items() if other.settings == variant.settings)
-
-
-def _seed_settings(seed: int) -> dict[str, int]:
-    return dict.fromkeys(SEEDED, seed)
+def _first_with_settings(variants: Mapping[str, Variant], settings: Mapping[str, Any]) -> str:
+    return next(name for name, variant in variants.items() if variant.settings == settings)
 
 
 def _check_settings(where: str, variant: Variant) -> None:
     for key in variant.settings:
         if key in SEEDED:
-            raise ParamsError(f"{where}: {key}: is set by the variant's seeds; name them there")
+            raise ParamsError(f"{where}: {key}: is set by the variant's seeds; list the seed there")
         if not key.startswith(VARIED):
             raise ParamsError(
-                f"{where}: {key}: variants differ in student.*, add.* and sampling.student_scheduler only"
+                f"{where}: {key}: a variant can set only student.*, add.*, sampling.student_* and sampling.pool_steps"
             )
     if len(set(variant.seeds)) < len(variant.seeds):
-        raise ParamsError(f"{where}: seeds: {variant.seeds} names one twice; name it once")
+        raise ParamsError(f"{where}: seeds: {variant.seeds} contains a seed twice; list each once")
 
 
 def _describe(path: Path, item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"]) or "the file"
     match item["type"]:
         case "missing":
-            return f"{path}: {key}: missing; every variant has says, subject, seeds and settings"
+            return f"{path}: {key}: missing; every variant has question, subject, seeds and settings"
         case "extra_forbidden":
-            return f"{path}: {key}: is unknown; a variant has says, subject, seeds and settings"
+            return f"{path}: {key}: is unknown; a variant has question, subject, seeds and settings"
         case _:
-            return f"{path}: {key}: {item['input']!r} is refused: {item['msg']}"
+            return f"{path}: {key}: {item['input']!r} is not allowed: {item['msg']}"

@@ -1,19 +1,21 @@
-"""Captions: cleaned once, and counted in the tokens of the base model's own tokenizer."""
+"""Captions: cleaned text, and its length in the tokens of the base model."""
 
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from naruto_add.runtime import StageError
+from naruto_add.runtime.errors import StageError
 
-_UNPRINTABLE = ("Cc", "Cs")
-"""Unicode's control characters, and surrogates, which no file can hold."""
+MIN_VOCABULARY_SIZE = 512
+"""CLIP's vocabulary holds each of the 256 bytes twice: within a word and at its end."""
+_REMOVED_CATEGORIES = ("Cc", "Cs")
+"""Unicode's control characters, and lone surrogates, which UTF-8 cannot encode."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCounts:
-    """Tokens per caption, begin and end tokens included, and how many captions are longer than the model reads."""
+    """Tokens per caption, with the begin and end tokens, and the number of captions that exceed the model's limit."""
 
     mean: float
     max: int
@@ -21,20 +23,16 @@ class TokenCounts:
 
 
 def clean_caption(text: object) -> str:
-    """The caption in Unicode's composed form (NFC), spaces single, none at the ends; empty for what is not text."""
+    """The caption in Unicode's composed form (NFC), with single spaces between words; "" if it is not a string."""
     if not isinstance(text, str):
         return ""
     composed = unicodedata.normalize("NFC", " ".join(text.replace("\ufeff", "").split()))
-    return "".join(char for char in composed if unicodedata.category(char) not in _UNPRINTABLE).strip()
-
-
-SMALLEST_VOCABULARY = 512
-"""CLIP's has every byte twice: inside words and at their ends."""
+    return "".join(char for char in composed if unicodedata.category(char) not in _REMOVED_CATEGORIES).strip()
 
 
 def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCounts:
-    """Counts in the base model's tokens. Raises StageError where its tokenizer cannot be loaded."""
-    from transformers import CLIPTokenizer  # takes seconds, which every decoding process would pay too
+    """Token counts by the base model's tokenizer. Raises StageError if the tokenizer cannot be loaded."""
+    from transformers import CLIPTokenizer  # takes seconds; the processes that decode pictures do not need it
 
     try:
         if Path(model).is_dir():
@@ -42,10 +40,13 @@ def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCou
         else:
             tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", revision=revision)
     except (OSError, ValueError) as error:
-        raise StageError(f"base.model: {model!r} gives no tokenizer: {error}") from error
-    if len(tokenizer) < SMALLEST_VOCABULARY:  # what transformers returns for one that is out of reach
         raise StageError(
-            f"base.model: {model!r} gives no tokenizer: it is not in the hub's cache; run once where there is a network"
+            f"base.model: the tokenizer of {model!r} cannot be loaded ({error}); name a Stable Diffusion 1.x model in "
+            "diffusers format"
+        ) from error
+    if len(tokenizer) < MIN_VOCABULARY_SIZE:  # transformers returns an empty tokenizer for a model that is not cached
+        raise StageError(
+            f"base.model: the tokenizer of {model!r} is not in the Hugging Face cache; run once with network access"
         )
     counts = [len(ids) for ids in tokenizer(list(captions), truncation=False, verbose=False)["input_ids"]]
     num_truncated = sum(count > tokenizer.model_max_length for count in counts)

@@ -1,4 +1,4 @@
-"""Which pictures are the same as an earlier one: pixel for pixel, or to the eye."""
+"""Pictures that repeat an earlier one: equal in every pixel, or visually the same."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _THUMBNAIL_PX = 8
-# Levels of 255 by which two copies' thumbnails may differ anywhere. Drawn portraits share their layout: by perceptual
-# hashes alone, 615 of 1,000 DiceBear portraits would be copies of others. With this bound it is 2, which differ in
-# their eyes only, and none of 1,400 shinobi, while brightened, rescaled and recompressed copies are still found. No
-# parameter: it belongs to the measure, as the size of the thumbnail does, so that ingest.duplicate_distance alone says
-# how alike copies are.
+# The largest difference (of 255) between the thumbnails of two copies. Drawn portraits share a layout: by perceptual
+# hashes alone, 615 of 1,000 DiceBear portraits would count as copies. With this bound 2 do, which differ only in their
+# eyes, and none of 1,400 shinobi; brightened, rescaled and recompressed copies are still found. Like the thumbnail's
+# size it is part of the measure and not a parameter: ingest.duplicate_distance alone sets the strictness.
 _MAX_DIFFERENCE = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What is compared of a picture: all of its pixels, its structure and its colours."""
+    """What two pictures are compared by: a hash of all pixels, a 64-bit perceptual hash, and a thumbnail's colours."""
 
     content: str
     structure: int
@@ -30,7 +29,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicate:
-    """A picture that repeats an earlier one, by their positions."""
+    """A picture that repeats an earlier one; both are given by their positions."""
 
     position: int
     original: int
@@ -49,33 +48,33 @@ def fingerprint(image: Image.Image) -> Fingerprint:
 
 
 def find_duplicates(fingerprints: Sequence[Fingerprint], *, distance: int) -> list[Duplicate]:
-    """Every picture that repeats an earlier one that is kept; mirrored and turned copies are other pictures.
+    """Each picture that repeats an earlier one that is kept. Mirrored and rotated copies are different pictures.
 
-    `distance` is the number of bits of 64 in which two perceptual hashes may differ.
+    `distance` is the number of bits (of 64) in which the perceptual hashes of two near duplicates may differ.
     """
     structures = np.array([each.structure for each in fingerprints], np.uint64)
-    seen: dict[str, int] = {}
+    original_of: dict[str, int] = {}
     kept = np.zeros(len(fingerprints), np.int64)
     num_kept = 0
     duplicates = []
     for position, each in enumerate(fingerprints):
-        if each.content in seen:
-            duplicates.append(Duplicate(position=position, original=seen[each.content], kind="duplicate"))
+        if each.content in original_of:
+            duplicates.append(Duplicate(position=position, original=original_of[each.content], kind="duplicate"))
             continue
         earlier = kept[:num_kept]
-        alike = earlier[np.bitwise_count(structures[earlier] ^ structures[position]) <= distance]
-        original = next((int(other) for other in alike if _same_colors(each, fingerprints[other])), None)
+        similar = earlier[np.bitwise_count(structures[earlier] ^ structures[position]) <= distance]
+        original = next((int(other) for other in similar if _have_same_colors(each, fingerprints[other])), None)
         if original is None:
-            seen[each.content] = position
+            original_of[each.content] = position
             kept[num_kept] = position
             num_kept += 1
         else:
-            seen[each.content] = original
+            original_of[each.content] = original
             duplicates.append(Duplicate(position=position, original=original, kind="near_duplicate"))
     return duplicates
 
 
-def _same_colors(one: Fingerprint, other: Fingerprint) -> bool:
+def _have_same_colors(one: Fingerprint, other: Fingerprint) -> bool:
     return bool(np.abs(_colors(one) - _colors(other)).max() <= _MAX_DIFFERENCE)
 
 

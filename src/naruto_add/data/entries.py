@@ -1,4 +1,4 @@
-"""What a source gives, entries and rejects, and how its files are found without leaving its folder."""
+"""What a source yields, entries and rejects, and how its files are found without leaving its folder."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from naruto_add.data.images import Reason
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A picture that is not in a file: drawn by our own code, caption and attributes with it."""
+class ShinobiId:
+    """Identifies a drawing that `data.shinobi.draw` makes, with its caption and attributes."""
 
     index: int
     seed: int
@@ -20,17 +20,17 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One picture and what its source says of it, none of it looked at yet."""
+    """One picture and what its source says about it; neither has been checked."""
 
     name: str
-    picture: Path | bytes | Drawing
+    picture: Path | bytes | ShinobiId
     caption: object = None
     attributes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """An entry that is not taken, and why."""
+    """An entry that is not used, and why."""
 
     name: str
     reason: Reason
@@ -39,64 +39,64 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The entries of a source in its own order, some rejects already."""
+    """The entries of a source in its own order; some may already be rejects."""
 
     num_entries: int
     entries: Iterable[Entry | Reject]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Walked:
-    """What a folder and its subfolders hold, by names relative to it, sorted; hidden ones are left out."""
+class FolderListing:
+    """The contents of a folder and its subfolders: sorted names relative to it, without hidden ones."""
 
     files: list[str]
     links: list[str]
-    """Linked folders, which nobody walks into."""
+    """Links to folders, which are not followed."""
     unreadable: list[Reject]
     """Folders that cannot be listed."""
 
 
-def walk(root: Path) -> Walked:
-    """All that lies in the folder. Raises OSError where it cannot be listed itself."""
+def list_folder(root: Path) -> FolderListing:
+    """The contents of the folder and its subfolders. Raises OSError if `root` itself cannot be listed."""
     files, links = [], []
     errors: list[OSError] = []
-    for walked, folder_names, file_names in os.walk(root, onerror=errors.append):
-        folder = Path(walked).relative_to(root)
+    for current, folder_names, file_names in os.walk(root, onerror=errors.append):
+        folder = Path(current).relative_to(root)
         folder_names[:] = [name for name in folder_names if not name.startswith(".")]
-        links += [(folder / name).as_posix() for name in folder_names if (Path(walked) / name).is_symlink()]
+        links += [(folder / name).as_posix() for name in folder_names if (Path(current) / name).is_symlink()]
         files += [(folder / name).as_posix() for name in file_names if not name.startswith(".")]
-    unreadable = {Path(error.filename).relative_to(root).as_posix(): error for error in errors}
-    if "." in unreadable:
-        raise unreadable["."]
-    return Walked(
-        files=sorted(files),
-        links=sorted(links),
-        unreadable=[
-            Reject(name=name, reason="missing_file", detail=f"a folder that cannot be listed: {error.strerror}")
-            for name, error in sorted(unreadable.items())
-        ],
-    )
+    return FolderListing(files=sorted(files), links=sorted(links), unreadable=_unreadable_folders(root, errors))
 
 
-def located(root: Path, file_name: str, *, name: str) -> Path | Reject:
-    """The file of that name, where it lies inside `root` after all links are followed."""
+def _unreadable_folders(root: Path, errors: list[OSError]) -> list[Reject]:
+    by_name = {Path(error.filename).relative_to(root).as_posix(): error for error in errors}
+    if "." in by_name:
+        raise by_name["."]
+    return [
+        Reject(name=name, reason="missing_file", detail=f"this folder cannot be listed: {error.strerror}")
+        for name, error in sorted(by_name.items())
+    ]
+
+
+def locate(root: Path, file_name: str, *, name: str) -> Path | Reject:
+    """The resolved path of a file in `root`; a Reject called `name` if it is missing or, links followed, outside."""
     try:
         path = (root / file_name).resolve()
         if not path.is_relative_to(root.resolve()):
             return Reject(name=name, reason="path_escape", detail=f"{file_name} leads out of {root}")
         if path.is_file():
             return path
-        kind = "is no regular file" if path.exists() else "does not exist"
-    except (OSError, ValueError, RuntimeError) as error:  # names that no file system takes, links in a circle
-        kind = f"is not found: {error}"
-    return Reject(name=name, reason="missing_file", detail=f"{file_name} {kind}")
+        problem = "is not a regular file" if path.exists() else "does not exist"
+    except (OSError, ValueError, RuntimeError) as error:  # names that the file system refuses, and circular links
+        problem = f"cannot be found: {error}"
+    return Reject(name=name, reason="missing_file", detail=f"{file_name} {problem}")
 
 
 def plain_attributes(row: Mapping[str, Any], *, without: tuple[str, ...]) -> dict[str, str]:
-    """The row's other plain values, as text."""
-    plain = {column: row[column] for column in row if isinstance(column, str) and column not in without}
+    """The row's strings, numbers and booleans as text, without the named columns."""
+    values = {column: row[column] for column in row if isinstance(column, str) and column not in without}
     return {
         column: value if isinstance(value, str) else json.dumps(value)
-        for column, value in plain.items()
+        for column, value in values.items()
         if isinstance(value, (str, int, float))
     }

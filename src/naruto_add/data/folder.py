@@ -1,129 +1,137 @@
-"""A folder of pictures, with a table that names them or a text beside each."""
+"""A folder of pictures whose captions are in a table or in a text file beside each picture."""
 
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from naruto_add.data.entries import Entry, Reject, Source, Walked, located, plain_attributes, walk
+from naruto_add.config.schema import Ingest
+from naruto_add.data.entries import Entry, FolderListing, Reject, Source, list_folder, locate, plain_attributes
 from naruto_add.data.images import picture_suffixes
 from naruto_add.data.tables import Row, read_table
-from naruto_add.params import Ingest
-from naruto_add.runtime import StageError
+from naruto_add.runtime.errors import StageError
+
+_MAX_SHOWN_CHARS = 120
 
 
 def open_folder(params: Ingest) -> Source:
-    """The folder's entries. Raises StageError, or OSError, where it cannot be read as a whole."""
+    """The folder's entries. Raises StageError or OSError if the folder as a whole cannot be used."""
     root = Path(params.path)
     if not root.is_dir():
         raise StageError(f"ingest.path: {params.path!r} is not a folder; name one that holds captioned pictures")
-    tables = [root / name for name in ("metadata.jsonl", "metadata.csv") if (root / name).is_file()]
-    outside = [table for table in tables if isinstance(located(root, table.name, name=table.name), Reject)]
-    if outside:
-        raise StageError(f"ingest.path: {outside[0]} leads out of {params.path!r}; put a copy of the file there")
-    if len(tables) > 1:
-        raise StageError(f"ingest.path: {params.path!r} holds both metadata.jsonl and metadata.csv; keep one")
-    entries = _listed(root, tables[0], params) if tables else _all_beside(root, params)
+    table = _table_file(root, params)
+    entries = _table_entries(root, table, params) if table else _text_file_entries(root, params)
     return Source(num_entries=len(entries), entries=entries)
 
 
-# --- texts beside pictures ---
+def _table_file(root: Path, params: Ingest) -> Path | None:
+    tables = [root / name for name in ("metadata.jsonl", "metadata.csv") if (root / name).is_file()]
+    outside = [table for table in tables if isinstance(locate(root, table.name, name=table.name), Reject)]
+    if outside:
+        raise StageError(f"ingest.path: {outside[0]} leads out of {params.path!r}; replace it by a copy of the file")
+    if len(tables) > 1:
+        raise StageError(f"ingest.path: {params.path!r} holds both metadata.jsonl and metadata.csv; keep one of them")
+    return tables[0] if tables else None
 
 
-def _all_beside(root: Path, params: Ingest) -> list[Entry | Reject]:
-    """The pictures with the texts beside them, then all that keeps a picture or a text from being one of them."""
-    walked = walk(root)
-    entries = [_beside(root, name) for name in _pictures(walked)]
-    rejects = [*_without_picture(walked), *_escapes(root, walked), *walked.unreadable]
+# --- captions in text files ---
+
+
+def _text_file_entries(root: Path, params: Ingest) -> list[Entry | Reject]:
+    """The pictures with the captions from their text files, then rejects for text files without a picture and links."""
+    listing = list_folder(root)
+    entries = [_text_file_entry(root, name) for name in _pictures(listing)]
+    rejects = [*_texts_without_picture(listing), *_links_out(root, listing), *listing.unreadable]
     if not any(isinstance(entry, Entry) for entry in entries):
         first = next((f"; {each.name}: {each.detail}" for each in rejects), "")
         raise StageError(
-            f"ingest.path: {params.path!r} has no captioned pictures; it needs metadata.jsonl or metadata.csv with the "
-            f"columns file_name and {params.caption_column}, or a text beside each picture (0001.png, 0001.txt){first}"
+            f"ingest.path: {params.path!r} has no captioned pictures; add metadata.jsonl or metadata.csv with the "
+            f"columns file_name and {params.caption_column}, or a text file beside each picture (0001.png, "
+            f"0001.txt){first}"
         )
     return [*entries, *rejects]
 
 
-def _pictures(walked: Walked) -> list[str]:
-    """By their endings."""
+def _pictures(listing: FolderListing) -> list[str]:
+    """The files that are pictures by their endings."""
     suffixes = picture_suffixes()
-    return [name for name in walked.files if _suffix(name) in suffixes]
+    return [name for name in listing.files if _suffix(name) in suffixes]
 
 
 def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _beside(root: Path, name: str) -> Entry | Reject:
-    """The picture with the caption from the text file beside it."""
-    picture = located(root, name, name=name)
+def _text_file_entry(root: Path, name: str) -> Entry | Reject:
+    """The picture with the caption from the .txt file of the same name."""
+    picture = locate(root, name, name=name)
     if isinstance(picture, Reject):
         return picture
-    caption_name = str(Path(name).with_suffix(".txt"))
-    text = located(root, caption_name, name=name)
+    text_name = str(Path(name).with_suffix(".txt"))
+    text = locate(root, text_name, name=name)
     if isinstance(text, Reject):
-        lost = text.reason == "missing_file"
-        return Reject(name=name, reason="no_caption", detail=f"no {caption_name} beside it") if lost else text
+        is_missing = text.reason == "missing_file"
+        return Reject(name=name, reason="no_caption", detail=f"{text_name} is missing") if is_missing else text
     try:
         return Entry(name=name, picture=picture, caption=text.read_text("utf-8-sig"))
     except (UnicodeDecodeError, OSError) as error:
-        return Reject(name=name, reason="no_caption", detail=f"{caption_name}: {error}")
+        return Reject(name=name, reason="no_caption", detail=f"{text_name} cannot be read: {error}")
 
 
-def _without_picture(walked: Walked) -> list[Reject]:
-    """The texts beside no picture; where something else bears the same name, that is what cannot be read."""
-    named: dict[PurePosixPath, list[str]] = defaultdict(list)
-    for name in walked.files:
-        named[PurePosixPath(name).with_suffix("")].append(name)
-    pictures, rejects = set(_pictures(walked)), []
-    for names in named.values():
+def _texts_without_picture(listing: FolderListing) -> list[Reject]:
+    """Rejects for text files without a picture; other files of the same name are named in their place, if any."""
+    names_of: dict[PurePosixPath, list[str]] = defaultdict(list)
+    for name in listing.files:
+        names_of[PurePosixPath(name).with_suffix("")].append(name)
+    pictures, rejects = set(_pictures(listing)), []
+    for names in names_of.values():
         texts = [name for name in names if _suffix(name) == ".txt"]
         if texts and not pictures.intersection(names):
             others = [name for name in names if name not in texts]
-            rejects += [_unsupported(name) for name in others] or [_lost(name) for name in texts]
+            rejects += [_unsupported(name) for name in others] or [_without_picture(name) for name in texts]
     return rejects
 
 
 def _unsupported(name: str) -> Reject:
     ending = PurePosixPath(name).suffix
-    detail = f"{ending} is no ending of a picture that is read" if ending else "its name has no ending"
-    return Reject(name=name, reason="unsupported", detail=f"{detail}; save it as PNG")
+    problem = f"{ending} is not a supported picture format" if ending else "its name has no ending"
+    return Reject(name=name, reason="unsupported", detail=f"{problem}; save it as PNG")
 
 
-def _lost(name: str) -> Reject:
-    return Reject(name=name, reason="missing_file", detail="no picture beside it")
+def _without_picture(name: str) -> Reject:
+    return Reject(name=name, reason="missing_file", detail="no picture has the same name")
 
 
-def _escapes(root: Path, walked: Walked) -> list[Reject]:
-    """The linked folders that lead elsewhere."""
-    found = [located(root, name, name=name) for name in walked.links]
+def _links_out(root: Path, listing: FolderListing) -> list[Reject]:
+    """Rejects for links to folders outside `root`."""
+    found = [locate(root, name, name=name) for name in listing.links]
     return [each for each in found if isinstance(each, Reject) and each.reason == "path_escape"]
 
 
-# --- a table ---
+# --- captions in a table ---
 
 
-def _listed(root: Path, file: Path, params: Ingest) -> list[Entry | Reject]:
-    """The table's rows, then the pictures that no row names, and the folders that may hold more."""
-    table, walked = read_table(file), walk(root)
+def _table_entries(root: Path, file: Path, params: Ingest) -> list[Entry | Reject]:
+    """The table's rows, then rejects for pictures that no row names and for folders that cannot be listed."""
+    table, listing = read_table(file), list_folder(root)
     for column, key in (("file_name", "ingest.path"), (params.caption_column, "ingest.caption_column")):
         if column not in table.columns:
             names = ", ".join(table.columns) or "none"
-            raise StageError(f"{key}: {file} has no column {column!r}; it has {names}")
+            raise StageError(f"{key}: {file} has no column {column!r}; its columns: {names}")
     entries = [row if isinstance(row, Reject) else _row_entry(root, row, params) for row in table.rows]
     file_names = [row.values.get("file_name") for row in table.rows if isinstance(row, Row)]
     named = {Path(name).as_posix() for name in file_names if isinstance(name, str)}
-    unlisted = [name for name in _pictures(walked) if name not in named]
+    unnamed = [name for name in _pictures(listing) if name not in named]
     detail = f"no row of {file.name} names it"
-    rejects = [Reject(name=name, reason="no_caption", detail=detail) for name in unlisted]
-    return [*entries, *rejects, *walked.unreadable]
+    rejects = [Reject(name=name, reason="no_caption", detail=detail) for name in unnamed]
+    return [*entries, *rejects, *listing.unreadable]
 
 
 def _row_entry(root: Path, row: Row, params: Ingest) -> Entry | Reject:
     file_name = row.values.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         return Reject(name=row.place, reason="bad_row", detail=f"no file_name in {_shortened(row.values)}")
-    picture = located(root, file_name, name=file_name)
+    picture = locate(root, file_name, name=file_name)
     if isinstance(picture, Reject):
         return picture
     attributes = plain_attributes(row.values, without=("file_name", params.caption_column))
@@ -133,4 +141,4 @@ def _row_entry(root: Path, row: Row, params: Ingest) -> Entry | Reject:
 
 def _shortened(row: Mapping[str, Any]) -> str:
     text = repr(dict(row))
-    return text if len(text) <= 120 else text[:117] + "..."
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."

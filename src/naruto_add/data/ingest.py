@@ -1,66 +1,52 @@
-"""`run_ingest`: any source of captioned pictures into one clean, split data set, and an account of what was refused."""
+"""`run_ingest`: any source of captioned pictures as one clean, split data set, with an account of what was rejected."""
 
 import hashlib
 import json
-import math
-import os
-import threading
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import get_args
 
-from PIL import Image
-
-from naruto_add.data.captions import TokenCounts, clean_caption, count_tokens
+from naruto_add.config.schema import Ingest
+from naruto_add.data.captions import TokenCounts, count_tokens
 from naruto_add.data.dataset import Split
-from naruto_add.data.duplicates import Duplicate, Fingerprint, find_duplicates, fingerprint
-from naruto_add.data.entries import Drawing, Entry, Reject, Source
-from naruto_add.data.images import PictureRules, Reason, UnusablePictureError, read_picture
+from naruto_add.data.duplicates import Duplicate, find_duplicates
+from naruto_add.data.entries import Reject, Source
+from naruto_add.data.images import PictureRules, Reason
+from naruto_add.data.prepare import Prepared, prepare_pictures, usable_processes
 from naruto_add.data.sheet import draw_sheet
-from naruto_add.data.shinobi.draw import draw_shinobi
-from naruto_add.data.sources import named_source, open_source
-from naruto_add.files import atomic_write_bytes, new_folder, write_json
-from naruto_add.params import Ingest
-from naruto_add.runtime import StageError, progress
+from naruto_add.data.sources import open_source, source_parameter
+from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.files import atomic_write_bytes, new_folder, write_json
+from naruto_add.runtime.progress import progress
 
-_SMALLEST_SHARE = 128
-"""Entries for which another process is worth its start."""
-_RESERVED = ("file_name", "text", "split", "source", "image")
-"""Columns that are ours, and the one that datasets' imagefolder adds."""
+_RESERVED_COLUMNS = ("file_name", "text", "split", "source", "image")
+"""The columns that we write, and `image`, which the datasets library adds."""
 _Row = dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A picture that is decoded, scaled and saved, with its caption."""
-
-    name: str
-    path: Path
-    caption: str
-    attributes: dict[str, str]
-    fingerprint: Fingerprint
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """Every entry's fate, in the source's order."""
+    """What became of each entry, in the source's order."""
 
     entries: list[Prepared | Reject]
     duplicates: list[Duplicate]
 
     @property
     def rejects(self) -> list[Reject]:
-        return [each for each in self.entries if isinstance(each, Reject)]
+        return [entry for entry in self.entries if isinstance(entry, Reject)]
 
     @property
     def kept(self) -> list[Prepared]:
         repeated = {each.position for each in self.duplicates}
         numbered = enumerate(self.entries)
-        return [each for position, each in numbered if isinstance(each, Prepared) and position not in repeated]
+        return [entry for position, entry in numbered if isinstance(entry, Prepared) and position not in repeated]
+
+    def prepared(self, position: int) -> Prepared:
+        entry = self.entries[position]
+        assert isinstance(entry, Prepared), entry
+        return entry
 
 
 def run_ingest(
@@ -74,19 +60,20 @@ def run_ingest(
     metrics_path: Path,
     sheet_path: Path,
 ) -> None:
-    """Leaves `images/*.png` and `metadata.jsonl` in `dataset_dir`, one line for each refused entry in `rejects_path`,
-    their sums in `metrics_path` and a contact sheet.
+    """Writes the data set, a line for each rejected entry, the counts and a contact sheet.
 
-    The base model's tokenizer counts the captions' tokens. A bad entry never stops the run; more than `ingest.max_rejected` of them raise StageError, as does a source that
-    cannot be read at all.
+    `dataset_dir` holds images/*.png, metadata.jsonl and source.json, which says where the pictures come from. The base
+    model's tokenizer counts the captions' tokens. Raises StageError if the source cannot be read as a whole, if the
+    fraction of rejected entries exceeds `ingest.max_rejected`, or if too few pictures are left for three splits.
     """
     source = open_source(params)
     with new_folder(dataset_dir) as folder:
-        outcome = _take(source, params, resolution_px=resolution_px, folder=folder)
+        outcome = _prepare(source, params, resolution_px=resolution_px, folder=folder / "images")
         _write_rows(rejects_path, _reject_rows(outcome))
-        _check_enough(outcome, params, rejects_path)
+        _check_outcome(outcome, params, rejects_path)
         rows = _rows(outcome.kept, params)
         _write_rows(folder / "metadata.jsonl", rows)
+        write_json(folder / "source.json", {"source": params.source, "hub_dataset": params.hub_dataset})
         tokens = count_tokens([row["text"] for row in rows], base_model, base_revision)
         metrics = _metrics(outcome, rows, tokens)
         draw_sheet(folder, rows, sheet_path=sheet_path)
@@ -96,97 +83,32 @@ def run_ingest(
 # --- from entries to pictures ---
 
 
-def _take(source: Source, params: Ingest, *, resolution_px: int, folder: Path) -> _Outcome:
-    """Decodes everything into `folder`, then deletes what is there twice."""
-    (folder / "images").mkdir()
+def _prepare(source: Source, params: Ingest, *, resolution_px: int, folder: Path) -> _Outcome:
+    """Save all usable pictures in `folder`, then delete the duplicates."""
+    folder.mkdir()
     rules = PictureRules(
         resolution_px=resolution_px,
         min_side_px=params.min_side_px,
         max_megapixels=params.max_megapixels,
         crop=params.crop,
     )
-    outcomes = _prepared(source, rules, folder / "images")
-    entries = list(progress(outcomes, desc="ingest", total=source.num_entries))
-    positions = [position for position, each in enumerate(entries) if isinstance(each, Prepared)]
-    prints = [each.fingerprint for each in entries if isinstance(each, Prepared)]
-    found = find_duplicates(prints, distance=params.duplicate_distance)
-    duplicates = [
-        Duplicate(position=positions[each.position], original=positions[each.original], kind=each.kind)
-        for each in found
-    ]
-    outcome = _Outcome(entries=entries, duplicates=duplicates)
-    for duplicate in duplicates:
-        _prepared_at(outcome, duplicate.position).path.unlink()
+    num_processes = usable_processes(source.num_entries)
+    prepared = prepare_pictures(source, rules=rules, folder=folder, num_processes=num_processes)
+    entries = list(progress(prepared, desc="ingest", total=source.num_entries))
+    outcome = _Outcome(entries=entries, duplicates=_duplicates(entries, distance=params.duplicate_distance))
+    for duplicate in outcome.duplicates:
+        outcome.prepared(duplicate.position).path.unlink()
     return outcome
 
 
-def _prepared_at(outcome: _Outcome, position: int) -> Prepared:
-    entry = outcome.entries[position]
-    assert isinstance(entry, Prepared), entry
-    return entry
-
-
-def _prepared(source: Source, rules: PictureRules, folder: Path) -> Iterator[Prepared | Reject]:
-    """Outcomes in the source's order, by as many processes as there are processors for them."""
-    tasks = ((entry, folder / f"{index:05d}.png") for index, entry in enumerate(source.entries))
-    num_processes = min(_usable_cpus(), math.ceil(source.num_entries / _SMALLEST_SHARE))
-    if num_processes == 1:
-        return (_prepare(entry, path, rules) for entry, path in tasks)
-    return _in_parallel(tasks, rules, num_processes)
-
-
-def _usable_cpus() -> int:
-    """Those that this process may run on, where the system tells: a scheduler may have left it fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _in_parallel(
-    tasks: Iterable[tuple[Entry | Reject, Path]], rules: PictureRules, num_processes: int
-) -> Iterator[Prepared | Reject]:
-    """A few pictures for each process are on their way at a time, so that a source need not fit in memory."""
-    pending: deque[Future[Prepared | Reject]] = deque()
-    with ProcessPoolExecutor(num_processes, get_context("spawn"), initializer=_follow_parent) as processes:
-        for entry, path in tasks:
-            pending.append(processes.submit(_prepare, entry, path, rules))
-            if len(pending) > 8 * num_processes:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-def _follow_parent() -> None:
-    """A killed stage must not leave its decoders behind."""
-    parent = parent_process()
-    assert parent is not None, "runs in a child only"
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _prepare(entry: Entry | Reject, path: Path, rules: PictureRules) -> Prepared | Reject:
-    """The picture of an entry saved at `path`, or why it is refused."""
-    if isinstance(entry, Reject):
-        return entry
-    if isinstance(entry.picture, Drawing):
-        drawn = draw_shinobi(entry.picture.index, seed=entry.picture.seed, size_px=rules.resolution_px)
-        return _saved(drawn.image, path, name=entry.name, caption=drawn.caption, attributes=drawn.attributes)
-    caption = clean_caption(entry.caption)
-    if not caption:
-        return Reject(name=entry.name, reason="no_caption", detail="its caption is empty or no text")
-    try:
-        image = read_picture(entry.picture, rules)
-    except UnusablePictureError as error:
-        return Reject(name=entry.name, reason=error.reason, detail=error.detail)
-    return _saved(image, path, name=entry.name, caption=caption, attributes=entry.attributes)
-
-
-def _saved(image: Image.Image, path: Path, *, name: str, caption: str, attributes: dict[str, str]) -> Prepared:
-    image.save(path)
-    print_ = fingerprint(image)
-    return Prepared(name=name, path=path, caption=caption, attributes=attributes, fingerprint=print_)
+def _duplicates(entries: Sequence[Prepared | Reject], *, distance: int) -> list[Duplicate]:
+    """The duplicates by their positions among the entries."""
+    numbered = [(position, entry) for position, entry in enumerate(entries) if isinstance(entry, Prepared)]
+    found = find_duplicates([entry.fingerprint for _, entry in numbered], distance=distance)
+    return [
+        Duplicate(position=numbered[each.position][0], original=numbered[each.original][0], kind=each.kind)
+        for each in found
+    ]
 
 
 # --- from pictures to a data set ---
@@ -194,7 +116,7 @@ def _saved(image: Image.Image, path: Path, *, name: str, caption: str, attribute
 
 def _rows(kept: Sequence[Prepared], params: Ingest) -> list[_Row]:
     """The rows of metadata.jsonl, all with the same columns."""
-    columns = {column: "" for each in kept for column in each.attributes if column not in _RESERVED}
+    columns = {column: "" for each in kept for column in each.attributes if column not in _RESERVED_COLUMNS}
     splits = assign_splits([each.fingerprint.content for each in kept], params)
     return [
         {
@@ -209,22 +131,25 @@ def _rows(kept: Sequence[Prepared], params: Ingest) -> list[_Row]:
 
 
 def assign_splits(contents: Sequence[str], params: Ingest) -> list[Split]:
-    """A split for each picture by its own content and the seed: pictures that come later change no earlier one's.
+    """A split for each picture, drawn from its content hash and `ingest.seed`: added pictures do not move earlier ones.
 
-    The fractions therefore hold on average; a split that stays empty gets the picture that comes nearest to it.
+    The fractions hold on average. An empty split receives the picture whose draw is nearest to it.
     """
     draws = [_uniform(content, seed=params.seed) for content in contents]
-    held_out = params.test_fraction + params.validation_fraction
-    splits: list[Split] = [
-        "test" if draw < params.test_fraction else "validation" if draw < held_out else "train" for draw in draws
-    ]
-    wanted: tuple[Split, ...] = ("test", "validation", "train")
-    for split in wanted:
+    splits = [_split(draw, params) for draw in draws]
+    in_order_of_need: tuple[Split, ...] = ("test", "validation", "train")
+    for split in in_order_of_need:
         if split not in splits:
             spare = [index for index, each in enumerate(splits) if splits.count(each) > 1]
-            pick = max if split == "train" else min
-            splits[pick(spare, key=draws.__getitem__)] = split
+            nearest = max if split == "train" else min
+            splits[nearest(spare, key=draws.__getitem__)] = split
     return splits
+
+
+def _split(draw: float, params: Ingest) -> Split:
+    if draw < params.test_fraction:
+        return "test"
+    return "validation" if draw < params.test_fraction + params.validation_fraction else "train"
 
 
 def _uniform(content: str, *, seed: int) -> float:
@@ -236,13 +161,13 @@ def _uniform(content: str, *, seed: int) -> float:
 
 
 def _reject_rows(outcome: _Outcome) -> list[_Row]:
-    """One row for each entry that is not in the data set, in the source's order."""
+    """A row for each entry that is not in the data set, in the source's order."""
     rows: dict[int, _Row] = {}
     for position, entry in enumerate(outcome.entries):
         if isinstance(entry, Reject):
             rows[position] = {"file": entry.name, "reason": entry.reason, "detail": entry.detail}
     for each in outcome.duplicates:
-        copy, original = _prepared_at(outcome, each.position).name, _prepared_at(outcome, each.original).name
+        copy, original = outcome.prepared(each.position).name, outcome.prepared(each.original).name
         rows[each.position] = {"file": copy, "reason": each.kind, "detail": f"the same picture as {original}"}
     return [rows[position] for position in sorted(rows)]
 
@@ -252,20 +177,21 @@ def _write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
     atomic_write_bytes(path, text.encode("utf-8", "replace"))
 
 
-def _check_enough(outcome: _Outcome, params: Ingest, rejects_path: Path) -> None:
+def _check_outcome(outcome: _Outcome, params: Ingest, rejects_path: Path) -> None:
     num_rejected, num_entries = len(outcome.rejects), len(outcome.entries)
-    reasons = Counter(reject.reason for reject in outcome.rejects).most_common(3)
-    worst = ", ".join(f"{reason} ({count})" for reason, count in reasons)
     if num_rejected > params.max_rejected * num_entries:
+        reasons = Counter(reject.reason for reject in outcome.rejects).most_common(3)
         raise StageError(
             f"ingest.max_rejected: {num_rejected} of {num_entries} entries ({num_rejected / num_entries:.3g}) were "
-            f"rejected, above {params.max_rejected:g}; most were {worst}; {rejects_path} names each: mend them, or "
-            f"raise ingest.max_rejected"
+            f"rejected, above {params.max_rejected:g}, mostly as "
+            f"{', '.join(f'{reason} ({count})' for reason, count in reasons)}; repair or remove the entries listed in "
+            f"{rejects_path}, or raise ingest.max_rejected"
         )
-    if len(outcome.kept) < len(get_args(Split)):
+    num_splits = len(get_args(Split))
+    if len(outcome.kept) < num_splits:
         raise StageError(
-            f"{named_source(params)} leaves {len(outcome.kept)} pictures, too few to train, validate and test "
-            f"on; {rejects_path} names what was refused"
+            f"{source_parameter(params)} has too few different pictures ({len(outcome.kept)}; the splits need at least "
+            f"{num_splits}); add pictures; {rejects_path} lists those that were rejected"
         )
 
 

@@ -1,41 +1,36 @@
-"""What frozen networks make of a split, computed once: latents of its pictures and embeddings of its prompts.
+"""Outputs of frozen networks for a split, computed once: latents of its pictures and embeddings of its prompts."""
 
-A cache is a safetensors file that carries the key of what it was made from. No file: it is made. A file with another
-key, or a damaged one: an error, never a silent recomputation.
-"""
-
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from naruto_add.data.dataset import Example
 from naruto_add.data.pixels import load_pixels
-from naruto_add.files import new_file
-from naruto_add.runtime import StageError, progress
+from naruto_add.runtime.cache import cached_tensors, hash_model
+from naruto_add.runtime.files import content_hash
+from naruto_add.runtime.progress import progress
 
-CHUNK = 64
+BATCH_SIZE = 64
+"""Pictures or prompts encoded at once."""
 TRANSFORM = "scaled posterior mean of the whole picture, float32"
+"""Part of the latents' key: change it when what is stored changes."""
 EMPTY_PROMPT = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CachedLatents:
-    """Scaled latents in the split's order, fp32 on the CPU; `flipped` are the mirrored pictures' (none: length 0)."""
+    """Scaled latents in the split's order, fp32, on the CPU. `flipped` are those of the mirrored pictures, or empty."""
 
     latents: Float[Tensor, "pictures c h w"]
     flipped: Float[Tensor, "flipped c h w"]
 
 
 def unique_prompts(prompts: Iterable[str]) -> list[str]:
-    """Every prompt once, in the order of its first appearance, after the empty one."""
+    """The empty prompt, then each prompt once in the order of first appearance."""
     return list(dict.fromkeys([EMPTY_PROMPT, *prompts]))
 
 
@@ -47,18 +42,19 @@ def cached_latents(
     encode: Callable[[Tensor], Tensor],
     cache_path: Path,
 ) -> CachedLatents:
-    """Latents of every picture, made by `encode` (pixels to scaled latents, with `vae`) unless `cache_path` has them.
+    """Latents of every picture, read from `cache_path` or computed by `encode`, which maps pixels to scaled latents.
 
-    Raises StageError where the file is damaged or was made from other pictures, weights or options.
+    Raises StageError if the file is damaged or was computed from other pictures, another `vae` or another `flip`.
     """
-    key = _key(TRANSFORM, flip, hash_model(vae), [_hash_bytes(item.image_path.read_bytes()) for item in examples])
+    key = content_hash(TRANSFORM, flip, hash_model(vae), *[example.image_path for example in examples])
 
     def compute() -> dict[str, Tensor]:
-        pairs = [_encode_pair(chunk, encode, flip) for chunk in progress(_chunks(examples), desc="latents")]
+        batches = progress(_batches(len(examples)), desc="latents")
+        pairs = [_encode_pair(examples[batch], encode, flip) for batch in batches]
         latents, flipped = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         return {"latents": latents, "flipped": flipped}
 
-    return CachedLatents(**_cached(cache_path, key, compute))
+    return CachedLatents(**cached_tensors(cache_path, key=key, compute=compute))
 
 
 def cached_embeddings(
@@ -68,69 +64,24 @@ def cached_embeddings(
     encode: Callable[[list[str]], Tensor],
     cache_path: Path,
 ) -> Float[Tensor, "prompts tokens width"]:
-    """Embeddings of these prompts, fp32 on the CPU, made by `encode` (by `text_encoder`) unless `cache_path` has them.
+    """Embeddings of the prompts, fp32, on the CPU, read from `cache_path` or computed by `encode`.
 
-    Raises StageError where the file is damaged or was made from other prompts or weights.
+    Raises StageError if the file is damaged or was computed from other prompts or another `text_encoder`.
     """
-    key = _key("last hidden state, float32", hash_model(text_encoder), prompts)
-    chunks = [prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK)]
+    key = content_hash("last hidden state, float32", hash_model(text_encoder), prompts)
 
     def compute() -> dict[str, Tensor]:
-        return {"embeds": torch.cat([encode(chunk).float().cpu() for chunk in progress(chunks, desc="prompts")])}
+        batches = progress(_batches(len(prompts)), desc="prompts")
+        return {"embeds": torch.cat([encode(prompts[batch]).float().cpu() for batch in batches])}
 
-    return _cached(cache_path, key, compute)["embeds"]
-
-
-def hash_model(module: nn.Module) -> str:
-    """A hash of weights, their dtypes and the module's configuration (without the path it was loaded from)."""
-    digest = blake2b(digest_size=16)
-    digest.update(json.dumps(_configuration(module), sort_keys=True, default=str).encode())
-    for name, weight in module.state_dict().items():
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return cached_tensors(cache_path, key=key, compute=compute)["embeds"]
 
 
-def _configuration(module: nn.Module) -> dict[str, object]:
-    config = getattr(module, "config", {})
-    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    return {name: value for name, value in values.items() if not name.startswith("_")}
-
-
-def _chunks(examples: Sequence[Example]) -> list[Sequence[Example]]:
-    return [examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
+def _batches(num_items: int) -> list[slice]:
+    return [slice(first, first + BATCH_SIZE) for first in range(0, num_items, BATCH_SIZE)]
 
 
 def _encode_pair(examples: Sequence[Example], encode: Callable[[Tensor], Tensor], flip: bool) -> tuple[Tensor, Tensor]:
     pixels = load_pixels(examples)
     latents = encode(pixels).float().cpu()
     return latents, encode(pixels.flip(-1)).float().cpu() if flip else latents[:0]
-
-
-def _cached(path: Path, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    if not path.exists():
-        tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
-        with new_file(path) as partial:
-            save_file(tensors, partial, metadata={"key": key})
-    return _read(path, key)
-
-
-def _read(path: Path, key: str) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = (file.metadata() or {}).get("key", "")
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise StageError(f"{path}: this cache is damaged ({error}); delete it and run again") from error
-    if found != key:
-        raise StageError(f"{path}: this cache was made from other data, weights or options; delete it and run again")
-    return tensors
-
-
-def _key(*parts: object) -> str:
-    return _hash_bytes(json.dumps(parts).encode())
-
-
-def _hash_bytes(data: bytes) -> str:
-    return blake2b(data, digest_size=16).hexdigest()

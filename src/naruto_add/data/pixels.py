@@ -13,7 +13,7 @@ from naruto_add.data.dataset import Example
 
 
 def load_pixels(examples: Sequence[Example], /) -> Float[Tensor, "batch 3 height width"]:
-    """The pictures in [-1, 1], in the order given."""
+    """The pictures in [-1, 1], fp32, in the given order."""
     return torch.stack([_pixels(example.image_path) for example in examples])
 
 

@@ -1,6 +1,6 @@
-"""What a model is told: captions inside `teacher.prompt_template`."""
+"""Prompts: captions in `base.prompt_template`."""
 
 
 def fill_template(prompt_template: str, caption: str) -> str:
-    """The template with the caption in the place of {caption}; other braces mean nothing."""
+    """The template with {caption} replaced by the caption. Other braces are plain text."""
     return prompt_template.replace("{caption}", caption)

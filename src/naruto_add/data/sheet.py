@@ -1,12 +1,12 @@
-"""A contact sheet: pictures spread over the whole data set, each with its caption."""
+"""A contact sheet: evenly spaced pictures of the data set, each with its split and caption."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from naruto_add.files import new_file
-from naruto_add.grid import PAPER, draw_text, fit_cell, line_px, load_font
+from naruto_add.imaging.grid import PAPER, draw_text, fit_cell, line_px, load_font
+from naruto_add.runtime.files import new_file
 
 FONT_PX = 12
 NUM_LINES = 5
@@ -26,7 +26,7 @@ def draw_sheet(dataset_dir: Path, rows: Sequence[Mapping[str, str]], *, sheet_pa
         left, top = GAP_PX + number % NUM_COLUMNS * width_px, GAP_PX + number // NUM_COLUMNS * height_px
         with Image.open(dataset_dir / row["file_name"]) as image:
             sheet.paste(fit_cell(image, PICTURE_PX), (left, top))
-        text, below = f"{row['split']}: {row['text']}", (left, top + PICTURE_PX)
-        draw_text(sheet, text, at=below, width_px=PICTURE_PX, max_lines=NUM_LINES, font=font)
+        text = f"{row['split']}: {row['text']}"
+        draw_text(sheet, text, at=(left, top + PICTURE_PX), width_px=PICTURE_PX, max_lines=NUM_LINES, font=font)
     with new_file(sheet_path) as partial:
         sheet.save(partial)

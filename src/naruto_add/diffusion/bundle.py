@@ -1,4 +1,4 @@
-"""The parts of a Stable Diffusion pipeline, frozen, and what is asked of them: text in, latents in and out."""
+"""The networks of a Stable Diffusion pipeline: loading, saving, and encoding and decoding of text and pictures."""
 
 import json
 from collections.abc import Generator
@@ -11,15 +11,15 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from naruto_add.base_model import check_base_model, latent_side
-from naruto_add.compute import Precision, default_device, frozen_dtype
-from naruto_add.conventions import NUM_TRAIN_TIMESTEPS
-from naruto_add.params import Base
-from naruto_add.runtime import StageError
+from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS
+from naruto_add.config.schema import Base
+from naruto_add.diffusion.base_model import check_base_model, latent_side
+from naruto_add.runtime.compute import Precision, default_device, frozen_dtype
+from naruto_add.runtime.errors import StageError
 
 ENCODE_BATCH = 64
 DECODE_BATCH = 16
@@ -30,7 +30,7 @@ transformers_logging.disable_progress_bar()
 
 @dataclass
 class ModelBundle:
-    """The modules of one pipeline, in eval mode and without gradients; whoever trains one switches that on."""
+    """The networks of one pipeline, frozen and in eval mode as loaded, with its tokenizer and scheduler."""
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
@@ -40,23 +40,23 @@ class ModelBundle:
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net is."""
+        """The U-Net's device."""
         return self.unet.device
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one latent."""
+        """Channels, height and width of the latents of one picture at the U-Net's `sample_size`."""
         size = self.unet.config.sample_size
         return self.unet.config.in_channels, size, size
 
     def to(self, device: torch.device) -> "ModelBundle":
-        """Move every module."""
+        """Move every network to `device`; returns this bundle."""
         for module in (self.text_encoder, self.vae, self.unet):
             module.to(device)
         return self
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """The same modules as a diffusers pipeline without a safety checker."""
+        """A diffusers pipeline of the same networks, without a safety checker."""
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -70,51 +70,79 @@ class ModelBundle:
 
 
 def load_bundle(base: Base, /) -> ModelBundle:
-    """The base model, from its folder or, at its pinned revision, from the hub; safetensors only.
+    """The base model, frozen, from its folder or from the hub at its pinned revision; safetensors only.
 
-    Raises StageError where it cannot be had, or where its picture size does not fit `base.resolution_px`.
+    Raises StageError if it cannot be loaded, does not predict epsilon, or cannot draw pictures of `base.resolution_px`.
     """
     check_base_model(base.model, revision=base.revision, resolution_px=base.resolution_px)
     with _explained(f"base.model: {base.model!r}", "check base.model, base.revision and base.variant"):
         bundle = _load(base.model, precision=base.precision, revision=base.revision, variant=base.variant)
-    _refuse_other_predictions(bundle, base.model)
+    _check_prediction(bundle, base.model)
     side = latent_side(bundle.vae.config, bundle.unet.config, resolution_px=base.resolution_px)
     bundle.unet.register_to_config(sample_size=side)
     return bundle
 
 
 def load_pipeline_folder(folder: Path, *, precision: Precision) -> ModelBundle:
-    """A pipeline that an earlier stage saved. Raises StageError where it is missing or damaged."""
-    with _stage_out(folder):
+    """A pipeline that an earlier stage saved, frozen. Raises StageError if it is missing or damaged."""
+    with _stage_output(folder):
         return _load(str(folder), precision=precision, revision="", variant="")
 
 
 def load_unet(folder: Path, *, precision: Precision) -> UNet2DConditionModel:
-    """A frozen U-Net that an earlier stage saved, on the default device.
+    """A U-Net that an earlier stage saved, frozen, on the default device.
 
-    Raises StageError where it is missing or damaged.
+    Raises StageError if it is missing or damaged.
     """
-    with _stage_out(folder):
+    with _stage_output(folder):
         unet = UNet2DConditionModel.from_pretrained(folder, dtype=frozen_dtype(precision), use_safetensors=True)
     return widen_head(unet).to(default_device()).requires_grad_(False).eval()
 
 
+class Fp32GroupNorm(nn.GroupNorm):
+    """A group norm that computes in fp32 whatever its input's dtype and autocast are."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+class Fp32Conv2d(nn.Conv2d):
+    """A convolution that computes in fp32 whatever its input's dtype and autocast are."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def widen_head(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same U-Net, whose last two layers now have fp32 weights and compute in fp32, also under autocast.
+
+    At t = 999 an error in epsilon is amplified 14.6 times into x0. The layers change their class and nothing else, so
+    names of weights, saved files, copies and `torch.compile` are those of a plain U-Net.
+    """
+    for layer, fp32_class in ((unet.conv_norm_out, Fp32GroupNorm), (unet.conv_out, Fp32Conv2d)):
+        layer.float()
+        layer.__class__ = fp32_class
+    return unet
+
+
 def save_bundle(bundle: ModelBundle, folder: Path) -> None:
-    """Write the pipeline in diffusers format; the bytes depend on the bundle alone, not on where it came from."""
-    bundle.tokenizer.backend_tokenizer.no_padding()  # a tokenizer saves how it was last called
+    """Write the pipeline in diffusers format. The bytes depend only on the bundle, not on where it was loaded from."""
+    bundle.tokenizer.backend_tokenizer.no_padding()  # a tokenizer saves the options of its last call
     bundle.tokenizer.backend_tokenizer.no_truncation()
     bundle.pipeline().save_pretrained(folder)
     forget_paths(folder)
 
 
 def save_unet(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Write the U-Net in diffusers format; the bytes depend on it alone."""
+    """Write the U-Net in diffusers format. The bytes depend only on the U-Net, not on where it was loaded from."""
     unet.save_pretrained(folder)
     forget_paths(folder)
 
 
 def forget_paths(folder: Path) -> None:
-    """Drop the local folders that diffusers and transformers note in configurations: they mean nothing elsewhere."""
+    """Delete the local paths that diffusers and transformers record in the configurations under `folder`."""
     for path in (*folder.glob("*.json"), *folder.glob("*/*config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in config.items() if key not in {"_name_or_path", "name_or_path"}}
@@ -123,7 +151,7 @@ def forget_paths(folder: Path) -> None:
 
 
 def tokenize(bundle: ModelBundle, prompts: list[str]) -> Int[Tensor, "batch tokens"]:
-    """Token ids, padded and cut to the tokenizer's length."""
+    """Token ids, padded or truncated to the tokenizer's length, on the CPU."""
     tokens = bundle.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
     return tokens.input_ids
 
@@ -140,7 +168,7 @@ def encode_prompts(bundle: ModelBundle, prompts: list[str]) -> Float[Tensor, "ba
 
 @torch.no_grad()
 def encode_pixels(bundle: ModelBundle, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch c h w"]:
-    """Scaled posterior means, fp32, of pixels in [-1, 1]."""
+    """Scaled posterior means of the latents, fp32, on the bundle's device, of pixels in [-1, 1]."""
     parts = [
         bundle.vae.encode(part.to(bundle.device, bundle.vae.dtype)).latent_dist.mean.float()
         for part in pixels.split(DECODE_BATCH)
@@ -150,24 +178,24 @@ def encode_pixels(bundle: ModelBundle, pixels: Float[Tensor, "batch 3 height wid
 
 @torch.no_grad()
 def decode_latents(bundle: ModelBundle, latents: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 height width"]:
-    """Pixels in [-1, 1], fp32, of scaled latents."""
+    """Pixels in [-1, 1], fp32, on the latents' device, of scaled latents."""
     unscaled = latents / bundle.vae.config.scaling_factor
     parts = [bundle.vae.decode(part.to(bundle.vae.dtype)).sample.float() for part in unscaled.split(DECODE_BATCH)]
     return torch.cat(parts).clamp(-1, 1)
 
 
 @contextmanager
-def _stage_out(folder: Path) -> Generator[None]:
-    """What is loaded inside comes from this folder: of a missing one diffusers would ask the hub."""
-    with _explained(str(folder), "run `dvc repro`, whose stage makes it anew"):
+def _stage_output(folder: Path) -> Generator[None]:
+    """Errors of loading from this folder become StageErrors. A missing folder is one: diffusers would try the hub."""
+    with _explained(str(folder), "run `dvc repro` to make it again"):
         if not folder.is_dir():
-            raise FileNotFoundError("there is no such folder")
+            raise FileNotFoundError("no such folder")
         yield
 
 
 @contextmanager
 def _explained(subject: str, remedy: str) -> Generator[None]:
-    """What diffusers raises as it loads, as one message for the user."""
+    """Errors of loading become a StageError that names the subject and the remedy."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -179,7 +207,7 @@ def _load(model: str, *, precision: Precision, revision: str, variant: str) -> M
         model,
         revision=revision or None,
         variant=variant or None,
-        dtype={"vae": torch.float32, "default": frozen_dtype(precision)},  # latents are kept in fp32
+        dtype={"vae": torch.float32, "default": frozen_dtype(precision)},  # latents are computed in fp32
         use_safetensors=True,
         safety_checker=None,
         feature_extractor=None,
@@ -188,13 +216,6 @@ def _load(model: str, *, precision: Precision, revision: str, variant: str) -> M
     )
     pipeline.set_progress_bar_config(disable=True)
     return _frozen(pipeline).to(default_device())
-
-
-def widen_head(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Keep the U-Net's last two layers in fp32; `sampling.noise_pred` calls them so."""
-    unet.conv_norm_out.float()
-    unet.conv_out.float()
-    return unet
 
 
 def _frozen(pipeline: StableDiffusionPipeline) -> ModelBundle:
@@ -210,10 +231,10 @@ def _frozen(pipeline: StableDiffusionPipeline) -> ModelBundle:
     )
 
 
-def _refuse_other_predictions(bundle: ModelBundle, model: str) -> None:
+def _check_prediction(bundle: ModelBundle, model: str) -> None:
     config = bundle.scheduler.config
     if config.prediction_type != "epsilon" or config.num_train_timesteps != NUM_TRAIN_TIMESTEPS:
         raise StageError(
             f"base.model: {model!r} predicts {config.prediction_type} over {config.num_train_timesteps} timesteps; "
-            f"use a model that predicts epsilon over {NUM_TRAIN_TIMESTEPS}, as Stable Diffusion 1.x does"
+            f"use a model that predicts epsilon over {NUM_TRAIN_TIMESTEPS} timesteps, such as Stable Diffusion 1.x"
         )

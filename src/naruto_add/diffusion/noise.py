@@ -1,6 +1,7 @@
-"""The forward process and its inverses, in fp32: an error in epsilon is amplified 14.6 times into x0 at t = 999.
+"""The forward diffusion process, DDIM's step, and their inverses, all in fp32.
 
-Ho et al. 2020, eq. 4: x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps.
+Ho et al. 2020, eq. 4: x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps. In fp32 because an error in epsilon is
+amplified 14.6 times into x0 at t = 999.
 """
 
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from naruto_add.conventions import NUM_TRAIN_TIMESTEPS
+from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS
 
 
 def alphas_cumprod(scheduler: Any) -> Float[Tensor, " timesteps"]:
@@ -28,16 +29,17 @@ def add_noise(
     return signal * latents.float() + deviation * noise.float()
 
 
-def noisy_at_trained(
+def add_noise_zero_terminal_snr(
     latents: Float[Tensor, "batch c h w"],
     noise: Float[Tensor, "batch c h w"],
     timesteps: Int[Tensor, " batch"],
     *,
     alphas_cumprod: Float[Tensor, " timesteps"],
 ) -> Float[Tensor, "batch c h w"]:
-    """x_t, but pure noise at the last timestep, which is what sampling starts from.
+    """x_t, fp32, with pure noise at the last timestep, as at the start of sampling.
 
-    SD's schedule leaves a signal of 0.068 there (Lin et al. 2024); a few-step student that saw it would expect it.
+    SD's schedule leaves a signal of 0.068 at the last timestep (Lin et al. 2024). A few-step student trained with it
+    would rely on a signal that sampling does not provide.
     """
     noisy = add_noise(latents, noise, timesteps, alphas_cumprod=alphas_cumprod)
     is_last = (timesteps == NUM_TRAIN_TIMESTEPS - 1).to(noisy.device).view(-1, 1, 1, 1)
@@ -51,19 +53,36 @@ def x0_from_noise_pred(
     *,
     alphas_cumprod: Float[Tensor, " timesteps"],
 ) -> Float[Tensor, "batch c h w"]:
-    """x0 that this prediction of epsilon implies, fp32."""
+    """The x0 that this prediction of epsilon implies, fp32."""
     signal, deviation = _coefficients(timesteps, alphas_cumprod, noisy_latents)
     return (noisy_latents.float() - deviation * noise_pred.float()) / signal
+
+
+def ddim_step(
+    noisy_latents: Float[Tensor, "batch c h w"],
+    noise_pred: Float[Tensor, "batch c h w"],
+    timesteps: Int[Tensor, " batch"],
+    later: Int[Tensor, " batch"],
+    *,
+    alphas_cumprod: Float[Tensor, " timesteps"],
+) -> Float[Tensor, "batch c h w"]:
+    """x at the timesteps `later`, fp32 (Song et al. 2021, eq. 12, with sigma 0); x0 for those below 0.
+
+    Each item steps between timesteps of its own; a scheduler of diffusers steps all items between the same two.
+    """
+    x0 = x0_from_noise_pred(noisy_latents, noise_pred, timesteps, alphas_cumprod=alphas_cumprod)
+    x_later = add_noise(x0, noise_pred, later.clamp(min=0), alphas_cumprod=alphas_cumprod)
+    return x0.where((later < 0).view(-1, 1, 1, 1), x_later)
 
 
 def step_shift(
     timesteps: Int[Tensor, " batch"], *, stride: int, alphas_cumprod: Float[Tensor, " timesteps"]
 ) -> Float[Tensor, " batch"]:
-    """How far a unit error in epsilon at `timesteps` moves the next state of a DDIM step of `stride` timesteps.
+    """The distance by which a unit error in epsilon at `timesteps` moves the result of a DDIM step of `stride`.
 
-    x_s = sqrt(a_s) x0(eps) + sqrt(1 - a_s) eps (Song et al. 2021, eq. 12), and a_s = 1 beyond the end. With four steps
-    it is 2.5, 1.3, 0.75 and 0.69 at t = 999, 749, 499 and 249; in x0 the error is 14.6 times as large at 999, where
-    later steps still mend what the first one drew.
+    x_s = sqrt(a_s) x0(eps) + sqrt(1 - a_s) eps (Song et al. 2021, eq. 12), with a_s = 1 for s below 0. With four steps
+    the distance is 2.5, 1.3, 0.75 and 0.69 at t = 999, 749, 499 and 249. In x0 it is 14.6 at t = 999, but later steps
+    correct most of that error.
     """
     now, after = _now_and_after(timesteps, stride, alphas_cumprod)
     return after.sqrt() * ((1 - now) / now).sqrt() - (1 - after).sqrt()
@@ -77,7 +96,7 @@ def noise_pred_to_reach(
     stride: int,
     alphas_cumprod: Float[Tensor, " timesteps"],
 ) -> Float[Tensor, "batch c h w"]:
-    """Epsilon, fp32, with which a DDIM step of `stride` timesteps leads from `noisy_latents` to `next_latents`."""
+    """The epsilon, fp32, with which a DDIM step of `stride` timesteps maps `noisy_latents` to `next_latents`."""
     now, after = _now_and_after(timesteps, stride, alphas_cumprod)
     kept = (after / now).sqrt().view(-1, 1, 1, 1).to(noisy_latents.device)
     shift = step_shift(timesteps, stride=stride, alphas_cumprod=alphas_cumprod).view(-1, 1, 1, 1)
@@ -91,12 +110,13 @@ def snr(timesteps: Int[Tensor, " batch"], *, alphas_cumprod: Float[Tensor, " tim
 
 
 def _now_and_after(timesteps: Tensor, stride: int, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha_bar at these timesteps and one stride later, where it is 1 beyond the end."""
+    """alpha_bar at these timesteps and `stride` timesteps later; 1 for later timesteps below 0."""
     alphas_cumprod = alphas_cumprod.to(timesteps.device)
     later = alphas_cumprod[(timesteps - stride).clamp(min=0)]
     return alphas_cumprod[timesteps], later.where(timesteps >= stride, 1.0)
 
 
 def _coefficients(timesteps: Tensor, alphas_cumprod: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(alpha_bar) and sqrt(1 - alpha_bar), to be multiplied with latents on the device of `like`."""
     alpha_bar = alphas_cumprod.to(like.device)[timesteps.to(like.device)].view(-1, 1, 1, 1)
     return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()

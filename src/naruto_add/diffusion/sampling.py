@@ -2,29 +2,30 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from naruto_add.compute import step_generator
+from naruto_add.config.schema import Sampling, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.params import Sampling
+from naruto_add.runtime.compute import step_generator
 
 BATCH = 64
+"""Pictures drawn together."""
 NOISE_STREAM = 7
-"""Keeps starting noise apart from what training steps of the same seed and number draw."""
+"""Separates initial noise from what training steps of the same seed and number draw."""
 _SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type")
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A scheduler, how many of its steps to take, and guidance; a `guidance_scale` of 1 calls the U-Net once a step."""
+    """A diffusers scheduler, its number of steps, and the guidance scale; at 1.0 there is no guidance."""
 
     scheduler: Any
     num_inference_steps: int
@@ -36,19 +37,19 @@ def teacher_sampler(bundle: ModelBundle, sampling: Sampling) -> Sampler:
     return Sampler(bundle.scheduler, sampling.teacher_steps, sampling.guidance_scale)
 
 
-def fast_sampler(bundle: ModelBundle, num_steps: int, guidance_scale: float) -> Sampler:
-    """DPM-Solver++ (Lu et al. 2022): the teacher's picture in a fifth of the steps."""
+def dpm_solver_sampler(bundle: ModelBundle, num_steps: int, guidance_scale: float) -> Sampler:
+    """DPM-Solver++ (Lu et al. 2022), which needs about a fifth of PNDM's steps for the same picture."""
     scheduler = DPMSolverMultistepScheduler(**_schedule(bundle.scheduler), timestep_spacing="trailing")
     return Sampler(scheduler, num_steps, guidance_scale)
 
 
 def student_sampler(bundle: ModelBundle, sampling: Sampling, num_steps: int) -> Sampler:
-    """The few-step sampler of the student, whose guidance is built in."""
+    """The student's sampler, without guidance: it is distilled into the student's weights."""
     return Sampler(make_student_scheduler(bundle.scheduler, sampling.student_scheduler, num_steps), num_steps, 1.0)
 
 
-def make_student_scheduler(teacher_scheduler: Any, kind: Literal["ddim", "lcm"], num_steps: int) -> Any:
-    """A scheduler whose `num_steps` timesteps are the trailing ones that the student was trained at."""
+def make_student_scheduler(teacher_scheduler: Any, kind: StudentScheduler, num_steps: int) -> Any:
+    """A scheduler that samples at the trailing `num_steps` timesteps, at which the student is trained."""
     schedule = _schedule(teacher_scheduler)
     match kind:
         case "ddim":
@@ -58,7 +59,7 @@ def make_student_scheduler(teacher_scheduler: Any, kind: Literal["ddim", "lcm"],
 
 
 def initial_noise(bundle: ModelBundle, num: int, *, seed: int) -> Float[Tensor, "num c h w"]:
-    """Standard normal noise on the bundle's device; picture i's depends on (seed, i) alone."""
+    """Standard normal noise on the bundle's device; that of picture i depends only on (seed, i)."""
     parts = [
         torch.randn(bundle.latent_shape, generator=step_generator(seed, index, NOISE_STREAM)) for index in range(num)
     ]
@@ -74,8 +75,11 @@ def sample_latents(
     sampler: Sampler,
     generators: list[torch.Generator] | None = None,
 ) -> Float[Tensor, "batch c h w"]:
-    """x0 latents, fp32, drawn from this noise in batches; `generators`, one each, feed schedulers that re-noise."""
-    return sample_states(
+    """The x0 latents, fp32, sampled from this noise.
+
+    `generators`, one per item, are for schedulers that add noise between steps.
+    """
+    return sample_trajectory(
         unet,
         noise=noise,
         prompt_embeds=prompt_embeds,
@@ -87,7 +91,7 @@ def sample_latents(
 
 
 @torch.no_grad()
-def sample_states(
+def sample_trajectory(
     unet: UNet2DConditionModel,
     *,
     noise: Float[Tensor, "batch c h w"],
@@ -97,49 +101,23 @@ def sample_states(
     timesteps: list[int],
     generators: list[torch.Generator] | None = None,
 ) -> Float[Tensor, "batch states c h w"]:
-    """What sampling passes through: x_t at each of these timesteps, which the sampler must visit, and x0 as the last.
+    """The states x_t of sampling at these timesteps, in the sampler's order, and then x0; fp32.
 
-    Raises ValueError for timesteps that it does not visit.
+    Raises ValueError if the sampler does not visit one of the timesteps.
     """
     parts = []
     for first in range(0, len(noise), BATCH):
         batch = slice(first, first + BATCH)
-        own = generators[batch] if generators else None
-        states = _sample_batch(unet, noise[batch], prompt_embeds[batch], negative_embeds, sampler, own, timesteps)
-        parts.append(torch.stack(states, dim=1))
-    return torch.cat(parts)
-
-
-def _sample_batch(
-    unet: UNet2DConditionModel,
-    noise: Tensor,
-    prompt_embeds: Tensor,
-    negative_embeds: Tensor,
-    sampler: Sampler,
-    generators: list[torch.Generator] | None,
-    watched: list[int],
-) -> list[Tensor]:
-    scheduler = copy.deepcopy(sampler.scheduler)  # multistep schedulers remember
-    scheduler.set_timesteps(sampler.num_inference_steps, device=noise.device)
-    missing = set(watched) - set(scheduler.timesteps.tolist())
-    if missing:
-        raise ValueError(f"{sampler.num_inference_steps} steps of {type(scheduler).__name__} do not visit {missing}")
-    options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    latents = noise.float() * scheduler.init_noise_sigma
-    states = []
-    for timestep in scheduler.timesteps:
-        if int(timestep) in watched:
-            states.append(latents)
-        noise_pred = guided_noise_pred(
+        predict = partial(
+            guided_noise_pred,
             unet,
-            scheduler.scale_model_input(latents, timestep),
-            timestep.expand(len(latents)),
-            prompt_embeds=prompt_embeds,
+            prompt_embeds=prompt_embeds[batch],
             negative_embeds=negative_embeds,
             guidance_scale=sampler.guidance_scale,
         )
-        latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, **options)[0]
-    return [*states, latents]
+        states = _run_scheduler(predict, noise[batch], sampler, timesteps, generators[batch] if generators else None)
+        parts.append(torch.stack(states, dim=1))
+    return torch.cat(parts)
 
 
 def guided_noise_pred(
@@ -151,7 +129,10 @@ def guided_noise_pred(
     negative_embeds: Float[Tensor, "1 tokens width"],
     guidance_scale: float | Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch c h w"]:
-    """Epsilon, fp32, with classifier-free guidance (Ho & Salimans 2022); both halves in one batch."""
+    """Epsilon, fp32, with classifier-free guidance (Ho & Salimans 2022).
+
+    The U-Net gets one batch of twice the size: first the items with `negative_embeds`, then with `prompt_embeds`.
+    """
     if isinstance(guidance_scale, float) and guidance_scale == 1.0:
         return noise_pred(unet, noisy_latents, timesteps, prompt_embeds)
     embeds = torch.cat([negative_embeds.expand_as(prompt_embeds), prompt_embeds])
@@ -167,33 +148,35 @@ def noise_pred(
     timesteps: Int[Tensor, " batch"],
     prompt_embeds: Float[Tensor, "batch tokens width"],
 ) -> Float[Tensor, "batch c h w"]:
-    """Epsilon, fp32, of one call in the U-Net's own dtype, or autocast's; its last layers compute in fp32 all the same.
-
-    At t = 999 an error in epsilon is amplified 14.6 times into x0.
-    """
+    """Epsilon, fp32, from inputs in the U-Net's dtype."""
     dtype = unet.dtype
-    with _head_in_fp32(unet):
-        return unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)[0].float()
+    return unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)[0].float()
 
 
-@contextmanager
-def _head_in_fp32(unet: UNet2DConditionModel) -> Generator[None]:
-    layers = (unet.conv_norm_out, unet.conv_out)
-    for layer in layers:
-        layer.forward = _in_fp32(layer.forward)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _in_fp32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def call(hidden: Tensor) -> Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return forward(hidden.float())
-
-    return call
+def _run_scheduler(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    sampler: Sampler,
+    recorded: list[int],
+    generators: list[torch.Generator] | None,
+) -> list[Tensor]:
+    """The states at the timesteps `recorded`, then x0; `predict` maps x_t and timesteps to epsilon."""
+    scheduler = copy.deepcopy(sampler.scheduler)  # multistep schedulers keep a history
+    scheduler.set_timesteps(sampler.num_inference_steps, device=noise.device)
+    missing = set(recorded) - set(scheduler.timesteps.tolist())
+    if missing:
+        raise ValueError(f"{sampler.num_inference_steps} steps of {type(scheduler).__name__} do not visit {missing}")
+    options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    latents = noise.float() * scheduler.init_noise_sigma
+    states = []
+    for timestep in scheduler.timesteps:
+        if int(timestep) in recorded:
+            states.append(latents)
+        scaled = scheduler.scale_model_input(latents, timestep)
+        latents = scheduler.step(
+            predict(scaled, timestep.expand(len(latents))), timestep, latents, return_dict=False, **options
+        )[0]
+    return [*states, latents]
 
 
 def _schedule(scheduler: Any) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""Does a picture show what its caption names? A small classifier answers, for data sets that come with attributes.
+"""Attribute accuracy: how often a classifier finds in a picture the attributes that its caption names.
 
-It is trained on the training pictures, and never sees a drawn one; its accuracy on held-out real pictures stands beside
-every figure, since no drawn set can be judged better than that. Only what a caption names counts.
+For data sets whose rows have attributes. The classifier is a small network trained on real pictures of the training
+split. Its accuracy on real test pictures is reported too, because it is an upper bound for drawn pictures.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,37 +16,53 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from naruto_add.compute import batch_indices, default_device, step_generator
+from naruto_add.data.batches import batch_indices
 from naruto_add.data.dataset import Example
-from naruto_add.evaluation.features import Images, as_tensor, resize
+from naruto_add.evaluation.cache import cached_arrays
+from naruto_add.evaluation.drawings import load_images
+from naruto_add.evaluation.features import as_tensor, resize
 from naruto_add.evaluation.intervals import ratio_interval
+from naruto_add.imaging.pixels import Images
+from naruto_add.runtime.compute import default_device, step_generator
 
 COLUMNS = ("hair_color", "hair_style", "headwear", "item", "background")
 HEADWEAR = "headwear"
-"""Its words name a colour too, so that it is counted a second time by presence alone."""
+"""Its values include a colour, so its presence in any colour is a metric too."""
 NONE = "none"
 CLASSIFIER_PX = 64
 WIDTH = 32
 BATCH = 32
+LEARNING_RATE = 6e-3
 SHIFT_PX = 2
 HAIR_NOUNS = ("hair", "mohawk", "ponytail", "twin tails")
-"""What a hair's colour stands before in a caption."""
+"""Words that follow the colour of the hair in a caption."""
 
-State = Mapping[str, NDArray[Any]]
+Weights = Mapping[str, NDArray[Any]]
 Vocabulary = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
 class AttributeClassifier:
-    """A network with one linear head per column; `vocabulary` names its outputs."""
+    """A network whose outputs are the logits of every column's words, in the order of `vocabulary`."""
 
     network: nn.Module
     vocabulary: Vocabulary
 
 
 def has_attributes(examples: Sequence[Example]) -> bool:
-    """Whether every picture comes with every column."""
+    """Whether every picture has every column."""
     return all(column in example.attributes for example in examples for column in COLUMNS)
+
+
+def fit_classifier(train: Sequence[Example], *, num_steps: int, seed: int, cache_dir: Path) -> AttributeClassifier:
+    """A classifier trained on the training split, or the cached one of the same pictures and attributes."""
+    attributes, files = [example.attributes for example in train], [example.image_path for example in train]
+    weights = cached_arrays(
+        cache_dir,
+        *("attributes", num_steps, seed, attributes, *files),
+        compute=lambda: train_classifier(load_images(train), train, num_steps=num_steps, seed=seed),
+    )
+    return load_classifier(weights, vocabulary_of(train))
 
 
 def vocabulary_of(examples: Sequence[Example]) -> Vocabulary:
@@ -53,17 +70,15 @@ def vocabulary_of(examples: Sequence[Example]) -> Vocabulary:
     return {column: sorted({example.attributes[column] for example in examples}) for column in COLUMNS}
 
 
-def train_classifier(
-    images: Images, examples: Sequence[Example], *, num_steps: int, learning_rate: float, seed: int
-) -> State:
-    """The weights, as arrays, of a classifier trained on these pictures and their attributes."""
+def train_classifier(images: Images, examples: Sequence[Example], *, num_steps: int, seed: int) -> Weights:
+    """The weights of a classifier trained on these pictures and their attributes."""
     vocabulary = vocabulary_of(examples)
     pixels, labels = _pixels(images), _labels(examples, vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(vocabulary).to(default_device())
-    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps)
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
     for step in range(num_steps):
         indices = batch_indices(len(pixels), BATCH, seed=seed, step=step)
         batch = _shifted(pixels[indices], step_generator(seed, step)).to(default_device())
@@ -74,37 +89,39 @@ def train_classifier(
     return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
 
 
-def load_classifier(state: State, vocabulary: Vocabulary) -> AttributeClassifier:
-    """The classifier with weights that `train_classifier` found."""
+def load_classifier(weights: Weights, vocabulary: Vocabulary) -> AttributeClassifier:
+    """The classifier with weights of `train_classifier`."""
     network = _network(vocabulary)
-    network.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in state.items()})
+    network.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in weights.items()})
     return AttributeClassifier(network.eval().requires_grad_(False).to(default_device()), vocabulary)
 
 
 def attribute_accuracy(
     classifier: AttributeClassifier, images: Images, examples: Sequence[Example], *, seed: int
 ) -> dict[str, float | int]:
-    """`attribute_accuracy`, with its interval, over all attributes that captions name; `attribute_accuracy_<column>`.
+    """Fraction of the attributes named in captions that the classifier finds in the pictures.
 
-    `num_named_attributes` and `num_named_<column>` say of how many; of none there is no accuracy.
-    `attribute_accuracy_headwear_present` asks only whether any headwear is seen where a caption names some.
+    `attribute_accuracy` is over all columns, with its interval; `attribute_accuracy_<column>` is over one;
+    `attribute_accuracy_headwear_present` accepts any headwear for a named one. `num_named_attributes` and
+    `num_named_<column>` are the numbers of named attributes; if one is 0, its accuracy is left out.
     """
-    seen = _seen(classifier, images)
-    named = {column: np.array([is_named(column, example) for example in examples]) for column in seen}
-    right = {
+    found = _classify(classifier, images)
+    named = {column: np.array([is_named(column, example) for example in examples]) for column in found}
+    correct = {
         column: named[column] & (words == np.array([example.attributes[column] for example in examples]))
-        for column, words in seen.items()
+        for column, words in found.items()
     }
-    worn = named[HEADWEAR] & (seen[HEADWEAR] != NONE)
-    figures = _overall(np.sum([*right.values()], axis=0), np.sum([*named.values()], axis=0), seed)
-    figures |= _share(f"{HEADWEAR}_present", worn, named[HEADWEAR])
-    for column in seen:
-        figures |= {f"num_named_{column}": int(named[column].sum()), **_share(column, right[column], named[column])}
-    return figures
+    has_headwear = named[HEADWEAR] & (found[HEADWEAR] != NONE)
+    metrics = _overall(np.sum([*correct.values()], axis=0), np.sum([*named.values()], axis=0), seed)
+    metrics |= _accuracy(f"{HEADWEAR}_present", has_headwear, named[HEADWEAR])
+    for column in found:
+        metrics[f"num_named_{column}"] = int(named[column].sum())
+        metrics |= _accuracy(column, correct[column], named[column])
+    return metrics
 
 
 def is_named(column: str, example: Example) -> bool:
-    """Whether the caption says this attribute."""
+    """Whether the caption names this attribute of the picture."""
     value, caption = example.attributes[column], f" {example.caption.replace(',', ' ')} "
     color = example.attributes["hair_color"]
     match column:
@@ -120,17 +137,19 @@ def is_named(column: str, example: Example) -> bool:
     return any(f" {phrase} " in caption for phrase in phrases)
 
 
-def _share(name: str, right: NDArray[np.bool_], named: NDArray[np.bool_]) -> dict[str, float]:
-    return {f"attribute_accuracy_{name}": float(right.sum() / named.sum())} if named.any() else {}
+def _accuracy(name: str, correct: NDArray[np.bool_], named: NDArray[np.bool_]) -> dict[str, float]:
+    return {f"attribute_accuracy_{name}": float(correct.sum() / named.sum())} if named.any() else {}
 
 
-def _overall(num_right: NDArray[Any], num_named: NDArray[Any], seed: int) -> dict[str, float | int]:
-    """Given both counts of every picture; the attributes of one stand or fall together, so pictures are resampled."""
+def _overall(num_correct: NDArray[Any], num_named: NDArray[Any], seed: int) -> dict[str, float | int]:
+    """Accuracy over all columns from each picture's counts. Attributes of one picture are not independent, so the
+    interval resamples pictures.
+    """
     total = int(num_named.sum())
     if not total:
         return {"num_named_attributes": 0}
-    low, high = ratio_interval(num_right, num_named, seed=seed)
-    accuracy = float(num_right.sum() / total)
+    low, high = ratio_interval(num_correct, num_named, seed=seed)
+    accuracy = float(num_correct.sum() / total)
     return {
         "num_named_attributes": total,
         "attribute_accuracy": accuracy,
@@ -140,7 +159,7 @@ def _overall(num_right: NDArray[Any], num_named: NDArray[Any], seed: int) -> dic
 
 
 def _network(vocabulary: Vocabulary) -> nn.Module:
-    """Four strided convolutions down to a 4x4 map, which keeps where things are, and one linear layer for all heads."""
+    """Four strided convolutions and a linear layer on the 4x4 map; without pooling, positions are kept."""
     layers: list[nn.Module] = []
     channels = 3
     for width in (WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH):
@@ -161,7 +180,7 @@ def _labels(examples: Sequence[Example], vocabulary: Vocabulary) -> Tensor:
 
 
 def _shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each batch moved by up to `SHIFT_PX`, mirrored half of the time: no attribute here has a side."""
+    """The batch shifted by up to `SHIFT_PX`, and each picture mirrored with probability 1/2."""
     dx, dy = torch.randint(-SHIFT_PX, SHIFT_PX + 1, (2,), generator=generator).tolist()
     moved = torch.roll(pixels, (dy, dx), dims=(2, 3))
     flipped = torch.rand(len(pixels), generator=generator) < 0.5
@@ -174,8 +193,8 @@ def _loss(logits: Tensor, labels: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 @torch.no_grad()
-def _seen(classifier: AttributeClassifier, images: Images) -> dict[str, NDArray[np.str_]]:
-    """The word of every column for every picture."""
+def _classify(classifier: AttributeClassifier, images: Images) -> dict[str, NDArray[np.str_]]:
+    """The most likely word of every column, one per picture."""
     parts = [classifier.network(part.to(default_device())).cpu() for part in _pixels(images).split(BATCH)]
     heads = torch.cat(parts).split([len(words) for words in classifier.vocabulary.values()], dim=1)
     named = zip(classifier.vocabulary.items(), heads, strict=True)

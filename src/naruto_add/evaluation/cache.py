@@ -1,30 +1,26 @@
-"""Arrays that were expensive to make, kept under a hash of everything that they depend on."""
+"""Cached results of the evaluation: numpy arrays, stored as tensors by `runtime.cache`."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from naruto_add.files import content_hash, new_file
+from naruto_add.runtime.cache import cache_path, cached_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def cached(cache_dir: Path, key: Sequence[Any], make: Callable[[], Arrays]) -> Arrays:
-    """What `make` returns, made at most once per key (JSON values and Paths, which count by content)."""
-    path = cache_dir / f"{content_hash(*key)}.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    arrays = make()
-    with new_file(path) as partial:
-        np.savez(partial, allow_pickle=False, **arrays)
-    return arrays
+def cached_arrays(cache_dir: Path, *key: Any, compute: Callable[[], Arrays]) -> Arrays:
+    """The arrays of `compute`, which is called once per key (JSON values, and Paths, which count by their content).
 
+    Raises StageError if the stored file is damaged.
+    """
 
-def digest(array: NDArray[Any]) -> list[Any]:
-    """What tells this array, of pictures for one, from any other: JSON values for a key."""
-    return [array.shape, hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()]
+    def tensors() -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in compute().items()}
+
+    path = cache_path(cache_dir, *key)
+    return {name: tensor.numpy() for name, tensor in cached_tensors(path, key=path.stem, compute=tensors).items()}

@@ -1,35 +1,35 @@
-"""What a picture costs: time, memory and size, on the machine that this runs on."""
+"""Cost metrics: latency, memory and size of every subject."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from naruto_add.evaluation.judge import Metrics
-from naruto_add.evaluation.subjects import Subject
-from naruto_add.evaluation.timing import Job, Times
+from naruto_add.evaluation.metrics import Metrics, Rows
+from naruto_add.evaluation.timing import Job, Times, peak_rss_mib
+from naruto_add.generation.subjects import Subject
 
 LARGE_BATCH = 8
-"""Pictures at once, for `latency_batch8_ms` and `images_per_second`."""
+"""Pictures drawn at once for `latency_batch8_ms` and `images_per_second`."""
 P95 = 95
 TIMED_AS = {"base": "teacher"}
-"""Base has the teacher's architecture and sampler: it takes as long, and is not timed by itself."""
+"""The base model has the teacher's architecture and sampler, so the teacher's times are its own."""
 
 
 def cost_jobs(subjects: Mapping[str, Subject]) -> list[Job]:
-    """What has to be timed for `costs`."""
+    """The jobs that `cost_rows` needs the times of."""
     timed = [subject for name, subject in subjects.items() if name not in TIMED_AS]
     return [Job(subject, num) for subject in timed for num in (1, LARGE_BATCH)]
 
 
-def costs(subjects: Mapping[str, Subject], times: Times) -> dict[str, Metrics]:
-    """Rows by subject, and the row `process`."""
+def cost_rows(subjects: Mapping[str, Subject], times: Times) -> Rows:
+    """A row per subject, and the row `process` of the evaluation itself."""
     rows = {
-        name: {**_size(subject), **_time(subjects[TIMED_AS.get(name, name)], times)}
+        name: {**_size(subject), **_latency(subjects[TIMED_AS.get(name, name)], times)}
         for name, subject in subjects.items()
     }
     for row in rows.values():
         row["speedup"] = rows["teacher"]["latency_ms"] / row["latency_ms"]
-    return {**rows, "process": {"num_threads": times.num_threads}}
+    return {**rows, "process": _process(times)}
 
 
 def _size(subject: Subject) -> Metrics:
@@ -37,7 +37,7 @@ def _size(subject: Subject) -> Metrics:
     return row if subject.size_mib is None else row | {"size_mib": subject.size_mib}
 
 
-def _time(subject: Subject, times: Times) -> Metrics:
+def _latency(subject: Subject, times: Times) -> Metrics:
     large_job = Job(subject, LARGE_BATCH)
     single, large = times.ms(Job(subject, 1)), times.ms(large_job)
     row: Metrics = {
@@ -49,5 +49,11 @@ def _time(subject: Subject, times: Times) -> Metrics:
         f"latency_batch{LARGE_BATCH}_p95_ms": float(np.percentile(large, P95)),
         "images_per_second": LARGE_BATCH * 1000 / float(np.median(large)),
     }
-    vram = times.peak_vram_mib(large_job)
-    return row if vram is None else row | {"peak_vram_mib": vram}
+    peak = times.peak_vram_mib(large_job)
+    return row if peak is None else row | {"peak_vram_mib": peak}
+
+
+def _process(times: Times) -> Metrics:
+    peak = peak_rss_mib()
+    row: Metrics = {"num_threads": times.num_threads}
+    return row if peak is None else row | {"peak_rss_mib": peak}

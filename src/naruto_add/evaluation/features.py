@@ -1,9 +1,9 @@
-"""Networks that turn pictures into the vectors that Frechet and kernel distances compare.
+"""Feature networks: each turns a picture into a vector, and Frechet and kernel distances compare sets of vectors.
 
-`inception` is clean-fid's Inception-v3, and its distances are called `fid` and `kid`. All others bear their network's
-name and cannot be compared with anyone's FID: `clip` is the image tower of CLIP ViT-L/14, `dinov2` DINOv2 ViT-L/14
-(Stein et al. 2023), and `embedded` EfficientNet-Lite1 (ImageNet), which comes as an ordinary dependency. None of them
-is a network of the discriminator.
+`inception` is clean-fid's Inception-v3; only its distances are called `fid` and `kid`. The other distances have the
+name of their network and cannot be compared with published FIDs: `clip` is the image encoder of CLIP ViT-L/14, `dinov2`
+is DINOv2 ViT-L/14 (Stein et al. 2023), and `embedded` is EfficientNet-Lite1 (ImageNet), whose weights are installed
+with this package. The discriminator uses none of these networks.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,32 +19,35 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 
-from naruto_add.conventions import CLIP_L14
-from naruto_add.models.backbones import IMAGENET_MEAN, IMAGENET_STD, load_efficientnet
-from naruto_add.models.clip import CLIP_MEAN, CLIP_STD
+from naruto_add.config.constants import CLIP_L14
+from naruto_add.imaging.pixels import Images
+from naruto_add.models.backbones import load_efficientnet
 from naruto_add.models.hub import load_frozen
-from naruto_add.runtime import StageError
+from naruto_add.runtime.errors import StageError
 
 EFFICIENTNET_LITE1_PX = 240
 INCEPTION_PX = 299
 DINOV2_PX = 224
 NETWORK_BATCH = 8
-"""Pictures per call: more are slower on a CPU, whose cache they leave."""
+"""Pictures per network call. Larger batches are slower on a CPU because they exceed its cache."""
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-"""The file is TorchScript, which is code: no other may be run."""
+"""Checked before loading, because the file is TorchScript, that is, code."""
 DINOV2_L14 = "facebook/dinov2-large@47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
 KEY = "evaluate.features"
-INSTEAD = "choose 'embedded'"
-
-Images = NDArray[np.uint8]
-"""(N, height, width, 3), RGB."""
+REMEDY = "choose 'embedded'"
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """`forward` maps pixels in [0, 255] at `input_px` to one vector each; the names are those of its distances."""
+    """`forward` maps pixels in [0, 255], of side `input_px`, to one vector per picture."""
 
     name: str
     frechet_name: str
@@ -56,16 +59,16 @@ class FeatureNetwork:
 def load_feature_network(
     choice: Literal["embedded", "inception", "clip", "dinov2"], device: torch.device
 ) -> FeatureNetwork:
-    """The network that `evaluate.features` names. Raises StageError where its weights cannot be had."""
+    """The network of `evaluate.features`. Raises StageError if its weights are missing or cannot be loaded."""
     match choice:
         case "embedded":
-            return _embedded(device)
+            return _embedded_network(device)
         case "inception":
-            return _inception(device)
+            return inception_network(_inception_path(), device, sha256=INCEPTION_SHA256)
         case "clip":
-            return _clip(device)
+            return clip_network(CLIP_L14, device)
         case "dinov2":
-            return _dinov2(device)
+            return dinov2_network(DINOV2_L14, device)
 
 
 @torch.no_grad()
@@ -77,65 +80,37 @@ def extract_features(images: Images, network: FeatureNetwork) -> NDArray[np.floa
 
 
 def as_tensor(images: Images) -> Float[Tensor, "batch 3 height width"]:
-    """The same values in [0, 255], as floats, channels first."""
+    """The same values, in [0, 255], as floats with channels first."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
 
 
 def resize(pixels: Float[Tensor, "batch 3 height width"], size_px: int) -> Float[Tensor, "batch 3 px px"]:
-    """Antialiased bicubic without rounding, clipped to [0, 255]: clean-fid's rule (Parmar et al. 2022)."""
+    """Pixels in [0, 255] resized as clean-fid does: bicubic with antialiasing, not rounded (Parmar et al. 2022)."""
     return F.interpolate(pixels, size=(size_px, size_px), mode="bicubic", antialias=True).clamp(0, 255)
 
 
 def normalized(
     pixels: Float[Tensor, "batch 3 height width"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Pixels in [0, 255], scaled to [0, 1] and then by each channel's mean and deviation."""
+    """Pixels in [0, 255] scaled to [0, 1], then standardised with each channel's mean and standard deviation."""
     shift, scale = (pixels.new_tensor(item).view(1, 3, 1, 1) for item in (mean, std))
     return (pixels / 255 - shift) / scale
 
 
-def _named(name: str, input_px: int, forward: Callable[[Tensor], Tensor]) -> FeatureNetwork:
-    return FeatureNetwork(name, f"fd_{name}", f"kd_{name}", input_px, forward)
+def inception_network(path: Path, device: torch.device, *, sha256: str) -> FeatureNetwork:
+    """clean-fid's Inception-v3 from a TorchScript file. Raises StageError if the file has another hash."""
+    from cleanfid.inception_torchscript import InceptionV3W
 
-
-def _embedded(device: torch.device) -> FeatureNetwork:
-    network = load_efficientnet("lite1", device)
-
-    def forward(pixels: Tensor) -> Tensor:
-        features: Tensor = network.extract_features(pixels.to(device) / 127.5 - 1)
-        return features.mean(dim=(2, 3))
-
-    return _named("efficientnet_lite1", EFFICIENTNET_LITE1_PX, forward)
-
-
-def _clip(device: torch.device) -> FeatureNetwork:
-    """The projected vectors, which are those that captions are compared with."""
-    from transformers import CLIPVisionModelWithProjection
-
-    network = load_frozen(CLIPVisionModelWithProjection, CLIP_L14, key=KEY, instead=INSTEAD).to(device)
-
-    def forward(pixels: Tensor) -> Tensor:
-        features: Tensor = network(normalized(pixels.to(device), CLIP_MEAN, CLIP_STD)).image_embeds
-        return features
-
-    return _named("clip_l14", network.config.image_size, forward)
-
-
-def _dinov2(device: torch.device) -> FeatureNetwork:
-    """The class token after the last normalization."""
-    from transformers import Dinov2Model
-
-    network = load_frozen(Dinov2Model, DINOV2_L14, key=KEY, instead=INSTEAD).to(device)
-
-    def forward(pixels: Tensor) -> Tensor:
-        features: Tensor = network(normalized(pixels.to(device), IMAGENET_MEAN, IMAGENET_STD)).pooler_output
-        return features
-
-    return _named("dinov2_l14", DINOV2_PX, forward)
-
-
-def _inception(device: torch.device) -> FeatureNetwork:
-    network = _inception_network(_inception_path()).to(device).eval()
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise StageError(
+            f"{KEY}: {path} is not clean-fid's Inception (its SHA-256 is {found}, expected {sha256}); delete it, or "
+            f"{REMEDY}"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # clean-fid calls torch.jit.load
+        network = InceptionV3W(str(path.parent), download=False, resize_inside=False).to(device).eval()
 
     def forward(pixels: Tensor) -> Tensor:
         features: Tensor = network(pixels.to(device))
@@ -144,32 +119,60 @@ def _inception(device: torch.device) -> FeatureNetwork:
     return FeatureNetwork("inception", "fid", "kid", INCEPTION_PX, forward)
 
 
-def _inception_network(path: Path) -> Any:
-    from cleanfid.inception_torchscript import InceptionV3W
+def clip_network(source: str, device: torch.device) -> FeatureNetwork:
+    """A CLIP image encoder; its features are the projected vectors, which CLIP compares with those of captions."""
+    from transformers import CLIPVisionModelWithProjection
 
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != INCEPTION_SHA256:
-        raise StageError(
-            f"{KEY}: {path} is not the file that 'inception' means (SHA-256 {found}, not {INCEPTION_SHA256}); "
-            f"remove it, or {INSTEAD}"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.load, by which clean-fid loads it
-        return InceptionV3W(str(path.parent), download=False, resize_inside=False)
+    network = load_frozen(CLIPVisionModelWithProjection, source, key=KEY, instead=REMEDY).to(device)
+
+    def forward(pixels: Tensor) -> Tensor:
+        features: Tensor = network(normalized(pixels.to(device), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)).image_embeds
+        return features
+
+    return _named_network("clip_l14", network.config.image_size, forward)
+
+
+def dinov2_network(source: str, device: torch.device) -> FeatureNetwork:
+    """A DINOv2; its features are the class token after the last normalization."""
+    from transformers import Dinov2Model
+
+    network = load_frozen(Dinov2Model, source, key=KEY, instead=REMEDY).to(device)
+
+    def forward(pixels: Tensor) -> Tensor:
+        standardised = normalized(pixels.to(device), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        features: Tensor = network(standardised).pooler_output
+        return features
+
+    return _named_network("dinov2_l14", DINOV2_PX, forward)
+
+
+def _embedded_network(device: torch.device) -> FeatureNetwork:
+    network = load_efficientnet("lite1", device)
+
+    def forward(pixels: Tensor) -> Tensor:
+        features: Tensor = network.extract_features(pixels.to(device) / 127.5 - 1)
+        return features.mean(dim=(2, 3))
+
+    return _named_network("efficientnet_lite1", EFFICIENTNET_LITE1_PX, forward)
+
+
+def _named_network(name: str, input_px: int, forward: Callable[[Tensor], Tensor]) -> FeatureNetwork:
+    return FeatureNetwork(name, f"fd_{name}", f"kd_{name}", input_px, forward)
 
 
 def _inception_path() -> Path:
+    """clean-fid's file in torch's cache, downloaded if it is missing."""
     from cleanfid.downloads_helper import inception_url
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(inception_url, str(path), hash_prefix=INCEPTION_SHA256, progress=False)
-        except (OSError, RuntimeError) as error:  # torch raises the latter for another hash
-            raise StageError(
-                f"{KEY}: 'inception' needs {path}, which is not there and cannot be fetched from "
-                f"{inception_url} ({error}); put it there, or {INSTEAD}"
-            ) from error
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(inception_url, str(path), hash_prefix=INCEPTION_SHA256, progress=False)
+    except (OSError, RuntimeError) as error:  # RuntimeError if the hash differs
+        raise StageError(
+            f"{KEY}: 'inception' needs {path}, which does not exist and cannot be downloaded from {inception_url} "
+            f"({error}); copy it to this path, or {REMEDY}"
+        ) from error
     return path

@@ -1,8 +1,8 @@
-"""Fidelity and diversity apart: how much of one cloud of feature vectors lies in the region that another occupies.
+"""Fidelity and diversity separately: how far two sets of feature vectors overlap.
 
-A set's region is the union of balls around its pictures that reach to their k-th nearest neighbour in the set.
-Precision and recall are Kynkaanniemi et al. 2019, eq. 2, with their k of 3; density and coverage Naeem et al. 2020,
-eq. 3, with their k of 5. All depend on the numbers of pictures, so only sets of one size may be compared.
+A set covers the union of balls around its vectors; each ball reaches to the k-th nearest neighbour within the set.
+Precision and recall are Kynkaanniemi et al. 2019, eq. 2, with k = 3; density and coverage are Naeem et al. 2020, eq. 3,
+with k = 5. All four depend on the number of pictures, so compare only values of equal numbers.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naruto_add.evaluation.frechet import Features
-from naruto_add.evaluation.likeness import pairwise_distances
+from naruto_add.imaging.similarity import pairwise_distances
 
 PRECISION_NEIGHBOURS = 3
 DENSITY_NEIGHBOURS = 5
@@ -21,7 +21,7 @@ Distances = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ManifoldScores:
-    """All but `density` are fractions; density may exceed 1 and is 1 on average for equal distributions."""
+    """Fractions, except `density`, which averages 1 for two samples of one distribution and can exceed it."""
 
     precision: float
     recall: float
@@ -30,12 +30,12 @@ class ManifoldScores:
 
 
 def manifold_scores(features: Features, reference: Features) -> ManifoldScores:
-    """How drawn pictures and real ones (`reference`) overlap; sets of k pictures or fewer use all their neighbours."""
+    """Overlap of drawn pictures with real ones (`reference`). A set of k pictures or fewer uses all its neighbours."""
     distances = pairwise_distances(features, reference)
     radii = _radii(features, PRECISION_NEIGHBOURS)
     reference_radii = _radii(reference, PRECISION_NEIGHBOURS)
     wide_radii = _radii(reference, DENSITY_NEIGHBOURS)
-    num_neighbours = _neighbours(reference, DENSITY_NEIGHBOURS)
+    num_neighbours = _num_neighbours(reference, DENSITY_NEIGHBOURS)
     return ManifoldScores(
         precision=float((distances <= reference_radii).any(axis=1).mean()),
         recall=float((distances <= radii[:, None]).any(axis=0).mean()),
@@ -44,14 +44,14 @@ def manifold_scores(features: Features, reference: Features) -> ManifoldScores:
     )
 
 
-def _radii(features: Features, num_neighbours: int) -> Distances:
-    """Each picture's distance to its k-th nearest neighbour; the nearest of all is itself."""
+def _radii(features: Features, k: int) -> Distances:
+    """Each vector's distance to its k-th nearest neighbour. Its nearest vector, at index 0, is itself."""
     within = pairwise_distances(features, features)
     np.fill_diagonal(within, 0.0)
-    k = _neighbours(features, num_neighbours)
-    radii: Distances = np.partition(within, k, axis=1)[:, k]
+    index = _num_neighbours(features, k)
+    radii: Distances = np.partition(within, index, axis=1)[:, index]
     return radii
 
 
-def _neighbours(features: Features, num_neighbours: int) -> int:
-    return min(num_neighbours, len(features) - 1)
+def _num_neighbours(features: Features, k: int) -> int:
+    return min(k, len(features) - 1)

@@ -1,4 +1,4 @@
-"""Does a model repeat its training pictures? Their nearest distances, against those of real pictures it never saw."""
+"""Memorization: whether drawn pictures are closer to training pictures than real pictures of the test split are."""
 
 from dataclasses import dataclass
 
@@ -6,34 +6,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naruto_add.evaluation.frechet import Features
-from naruto_add.evaluation.likeness import pairwise_distances
+from naruto_add.imaging.similarity import pairwise_distances
 
 NEAR_PERCENT = 5
-"""Held-out pictures that are nearest to a training picture, by whose distance a drawn one counts as near."""
+"""A drawn picture is near a training picture if it is nearer than this percentile of the test pictures."""
 
 
 @dataclass(frozen=True)
 class Memorization:
-    """`ratio` is about 1, and `near_fraction` about 0.05, where drawn pictures are as new as held-out ones."""
+    """For drawn pictures as new as test pictures, `ratio` is about 1 and `near_fraction` about 0.05."""
 
     ratio: float
     near_fraction: float
 
 
-def memorization(features: Features, held_out: Features, train: Features) -> Memorization:
-    """How near drawn pictures are to training pictures, by the measure of how near held-out real ones are.
+def memorization(features: Features, test: Features, train: Features) -> Memorization:
+    """Nearest distances of drawn pictures to training pictures, relative to those of test pictures.
 
-    A copy is 0 away. The ratio is of medians, so it tells of a habit; the fraction tells of single copies.
+    A copy has distance 0. The ratio compares medians and shows copying in general; the fraction shows single copies.
     """
-    drawn, unseen = nearest_distances(features, train), nearest_distances(held_out, train)
-    near = np.percentile(unseen, NEAR_PERCENT)
+    drawn_distances, test_distances = nearest_distances(features, train), nearest_distances(test, train)
+    near = np.percentile(test_distances, NEAR_PERCENT)
     return Memorization(
-        ratio=float(np.median(drawn) / max(np.median(unseen), np.finfo(float).tiny)),
-        near_fraction=float((drawn < near).mean()),
+        ratio=float(np.median(drawn_distances) / max(np.median(test_distances), np.finfo(float).tiny)),
+        near_fraction=float((drawn_distances < near).mean()),
     )
 
 
 def nearest_distances(features: Features, train: Features) -> NDArray[np.float64]:
-    """Each picture's distance to the training picture that is most like it."""
+    """Each picture's distance to the nearest training picture."""
     nearest: NDArray[np.float64] = pairwise_distances(features, train).min(axis=1)
     return nearest

@@ -1,7 +1,8 @@
-"""How different two pictures look, pair by pair: 0 for equal ones.
+"""Perceptual distances between pairs of pictures; 0 for equal pictures.
 
-With a trunk at hand it is LPIPS (Zhang et al. 2018) by the `lpips` package, at the pictures' own size, and is called
-`lpips`. `embedded` is the same formula without learned weights on EfficientNet-Lite1's maps, and bears that name.
+`alex`, `vgg` and `squeeze` are LPIPS (Zhang et al. 2018) by the `lpips` package at the pictures' own size; only these
+distances are called `lpips`. `embedded` is the same formula without learned weights on feature maps of
+EfficientNet-Lite1, and is called `pd_efficientnet_lite1`.
 """
 
 import pickle
@@ -16,20 +17,22 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from naruto_add.evaluation.features import NETWORK_BATCH, Images, as_tensor, resize
+from naruto_add.evaluation.features import NETWORK_BATCH, as_tensor, resize
+from naruto_add.imaging.pixels import Images
 from naruto_add.losses.perceptual import multi_depth_distance
 from naruto_add.models.backbones import load_efficientnet, resolution_maps
-from naruto_add.runtime import StageError
+from naruto_add.runtime.errors import StageError
 
 EMBEDDED_PX = 128
-"""Side at which the embedded network compares: half its own, since its early maps hold most of what is seen."""
+"""Side of the pictures that the embedded network compares: half of what it was trained on, because most visible
+differences are in its early, high-resolution maps."""
 
 Trunk = Literal["alex", "vgg", "squeeze"]
 
 
 @dataclass(frozen=True)
 class PerceptualNetwork:
-    """`distance` compares pixels in [0, 255] pair by pair; `metric_name` is what its mean may be called."""
+    """`distance` compares pixels in [0, 255] pair by pair; `metric_name` is the name of the mean distance."""
 
     name: str
     metric_name: str
@@ -37,7 +40,7 @@ class PerceptualNetwork:
 
 
 def load_perceptual_network(choice: Literal["embedded"] | Trunk, device: torch.device) -> PerceptualNetwork:
-    """The network that `evaluate.perceptual` names. Raises StageError where its trunk cannot be had."""
+    """The network of `evaluate.perceptual`. Raises StageError if its weights are missing or cannot be loaded."""
     if choice == "embedded":
         return _embedded(device)
     return lpips_network(choice, _trunk_weights(choice), device)
@@ -45,18 +48,18 @@ def load_perceptual_network(choice: Literal["embedded"] | Trunk, device: torch.d
 
 @torch.no_grad()
 def perceptual_distances(images: Images, others: Images, *, network: PerceptualNetwork) -> NDArray[np.float64]:
-    """The distance of each picture to the other set's picture at its place."""
+    """Distance of each picture to the other set's picture with the same index."""
     pairs = zip(as_tensor(images).split(NETWORK_BATCH), as_tensor(others).split(NETWORK_BATCH), strict=True)
     parts = [network.distance(batch, other_batch) for batch, other_batch in pairs]
     return torch.cat(parts).double().cpu().numpy()
 
 
 def lpips_network(trunk: Trunk, trunk_weights: Mapping[str, Tensor], device: torch.device) -> PerceptualNetwork:
-    """LPIPS v0.1 with the package's own linear heads on torchvision's trunk (its `features.*` tensors)."""
+    """LPIPS v0.1: the package's linear heads on the `features.*` tensors of a torchvision network."""
     import lpips
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the package builds the trunk by torchvision's old arguments
+        warnings.simplefilter("ignore", UserWarning)  # lpips passes deprecated arguments to torchvision
         network = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
     _load_trunk(network.net, trunk_weights)
     network = network.requires_grad_(False).eval().to(device)
@@ -69,7 +72,7 @@ def lpips_network(trunk: Trunk, trunk_weights: Mapping[str, Tensor], device: tor
 
 
 def _load_trunk(network: Any, trunk_weights: Mapping[str, Tensor]) -> None:
-    """The package cuts `features.*` into slices that keep the layers' numbers: slice2.3.weight is features.3.weight."""
+    """Load `features.*` into lpips' slices, which keep the layers' numbers: slice2.3.weight is features.3.weight."""
     names = {name: f"features.{name.split('.', 1)[1]}" for name in network.state_dict()}
     network.load_state_dict({name: trunk_weights[source] for name, source in names.items()})
 
@@ -85,11 +88,11 @@ def _trunk_weights(trunk: Trunk) -> Mapping[str, Tensor]:
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         return state
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # out of reach, or a damaged file
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # no network, or a damaged file
         path = f"{torch.hub.get_dir()}/checkpoints/{weights.url.rsplit('/', 1)[1]}"
         raise StageError(
-            f"evaluate.perceptual: {trunk!r} needs {path}, which cannot be read, or fetched from {weights.url} "
-            f"({error}); put it there, or choose 'embedded'"
+            f"evaluate.perceptual: {trunk!r} needs {path}, which cannot be read or downloaded from {weights.url} "
+            f"({error}); copy it to this path, or choose 'embedded'"
         ) from error
 
 

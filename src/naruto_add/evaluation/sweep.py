@@ -1,81 +1,64 @@
-"""Quality against latency: teacher and distilled student at many numbers of steps."""
+"""Quality against latency: the teacher and the distilled student at many numbers of steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from naruto_add.catalog import INTERVAL_ENDS
-from naruto_add.evaluation.features import Images
-from naruto_add.evaluation.judge import Judge, Metrics, compared, image_features
-from naruto_add.evaluation.subjects import Subject, at_steps, student_at_steps
+from naruto_add.config.schema import Sampling
+from naruto_add.evaluation.catalog import INTERVAL_ENDS
+from naruto_add.evaluation.metrics import Metrics
 from naruto_add.evaluation.timing import Job, Times
-from naruto_add.files import atomic_write_bytes
-from naruto_add.params import Evaluate, Sampling
-from naruto_add.runtime import progress
+from naruto_add.generation.subjects import Subject, at_steps, student_at_steps
+from naruto_add.runtime.files import atomic_write_bytes
 
 COLUMNS = ("subject", "steps", "latency_ms", "metric", "distance", "low", "high", "num_images")
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """`distance` is the judge's Frechet distance (`metric` names it) of as many pictures at every point."""
+    """A subject at one of its numbers of steps, under the name that it has in the table."""
 
     name: str
     subject: Subject
-    metric: str
-    distance: float
-    low: float
-    high: float
-    num_images: int
 
     @property
     def job(self) -> Job:
-        """What has to be timed."""
+        """The timing job of this point: one picture."""
         return Job(self.subject, 1)
 
 
-def sweep(
+def sweep_points(
     subjects: Mapping[str, Subject],
-    *,
-    draw: Callable[[Subject], Images],
-    drawn_sets: Mapping[str, Images],
-    real: Images,
     sampling: Sampling,
-    params: Evaluate,
-    judge: Judge,
+    *,
+    teacher_steps: Sequence[int],
+    student_steps: Sequence[int],
 ) -> list[SweepPoint]:
-    """A point per subject and number of steps; a set in `drawn_sets` is not drawn again."""
-    points = _points(subjects, sampling, params)
-    known = {repr(subjects[name].key()): images for name, images in drawn_sets.items()}
-    found = []
-    for name, subject in progress(points, desc="evaluate: sweep", total=len(points)):
-        images = known.get(repr(subject.key()))
-        features = image_features(draw(subject) if images is None else images, judge)[: params.few_images]
-        found.append(_point(name, subject, compared(features, image_features(real, judge), judge=judge), judge=judge))
-    return found
-
-
-def write_sweep(points: Sequence[SweepPoint], times: Times, path: Path) -> None:
-    """Tab-separated, with six significant digits."""
-    rows = []
-    for point in points:
-        steps, ms = point.subject.sampler.num_inference_steps, float(np.median(times.ms(point.job)))
-        figures = [f"{value:.6g}" for value in (point.distance, point.low, point.high)]
-        rows.append("\t".join([point.name, str(steps), f"{ms:.6g}", point.metric, *figures, str(point.num_images)]))
-    atomic_write_bytes(path, ("\n".join(["\t".join(COLUMNS), *rows]) + "\n").encode())
-
-
-def _points(subjects: Mapping[str, Subject], sampling: Sampling, params: Evaluate) -> list[tuple[str, Subject]]:
+    """The teacher and the distilled student at each of these numbers of steps."""
     teacher, distilled = subjects["teacher"], subjects["distilled"]
     return [
-        *(("teacher", at_steps(teacher, num_steps)) for num_steps in params.teacher_sweep),
-        *(("distilled", student_at_steps(distilled, sampling, num_steps)) for num_steps in params.student_sweep),
+        *(SweepPoint("teacher", at_steps(teacher, number)) for number in teacher_steps),
+        *(SweepPoint("distilled", student_at_steps(distilled, sampling, number)) for number in student_steps),
     ]
 
 
-def _point(name: str, subject: Subject, figures: Metrics, *, judge: Judge) -> SweepPoint:
-    metric = judge.features.frechet_name
-    distance, low, high = (figures[f"{metric}{end}"] for end in ("", *INTERVAL_ENDS))
-    return SweepPoint(name, subject, metric, distance, low, high, int(figures["num_images"]))
+def write_sweep(
+    points: Sequence[SweepPoint], metrics: Sequence[Metrics], times: Times, *, distance_name: str, path: Path
+) -> None:
+    """Write a tab-separated row per point: its latency, and its distance to real pictures with the interval.
+
+    `metrics` has the metrics of each point, `distance_name` is the one that is written.
+    """
+    rows = []
+    for point, values in zip(points, metrics, strict=True):
+        latency_ms = float(np.median(times.ms(point.job)))
+        distances = [values[f"{distance_name}{end}"] for end in ("", *INTERVAL_ENDS)]
+        rows.append(
+            [
+                *(point.name, str(point.subject.sampler.num_inference_steps), f"{latency_ms:.6g}"),
+                *(distance_name, *(f"{value:.6g}" for value in distances), str(values["num_images"])),
+            ]
+        )
+    atomic_write_bytes(path, "".join("\t".join(row) + "\n" for row in (COLUMNS, *rows)).encode())

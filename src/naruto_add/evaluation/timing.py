@@ -1,6 +1,12 @@
-"""How long subjects take, all in turn, again and again: whatever else the machine does meanwhile slows all of them."""
+"""Latency and memory of drawing, measured on this machine.
 
-from collections.abc import Sequence
+All jobs are timed in turn, in several rounds, so that other load on the machine slows all of them alike.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,81 +15,115 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from naruto_add.evaluation import speed
-from naruto_add.evaluation.cache import Arrays, cached
-from naruto_add.evaluation.generate import draw_set
-from naruto_add.evaluation.speed import milliseconds_of, peak_vram_mib
-from naruto_add.evaluation.subjects import Subject, at_steps
-from naruto_add.files import content_hash
-from naruto_add.runtime import progress
+from naruto_add.evaluation.cache import Arrays, cached_arrays
+from naruto_add.generation.image_sets import draw_set
+from naruto_add.generation.subjects import Subject, at_steps
+from naruto_add.runtime.files import content_hash
+from naruto_add.runtime.progress import progress
 
+MIB = 2**20
 ROUND_STEPS = 12
-"""Steps that a round times a job for at least, by as many calls as that takes: one picture of few steps is noise."""
+"""Sampling steps per job and round, at least: a job of few steps is timed several times, because one time is noisy."""
 WARM_UP_STEPS = 4
-"""They call everything that more steps call."""
+"""Enough steps to run all code that a longer sampling runs."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A subject that draws so many pictures at once."""
+    """A subject, and how many pictures it draws at once."""
 
     subject: Subject
     num_pictures: int
 
     @property
     def name(self) -> str:
-        """The same for all jobs that take equally long, whoever asks for them."""
+        """A hash that is equal for jobs that take equally long."""
         return content_hash(self.subject.key(), self.num_pictures)
 
     @property
     def calls_per_round(self) -> int:
-        """Cheap subjects are timed more often."""
+        """How many times a round draws and times this job."""
         return -(-ROUND_STEPS // self.subject.sampler.num_inference_steps)
 
     def draw(self, prompts: Sequence[str], seed: int) -> None:
-        """From prompts to pixels; the prompts are taken in turn."""
+        """Draw from prompts to pixels; prompts are repeated if there are too few."""
         chosen = [prompts[index % len(prompts)] for index in range(self.num_pictures)]
         draw_set(self.subject, chosen, seed=seed, batch_size=self.num_pictures)
 
-    def brief(self) -> "Job":
-        """The same in few steps, to warm up."""
+    def warm_up(self) -> "Job":
+        """The job at no more than `WARM_UP_STEPS` steps."""
         steps = min(WARM_UP_STEPS, self.subject.sampler.num_inference_steps)
         return Job(at_steps(self.subject, steps), self.num_pictures)
 
 
 @dataclass(frozen=True)
 class Times:
-    """What one run measured."""
+    """The measurements of one run."""
 
     arrays: Arrays
 
     def ms(self, job: Job) -> NDArray[np.float64]:
-        """Of each call."""
+        """Time of each call of the job."""
         return self.arrays[f"{job.name}.ms"]
 
     def peak_vram_mib(self, job: Job) -> float | None:
-        """GPU memory of the subject's own weights, and what drawing took at most beside them; None without a GPU."""
+        """GPU memory of the subject's weights plus the most that drawing allocated; None without a GPU."""
         peaks = self.arrays[f"{job.name}.vram"]
         return float(peaks.max()) + job.subject.weights_mib if len(peaks) else None
 
     @property
     def num_threads(self) -> int:
-        """That torch computed with on the CPU."""
+        """Number of CPU threads that torch used."""
         return int(self.arrays["threads"])
 
 
 def time_jobs(jobs: Sequence[Job], prompts: Sequence[str], *, seed: int, rounds: int, cache_dir: Path) -> Times:
-    """Every job's times, of one run at most once: times are there to be compared with each other."""
-    different = {job.name: job for job in jobs}
-    code = [Path(__file__), Path(speed.__file__)]
-    key = ["times", *code, sorted(different), list(prompts), seed, rounds, torch.get_num_threads()]
-    return Times(cached(cache_dir, key, lambda: _measured(different, prompts, seed, rounds)))
+    """Times of all jobs, measured in one run or taken from `cache_dir`. Times of different runs are never combined."""
+    distinct = {job.name: job for job in jobs}
+    arrays = cached_arrays(
+        cache_dir,
+        *("times", Path(__file__), sorted(distinct), list(prompts), seed, rounds, torch.get_num_threads()),
+        compute=lambda: _measure(distinct, prompts, seed, rounds),
+    )
+    return Times(arrays)
 
 
-def _measured(jobs: dict[str, Job], prompts: Sequence[str], seed: int, rounds: int) -> Arrays:
-    """After a warm-up of all, every job in every round."""
+def milliseconds_of(call: Callable[[], object]) -> float:
+    """Wall-clock time of one call, including the work that it queued on the GPU."""
+    _synchronize()
+    start = time.perf_counter()
+    call()
+    _synchronize()
+    return 1000 * (time.perf_counter() - start)
+
+
+@contextmanager
+def peak_vram_mib() -> Generator[list[float]]:
+    """Yield a list that holds after the block the most GPU memory that the block allocated; empty without a GPU."""
+    peak: list[float] = []
+    if not torch.cuda.is_available():
+        yield peak
+        return
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    yield peak
+    peak.append((torch.cuda.max_memory_allocated() - before) / MIB)
+
+
+def peak_rss_mib() -> float | None:
+    """The most memory that this process has used so far; None if the system does not report it (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
+
+
+def _measure(jobs: dict[str, Job], prompts: Sequence[str], seed: int, rounds: int) -> Arrays:
+    """Warm all jobs up, then time every job in every round."""
     for job in jobs.values():
-        job.brief().draw(prompts, seed)
+        job.warm_up().draw(prompts, seed)
     ms: dict[str, list[float]] = {name: [] for name in jobs}
     vram: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in progress(range(rounds), desc="evaluate: timing"):
@@ -93,5 +133,9 @@ def _measured(jobs: dict[str, Job], prompts: Sequence[str], seed: int, rounds: i
             vram[name] += peak
     arrays = {f"{name}.ms": np.array(values) for name, values in ms.items()}
     arrays |= {f"{name}.vram": np.array(values) for name, values in vram.items()}
-    arrays["threads"] = np.array(torch.get_num_threads())
-    return arrays
+    return arrays | {"threads": np.array(torch.get_num_threads())}
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The loss of a model that predicts noise."""
+"""The loss of a model that predicts epsilon."""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""How well pictures fit their captions, by vectors of both."""
+"""Losses and accuracy of vectors of pictures and captions that should match."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor
 def image_text_loss(
     image_vectors: Float[Tensor, "batch width"], text_vectors: Float[Tensor, "batch width"]
 ) -> Float[Tensor, ""]:
-    """1 - cosine similarity, in [0, 2]; no gradient reaches the captions' side."""
+    """1 - cosine similarity, in [0, 2]; no gradient reaches the text vectors."""
     return (1 - F.cosine_similarity(image_vectors, text_vectors.detach())).mean()
 
 
@@ -20,9 +20,9 @@ def info_nce(
     *,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of picking each one's partner among the batch, both ways (Radford et al. 2021, section 2.3).
+    """Cross-entropy of finding each picture's caption, and each caption's picture, in the batch.
 
-    Others with the same caption are left out: to tell them apart cannot be learnt.
+    Radford et al. 2021, section 2.3. Other items with the same caption (equal `caption_ids`) are not counted as wrong.
     """
     logits = F.normalize(image_vectors, dim=1) @ F.normalize(text_vectors, dim=1).T / temperature
     is_own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
@@ -36,6 +36,6 @@ def retrieval_accuracy(
     text_vectors: Float[Tensor, "batch width"],
     caption_ids: Int[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
-    """The fraction of pictures whose most similar caption, of the whole batch's, is their own."""
+    """The fraction of pictures whose most similar caption in the batch is their own or equal to it."""
     similarity = F.normalize(image_vectors, dim=1) @ F.normalize(text_vectors, dim=1).T
     return (caption_ids[similarity.argmax(dim=1)] == caption_ids).float().mean()

@@ -1,4 +1,4 @@
-"""How different two sets of feature maps are, pair by pair."""
+"""The perceptual distance of feature maps."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,10 @@ from torch import Tensor
 def multi_depth_distance(
     maps: Sequence[Float[Tensor, "batch _ _ _"]], others: Sequence[Float[Tensor, "batch _ _ _"]]
 ) -> Float[Tensor, " batch"]:
-    """Squared difference of unit vectors (in [0, 4]), averaged over places, then over depths: LPIPS without heads."""
+    """Squared distance of the unit feature vectors, in [0, 4], averaged over positions and then over maps.
+
+    LPIPS (Zhang et al. 2018) without its learned weights of channels.
+    """
     depths = [
         (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
         for a, b in zip(maps, others, strict=True)

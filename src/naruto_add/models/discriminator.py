@@ -1,6 +1,7 @@
-"""A discriminator in latent space (LADD, Sauer et al. 2024): the frozen teacher sees, small heads judge.
+"""A discriminator of latents (LADD, Sauer et al. 2024): trainable heads on features of the frozen teacher.
 
-The teacher's features say what is drawn, and how well, at every depth and noise level; only the heads are trained.
+The teacher's features describe the content and the quality of a picture at every depth and noise level, so that only
+small heads have to be trained.
 """
 
 from collections.abc import Generator, Sequence
@@ -13,27 +14,26 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from naruto_add.runtime import StageError
+from naruto_add.diffusion.base_model import block_names, check_block_names
+from naruto_add.runtime.errors import StageError
 
+HEAD_WIDTH = 64
+"""Channels of a head's hidden layers."""
 NEGATIVE_SLOPE = 0.2
 
 
 class UnetFeatures:
-    """Outputs of a frozen U-Net's blocks; what lies behind the deepest of them is not computed.
+    """Outputs of named blocks of a frozen U-Net; layers after the deepest of these blocks are not computed.
 
-    Gradients pass through to the latents where they require one. No activation checkpointing: with hooks it gives NaN.
+    Gradients reach the latents. The U-Net must not use activation checkpointing, which gives NaN in hooked modules.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, block_names: Sequence[str]) -> None:
-        available = _block_names(unet)
-        for name in block_names:
-            if name not in available:
-                raise StageError(
-                    f"add.discriminator_blocks: {name!r} is not a block of the teacher's U-Net; use some of {available}"
-                )
+    def __init__(self, unet: UNet2DConditionModel, names: Sequence[str]) -> None:
+        """Raises StageError if one of `names` (`add.discriminator_blocks`) is not a block of the U-Net."""
+        check_block_names(unet.config, names)
         self._unet = unet
-        self._names = list(block_names)
-        self._last = max(block_names, key=available.index)
+        self._names = list(names)
+        self._last = max(names, key=block_names(unet.config).index)
 
     @property
     def num_channels(self) -> list[int]:
@@ -46,13 +46,13 @@ class UnetFeatures:
         timesteps: Int[Tensor, " batch"],
         prompt_embeds: Float[Tensor, "batch tokens width"],
     ) -> list[Float[Tensor, "batch _ _ _"]]:
-        """The blocks' outputs, fp32, in the order that they were named in."""
+        """The outputs of the blocks, fp32, in the order of `names`."""
         captured: dict[str, Tensor] = {}
         handles = [self._capture(name, captured) for name in self._names]
         dtype = self._unet.dtype
         try:
             self._unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)
-        except _SeenEnough:
+        except _AllCaptured:
             pass
         finally:
             for handle in handles:
@@ -63,44 +63,44 @@ class UnetFeatures:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             captured[name] = output if isinstance(output, Tensor) else output[0]
             if name == self._last:
-                raise _SeenEnough
+                raise _AllCaptured
 
         return self._unet.get_submodule(name).register_forward_hook(hook)
 
 
 class LatentDiscriminator(nn.Module):
-    """One trainable head per depth of frozen features."""
+    """One trainable head per feature map."""
 
-    def __init__(self, num_channels: Sequence[int], *, width: int, pooled_width: int) -> None:
+    def __init__(self, num_channels: Sequence[int], *, pooled_width: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleList([Head(channels, width, pooled_width) for channels in num_channels])
+        self.heads = nn.ModuleList([Head(channels, pooled_width) for channels in num_channels])
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch _ _ _"]], pooled: Float[Tensor, "batch width"]
     ) -> list[Float[Tensor, "batch _"]]:
-        """Per-patch logits of each head: high for real."""
+        """Logits of each head, one per position of its feature map: high for real pictures."""
         return [head(item, pooled) for head, item in zip(self.heads, features, strict=True)]
 
 
 class Head(nn.Module):
-    """Logits of patches, each with the caption's projection on what the patch shows (Miyato & Koyama 2018).
+    """A logit per position of a feature map, conditioned on the caption by projection (Miyato & Koyama 2018).
 
-    Features are scaled to unit mean square at every position, since blocks differ in size by orders of magnitude.
-    Norms over positions, as in LADD's heads, would hide a drift of colours and erase the smallest maps altogether.
-    The logit has no offset of its own: of the hinge loss its gradient cancels between real and fake while all are within
-    the margin, and AdamW would make steps of the rounding that is left.
+    Features are scaled to unit mean square at every position, because blocks differ in scale by orders of magnitude.
+    Normalization over positions, as in LADD's heads, would hide a colour drift and turn the smallest maps into zeros.
+    The logit has no bias: while all logits are within the hinge loss's margin, its gradients from real and fake cancel,
+    and AdamW would take full steps on what remains, which is rounding error.
     """
 
-    def __init__(self, num_channels: int, width: int, pooled_width: int) -> None:
+    def __init__(self, num_channels: int, pooled_width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(num_channels, width, 3, padding=1),
+            nn.Conv2d(num_channels, HEAD_WIDTH, 3, padding=1),
             nn.LeakyReLU(NEGATIVE_SLOPE),
-            nn.Conv2d(width, width, 3, padding=1),
+            nn.Conv2d(HEAD_WIDTH, HEAD_WIDTH, 3, padding=1),
             nn.LeakyReLU(NEGATIVE_SLOPE),
         )
-        self.logit = nn.Conv2d(width, 1, 1, bias=False)
-        self.project = nn.Linear(pooled_width, width)
+        self.logit = nn.Conv2d(HEAD_WIDTH, 1, 1, bias=False)
+        self.project = nn.Linear(pooled_width, HEAD_WIDTH)
 
     def forward(
         self, features: Float[Tensor, "batch c h w"], pooled: Float[Tensor, "batch width"]
@@ -115,7 +115,10 @@ class Head(nn.Module):
 def pooled_embeds(
     prompt_embeds: Float[Tensor, "batch tokens width"], token_ids: Int[Tensor, "batch tokens"], *, eos_token_id: int
 ) -> Float[Tensor, "batch width"]:
-    """CLIP's own pooling: the embedding of the first end-of-text token, which has read the whole prompt."""
+    """CLIP's pooling: the embedding of the first end-of-text token, which attends to the whole prompt.
+
+    Raises StageError if a prompt has no such token.
+    """
     is_end = token_ids == eos_token_id
     if not is_end.any(dim=1).all():
         raise StageError(f"a prompt has no end-of-text token ({eos_token_id}); the tokenizer is not the text encoder's")
@@ -125,7 +128,7 @@ def pooled_embeds(
 
 @contextmanager
 def gradients_off(module: nn.Module) -> Generator[None]:
-    """What the module computes meanwhile passes gradients to its inputs but none to its parameters."""
+    """Within the block, what the module computes passes gradients to its inputs but not to its parameters."""
     trainable = [item for item in module.parameters() if item.requires_grad]
     for item in trainable:
         item.requires_grad_(False)
@@ -136,12 +139,5 @@ def gradients_off(module: nn.Module) -> Generator[None]:
             item.requires_grad_(True)
 
 
-class _SeenEnough(Exception):  # noqa: N818 (no error)
-    """Leaves a forward pass behind the last block that is needed."""
-
-
-def _block_names(unet: UNet2DConditionModel) -> list[str]:
-    """In the order of computation."""
-    down = [f"down_blocks.{index}" for index in range(len(unet.down_blocks))]
-    mid = [] if unet.mid_block is None else ["mid_block"]
-    return [*down, *mid, *(f"up_blocks.{index}" for index in range(len(unet.up_blocks)))]
+class _AllCaptured(Exception):  # noqa: N818 (not an error)
+    """Ends a forward pass after the deepest of the named blocks."""

@@ -1,7 +1,7 @@
-"""A compact student: blocks of the teacher's U-Net are removed and the rest is inherited (BK-SDM, Kim et al. 2023).
+"""A compact student: some blocks of the teacher's U-Net, with the teacher's weights (BK-SDM, Kim et al. 2023).
 
-`bk_base` keeps one resnet (and attention) of a down block and two of an up block; `bk_small` also drops the mid block;
-`bk_tiny` also drops the deepest level. Written for two or more levels of SD 1.x blocks: SD 1.5 has four.
+`bk_base` keeps one resnet (and attention) of each down block and two of each up block. `bk_small` also removes the mid
+block, and `bk_tiny` also the deepest level. For U-Nets of SD 1.x blocks with at least two levels; SD 1.5 has four.
 """
 
 import re
@@ -13,7 +13,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from naruto_add.runtime import StageError
+from naruto_add.diffusion.base_model import check_removable
+from naruto_add.diffusion.bundle import widen_head
 
 Architecture = Literal["bk_base", "bk_small", "bk_tiny", "none"]
 
@@ -22,14 +23,14 @@ _LAYER = re.compile(r"^(resnets|attentions)\.(\d+)\.")
 
 
 def student_config(teacher_config: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """What `UNet2DConditionModel.from_config` needs to build the student; no weights are involved.
+    """The student's configuration for `UNet2DConditionModel.from_config`.
 
-    Raises StageError for a U-Net that has nothing to remove.
+    Raises StageError if the teacher's U-Net does not have the blocks that `architecture` removes.
     """
     config = {key: value for key, value in teacher_config.items() if not key.startswith("_")}
     if architecture == "none":
         return config
-    _check_removable(config, architecture)
+    check_removable(config, architecture)
     config["layers_per_block"] = 1
     if architecture in ("bk_small", "bk_tiny"):
         config["mid_block_type"] = None
@@ -39,9 +40,9 @@ def student_config(teacher_config: Mapping[str, Any], architecture: Architecture
 
 
 def shrink_unet(teacher_unet: UNet2DConditionModel, architecture: Architecture) -> UNet2DConditionModel:
-    """A trainable fp32 student whose every weight is a copy of one of the teacher's; no storage is shared."""
+    """A trainable fp32 student, each of whose weights is a copy of one of the teacher's; they share no storage."""
     config = student_config(teacher_unet.config, architecture)
-    with torch.device("meta"):  # every weight is inherited, so none is initialised and no random number is drawn
+    with torch.device("meta"):  # all weights are copied, so none is initialized and no random number is drawn
         student: UNet2DConditionModel = UNet2DConditionModel.from_config(config)
     teacher_weights = teacher_unet.state_dict()
     inherited = {
@@ -49,14 +50,14 @@ def shrink_unet(teacher_unet: UNet2DConditionModel, architecture: Architecture) 
         for name in student.state_dict()
     }
     student.load_state_dict(inherited, assign=True)
-    return student.requires_grad_(True).train()
+    return widen_head(student).requires_grad_(True).train()
 
 
 def inherited_name(name: str, teacher_config: Mapping[str, Any], architecture: Architecture) -> str:
-    """The teacher's name for the weight that the student calls `name`.
+    """The name of the teacher's weight that becomes the student's weight `name`.
 
-    A down block keeps the teacher's first layer, an up block its first and last, whose input is the only one of its
-    width. Without the deepest level, up block i is the teacher's up block i + 1.
+    A down block keeps the teacher's first layer. An up block keeps the first and the last, the only other one whose
+    input width fits. Without the deepest level, up block i is the teacher's up block i + 1.
     """
     block = _LEVEL_BLOCK.match(name)
     if architecture == "none" or block is None:
@@ -69,10 +70,10 @@ def inherited_name(name: str, teacher_config: Mapping[str, Any], architecture: A
 
 
 def matching_blocks(student: UNet2DConditionModel, teacher_unet: UNet2DConditionModel) -> list[tuple[str, str]]:
-    """Pairs (student's module, teacher's module) whose outputs mean the same and have one shape.
+    """Names of corresponding modules (student's, teacher's), whose outputs have the same shape.
 
-    The student's deepest block no longer downsamples if the level below it was removed: there the pair is of the
-    block's last layers.
+    They are blocks. If the deepest level was removed, the student's deepest down block does not downsample, and the
+    pair consists of the last layers of the two blocks instead.
     """
     removed_levels = len(teacher_unet.down_blocks) - len(student.down_blocks)
     num_down = len(student.down_blocks) - bool(removed_levels)
@@ -87,7 +88,7 @@ def matching_blocks(student: UNet2DConditionModel, teacher_unet: UNet2DCondition
 
 @contextmanager
 def recorded_outputs(module: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
-    """Within the block, every forward pass of `module` writes the named submodules' outputs into the mapping."""
+    """Within the `with` block, each forward pass of `module` stores the named submodules' outputs in the mapping."""
     outputs: dict[str, Tensor] = {}
 
     def record(name: str, output: Any) -> None:
@@ -106,27 +107,8 @@ def recorded_outputs(module: nn.Module, names: list[str]) -> Iterator[dict[str, 
             hook.remove()
 
 
-def num_parameters(module: nn.Module, /) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _check_removable(config: Mapping[str, Any], architecture: Architecture) -> None:
-    layers = config["layers_per_block"]
-    if min([layers] if isinstance(layers, int) else layers) < 2:
-        raise StageError(
-            f"student.architecture: {architecture} removes layers, but the teacher's U-Net has "
-            f"layers_per_block {layers}; use a teacher with at least 2, or none"
-        )
-    channels = config["block_out_channels"]
-    if architecture == "bk_tiny" and (len(channels) < 3 or channels[-1] != channels[-2]):
-        raise StageError(
-            f"student.architecture: bk_tiny drops the deepest level, which needs three levels or more and the two "
-            f"deepest equally wide; the teacher's block_out_channels are {list(channels)}; use bk_small"
-        )
-
-
 def _without_deepest_level(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Deepest is last everywhere, except in `up_block_types`, where it comes first."""
+    """Entries per level without the deepest, which is the last one, or the first one in `up_block_types`."""
     num_levels = len(config["block_out_channels"])
     shorter = {
         key: tuple(value[:-1])
@@ -137,7 +119,7 @@ def _without_deepest_level(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _up_layer(layer: int, teacher_config: Mapping[str, Any]) -> int:
-    """An up block has one layer more than the down block of its level."""
+    """The teacher's layer of an up block, which has one layer more than `layers_per_block`."""
     layers = teacher_config["layers_per_block"]
     return 0 if layer == 0 else (layers if isinstance(layers, int) else max(layers))
 

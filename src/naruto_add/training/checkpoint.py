@@ -1,4 +1,4 @@
-"""What a killed run resumes from: the state of everything that training changes, in one file."""
+"""Checkpoints: the state of everything that training changes, in one file, from which a killed run resumes."""
 
 import time
 from collections.abc import Mapping
@@ -7,16 +7,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from naruto_add.files import new_file
+from naruto_add.runtime.files import new_file
 
 CHECKPOINT_SECONDS = 60.0
-SAVES_APART = 20.0
-"""Checkpoints of large models are rarer: this many times the seconds that saving takes lie between two."""
+"""Minimum time between two checkpoints that are not required by a validation or an interruption."""
+MIN_TRAINING_PER_SAVING = 20.0
+"""Minimum ratio of this time to the time that the last save took, so that large models are saved less often."""
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """What a checkpoint can hold: state dicts of tensors, numbers, strings, lists and dicts."""
+    """An object whose state a checkpoint can store: tensors, numbers and strings in lists and dicts."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -24,7 +25,7 @@ class Stateful(Protocol):
 
 
 class Checkpoint:
-    """The states of these objects by name, in the file at `path`."""
+    """The file at `path` for the states of these objects, by name."""
 
     def __init__(self, path: Path, state: Mapping[str, Stateful]) -> None:
         self._path = path
@@ -33,18 +34,20 @@ class Checkpoint:
         self._interval = CHECKPOINT_SECONDS
 
     def is_due(self) -> bool:
+        """Whether enough time has passed since the last save."""
         return time.monotonic() - self._saved_at > self._interval
 
     def save(self, num_done: int) -> None:
+        """Write the states and the number of steps done; the old file is replaced only by a complete one."""
         started = time.monotonic()
         states = {name: item.state_dict() for name, item in self._state.items()}
         with new_file(self._path) as partial:
             torch.save({"num_done": num_done, "states": states}, partial)
         self._saved_at = time.monotonic()
-        self._interval = max(CHECKPOINT_SECONDS, SAVES_APART * (self._saved_at - started))
+        self._interval = max(CHECKPOINT_SECONDS, MIN_TRAINING_PER_SAVING * (self._saved_at - started))
 
     def load(self) -> int | None:
-        """Restore the state and return the number of steps done; None without a checkpoint."""
+        """Restore the states and return the number of steps done, or return None if the file does not exist."""
         if not self._path.exists():
             return None
         saved = torch.load(self._path, map_location="cpu", weights_only=True)

@@ -1,20 +1,21 @@
-"""Curves of a training: what every step and every validation measured, as tables for DVC to plot."""
+"""Curves of a training: the scalars of steps and validations, as tables that DVC plots."""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from naruto_add.files import new_file
+from naruto_add.runtime.files import new_file
 
 NUM_CURVE_ROWS = 300
+"""Longer trainings are averaged over windows, so that a curve has at most about twice as many rows."""
 
 Scalars = Mapping[str, float | None]
-"""What a row of a curve holds; None for what a skipped step does not have."""
+"""The values of a row by name; None for a value that a skipped step does not have."""
 
 
 class Curves:
-    """Rows of scalars by step: means over windows for training, single values for validation."""
+    """Rows of scalars by step: means over windows of steps for training, single values for validations."""
 
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
@@ -24,7 +25,7 @@ class Curves:
         self._validation: list[Scalars] = []
 
     def add_training(self, step: int, scalars: Scalars) -> None:
-        """Count one step's scalars; `step` is the number of steps done."""
+        """Add the scalars of one step; `step` is the number of steps done."""
         self._pending.append(scalars)
         if step % self._window == 0 or step == self._num_steps:
             names = self._pending[0]
@@ -33,11 +34,11 @@ class Curves:
             self._pending = []
 
     def add_validation(self, step: int, scalars: Scalars) -> None:
-        """Add one validation's scalars."""
+        """Add the scalars of one validation; `step` is the number of steps done."""
         self._validation.append({"step": step, **scalars})
 
     def write(self, path: Path) -> None:
-        """Write `path` and, beside it, NAME_validation.tsv."""
+        """Write the training curves to `path` (NAME.tsv) and those of validations to NAME_validation.tsv beside it."""
         _write_tsv(path, self._training)
         _write_tsv(path.with_name(f"{path.stem}_validation.tsv"), self._validation)
 
@@ -53,7 +54,7 @@ class Curves:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """Of the steps that were not skipped: those have no norm, and may have no finite loss."""
+    """The mean of the finite values, or None: skipped steps have no gradient norm and may have no finite loss."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     return sum(known) / len(known) if known else None
 

@@ -1,4 +1,4 @@
-"""How a module learns: the one place that turns gradients into new weights, for teacher, student and add alike."""
+"""The optimizer step of every training: gradients in, new weights out."""
 
 import importlib
 import math
@@ -10,23 +10,25 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
-from naruto_add.params import Add, Student, Teacher
-from naruto_add.runtime import StageError
+from naruto_add.config.schema import Optimizer
+from naruto_add.runtime.errors import StageError
 from naruto_add.training.weights import Ema, TrainableState
 
+MAX_GRAD_NORM = 1.0
+"""Gradients with a larger norm are scaled down to it."""
 MAX_SKIPPED_IN_A_ROW = 20
 BUCKET_SIZE = 2**24
-"""Gradient values that processes exchange at once."""
+"""Gradient values that processes exchange in one message, at least; the message needs its size in memory once more."""
 
 
 class Learner:
-    """A module with its optimizer: AdamW, a learning rate with a warm-up, clipped gradients, none that are not finite.
+    """AdamW for the trainable parameters of a module, with a schedule, gradient clipping and a moving average.
 
-    Weight decay is off: small fine-tunes are short, and what is trained starts from weights that are to be kept.
-    A skipped step changes nothing, neither the schedule nor the average.
+    Weight decay is 0, because trainings are short and start from pretrained weights. A step whose gradient is not
+    finite is skipped: weights, schedule and average stay as they were.
 
-    Processes average their gradients here and not by DistributedDataParallel: its wrapper would have to be called in
-    place of the module, whose parts are hooked, called without gradients and several times a step.
+    Processes average their gradients here. DistributedDataParallel would require calls of its wrapper instead of the
+    module, whose blocks have hooks and which is called several times per step, also without gradients.
     """
 
     def __init__(
@@ -34,34 +36,39 @@ class Learner:
         module: torch.nn.Module,
         accelerator: Accelerator,
         *,
-        params: Teacher | Student | Add,
+        section: str,
+        optimizer: Optimizer,
         learning_rate: float,
+        num_steps: int,
+        accumulation_steps: int,
         betas: tuple[float, float] = (0.9, 0.999),
         ema: Ema | None = None,
         advice: str,
     ) -> None:
+        """`section` is named in errors about `optimizer`, `advice` in the error about gradients that are not finite."""
         self.trainable = [item for item in module.parameters() if item.requires_grad]
-        adamw = _make_adamw(self.trainable, params=params, learning_rate=learning_rate, betas=betas)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(adamw, partial(learning_rate_factor, params=params))
+        adamw_class = _adamw_class(optimizer.name, section=section)
+        adamw = adamw_class(self.trainable, lr=learning_rate, betas=betas, weight_decay=0.0)
+        factor = partial(learning_rate_factor, optimizer=optimizer, num_steps=num_steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor)
         self.optimizer: Any = accelerator.prepare_optimizer(adamw)
         self.guard = FiniteGuard(advice)
         self._weights = TrainableState(module)
-        self._accelerator, self._ema = accelerator, ema
-        self._max_grad_norm, self._num_parts = params.max_grad_norm, params.accumulation_steps
+        self._accelerator, self._ema, self._accumulation_steps = accelerator, ema, accumulation_steps
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
-        """Take in the gradient of one of the parts that a step accumulates, its mean loss."""
-        self._accelerator.backward(loss / self._num_parts)
+        """Accumulate the gradient of one of `accumulation_steps` equal parts of a batch, given its mean loss."""
+        self._accelerator.backward(loss / self._accumulation_steps)
 
     def step(self) -> float | None:
-        """Take one step down the accumulated gradient, and forget it.
+        """Update the weights by the accumulated gradient and reset it.
 
-        Returns the gradient's norm before clipping, None where it was not finite and the step was skipped.
+        Returns the gradient's norm before clipping, or None if it was not finite and the step was skipped.
         """
         _average_over_processes([item.grad for item in self.trainable if item.grad is not None], self._accelerator)
-        norm = self._accelerator.clip_grad_norm_(self.trainable, self._max_grad_norm)
+        norm = self._accelerator.clip_grad_norm_(self.trainable, MAX_GRAD_NORM)
         is_allowed = self.guard.allows(norm)
-        # The scaler of fp16 skips such a step by itself, and must see it to lower its scale.
+        # The gradient scaler of fp16 skips such a step itself, and has to be called to lower its scale.
         if is_allowed or self._accelerator.scaler is not None:
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -73,11 +80,11 @@ class Learner:
         return float(norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything: weights, average, optimizer, schedule, counts of skipped steps, fp16's scale."""
+        """Trainable weights, average, optimizer, schedule, counts of skipped steps, and the gradient scaler of fp16."""
         return {name: item.state_dict() for name, item in self._parts().items()}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Restore everything."""
+        """Restore what `state_dict` returned."""
         for name, item in self._parts().items():
             item.load_state_dict(state_dict[name])
 
@@ -94,7 +101,7 @@ class Learner:
 
 
 class FiniteGuard:
-    """Counts the optimizer steps skipped for a gradient that is not finite. Raises StageError for too many in a row."""
+    """Counts the steps that are skipped because their gradient is not finite, and stops training after too many."""
 
     def __init__(self, advice: str) -> None:
         self._advice = advice
@@ -102,7 +109,7 @@ class FiniteGuard:
         self.num_skipped = 0
 
     def allows(self, grad_norm: Tensor | float) -> bool:
-        """Whether the optimizer may step with gradients of this total norm."""
+        """Whether the gradient with this norm is finite. Raises StageError after MAX_SKIPPED_IN_A_ROW that are not."""
         if torch.isfinite(torch.as_tensor(grad_norm)):
             self._in_a_row = 0
             return True
@@ -113,54 +120,44 @@ class FiniteGuard:
         return False
 
     def state_dict(self) -> dict[str, int]:
-        """The counts."""
+        """Both counts."""
         return {"in_a_row": self._in_a_row, "num_skipped": self.num_skipped}
 
     def load_state_dict(self, state_dict: dict[str, int], /) -> None:
-        """Restore the counts."""
+        """Restore both counts."""
         self._in_a_row, self.num_skipped = state_dict["in_a_row"], state_dict["num_skipped"]
 
 
-def learning_rate_factor(step: int, params: Teacher | Student | Add) -> float:
-    """A linear increase over `warmup_steps`, from above 0 to 1; then 1, or half a cosine that ends at 0."""
-    rising, num_steps = params.warmup_steps, params.num_steps
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    match params.learning_rate_decay:
-        case "none":
+def learning_rate_factor(step: int, *, optimizer: Optimizer, num_steps: int) -> float:
+    """The fraction of the maximum learning rate at `step`, counted from 0.
+
+    (step + 1) / (warmup_steps + 1) during the warm-up, then 1, or half a cosine that reaches 0 at `num_steps`.
+    `get_scheduler` of diffusers differs: its warm-up starts at 0, so that the first step would change nothing.
+    """
+    warmup_steps = optimizer.warmup_steps
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    match optimizer.schedule:
+        case "constant":
             return 1.0
         case "cosine":
-            return (1 + math.cos(math.pi * min(1.0, (step - rising) / (num_steps - rising)))) / 2
+            return (1 + math.cos(math.pi * min(1.0, (step - warmup_steps) / (num_steps - warmup_steps)))) / 2
 
 
-def _make_adamw(
-    trainable: list[torch.nn.Parameter],
-    *,
-    params: Teacher | Student | Add,
-    learning_rate: float,
-    betas: tuple[float, float],
-) -> torch.optim.Optimizer:
-    match params.optimizer:
-        case "adamw":
-            return torch.optim.AdamW(trainable, lr=learning_rate, betas=betas, weight_decay=0.0, fused=True)
-        case "adamw_8bit":
-            adamw_8bit = _adamw_8bit(type(params).__name__.lower())
-            return adamw_8bit(trainable, lr=learning_rate, betas=betas, weight_decay=0.0)
-
-
-def _adamw_8bit(section: str) -> Any:
+def _adamw_class(name: str, *, section: str) -> Any:
+    if name == "adamw":
+        return partial(torch.optim.AdamW, fused=True)
     try:
         bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise StageError(
-            f"{section}.optimizer: adamw_8bit needs the package bitsandbytes, which cannot be imported ({error}); "
-            "install it (`uv pip install bitsandbytes`), or use adamw"
+            f"{section}.optimizer.name: adamw_8bit requires the package bitsandbytes, which cannot be imported "
+            f"({error}); install it (`uv pip install bitsandbytes`), or use adamw"
         ) from error
     return bitsandbytes.optim.AdamW8bit
 
 
 def _average_over_processes(gradients: list[Tensor], accelerator: Accelerator) -> None:
-    """In few large messages, each of which needs its own size in memory once more."""
     if accelerator.num_processes == 1:
         return
     for bucket in _buckets(gradients):
@@ -170,6 +167,7 @@ def _average_over_processes(gradients: list[Tensor], accelerator: Accelerator) -
 
 
 def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
+    """The gradients in groups; a group is complete when it has at least BUCKET_SIZE values."""
     buckets: list[list[Tensor]] = [[]]
     for item in gradients:
         if sum(other.numel() for other in buckets[-1]) >= BUCKET_SIZE:

@@ -1,7 +1,8 @@
-"""The loop around a training step: checkpoints, exact resume, validation, curves, progress.
+"""The training loop: checkpoints, exact resume, validation, curves, progress.
 
-A step is a function of (state, step number): it draws all its randomness from `compute.step_generator`. So a run that
-was killed and resumed ends with the same weights, bit for bit on one machine, as one that was not.
+A training step is a function of its number and the trained state: it draws all its random numbers from
+`compute.step_generator`. So a run that was killed and resumed ends with the same weights as an uninterrupted one, bit
+for bit on one machine.
 """
 
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from naruto_add.training.checkpoint import Checkpoint, Stateful
 from naruto_add.training.curves import Curves, Scalars
-from naruto_add.training.sharing import is_main, shown, summed, wait_for_all
+from naruto_add.training.processes import is_main, main_progress, summed, wait_for_all
 
 
 def run_steps(
@@ -25,54 +26,56 @@ def run_steps(
     validation_every_steps: int,
     checkpoint_dir: Path,
     curves_path: Path,
-    is_finished: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Do steps 0 to `num_steps` - 1, or those that a checkpoint in `checkpoint_dir` has not done yet.
+    """Do the steps 0 to `num_steps` - 1, except those that the checkpoint in `checkpoint_dir` contains already.
 
-    `train_step(step)` does one; `validate(num_done)` is called before the first, after every
-    `validation_every_steps` and after the last. Both return the scalars of their row in the curves.
-    Training ends before a step at which `is_finished()`. Ctrl-C and SIGTERM
-    finish the step, save and raise KeyboardInterrupt.
+    `train_step(step)` does one step. `validate(num_done)` is called before the first step, after every
+    `validation_every_steps` and after the last. Both return the scalars of a row in the curves. After Ctrl-C or SIGTERM
+    the current step is completed, the state is saved and KeyboardInterrupt is raised.
     """
     curves = Curves(num_steps)
     checkpoint = Checkpoint(checkpoint_dir / f"{name}.pt", {**state, "curves": curves})
-    first = checkpoint.load()
-    wait_for_all()  # nobody writes before all have read
-    if first is None:
-        first = 0
+    num_done = checkpoint.load()
+    wait_for_all()  # until all processes have read the checkpoint, none may write it
+    if num_done is None:
+        num_done = 0
         curves.add_validation(0, validate(0))
     with _interruptible() as interrupted:
-        bar = shown(range(first, num_steps), desc=name, total=num_steps, initial=first)
+        bar = main_progress(range(num_done, num_steps), desc=name, total=num_steps, initial=num_done)
         for step in bar:
-            if is_finished():
-                break
             scalars = train_step(step)
             num_done = step + 1
             curves.add_training(num_done, scalars)
             is_validation = num_done % validation_every_steps == 0 or num_done == num_steps
             if is_validation:
                 curves.add_validation(num_done, validate(num_done))
-            is_interrupted = summed(interrupted.is_set()) > 0  # a signal may reach but one of the processes
-            if is_main():
-                if is_validation:
-                    curves.write(curves_path)
-                if is_validation or is_interrupted or checkpoint.is_due():
-                    checkpoint.save(num_done)
+                _write_curves(curves, curves_path)
+            is_interrupted = summed(interrupted.is_set()) > 0  # the signal may reach only one of the processes
+            if is_main() and (is_validation or is_interrupted or checkpoint.is_due()):
+                checkpoint.save(num_done)
             if is_interrupted:
-                wait_for_all()  # the main process is still saving
+                wait_for_all()  # the main process may still be saving
                 raise KeyboardInterrupt
-            values = {key: f"{value:.3g}" for key, value in list(scalars.items())[:3] if value is not None}
-            bar.set_postfix(values, refresh=False)
+            bar.set_postfix(_first_values(scalars), refresh=False)
+    _write_curves(curves, curves_path)
+
+
+def _write_curves(curves: Curves, path: Path) -> None:
     if is_main():
-        curves.write(curves_path)
+        curves.write(path)
+
+
+def _first_values(scalars: Scalars) -> dict[str, str]:
+    """The first three scalars, for the progress bar."""
+    return {name: f"{value:.3g}" for name, value in list(scalars.items())[:3] if value is not None}
 
 
 @contextmanager
 def _interruptible() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set instead of breaking into a step; a second signal does break."""
+    """An event that SIGINT and SIGTERM set; a second signal raises KeyboardInterrupt immediately."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield event  # only the main thread may install signal handlers
         return
 
     def interrupt(*_: object) -> None:

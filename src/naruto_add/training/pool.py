@@ -1,7 +1,7 @@
-"""The synthetic pool: the teacher's own samples, each with the noise it came from, to distil from.
+"""The pool: samples of the teacher, each with the noise and the trajectory that it came from, to distil from.
 
-A thousand real pictures are too few to distil on, and a student can imitate what its teacher draws better than what it
-cannot draw (LADD, Sauer et al. 2024, section 3.2).
+A thousand pictures of a data set are too few to distil on, and a student can imitate its teacher's samples better than
+pictures that its teacher cannot draw (LADD, Sauer et al. 2024, section 3.2).
 """
 
 import json
@@ -15,32 +15,36 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from naruto_add.compute import batch_indices
+from naruto_add.data.batches import batch_indices
 from naruto_add.data.dataset import load_split
-from naruto_add.data.latents import hash_model
-from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
-from naruto_add.diffusion.sampling import fast_sampler, initial_noise, sample_states
-from naruto_add.files import content_hash, new_file
-from naruto_add.runtime import StageError
-from naruto_add.training.sharing import is_main, num_processes, shared_out, shown, wait_for_all
+from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, initial_noise, sample_trajectory
+from naruto_add.runtime.cache import cache_path, hash_model, read_tensors, write_tensors
+from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.files import content_hash, new_file
+from naruto_add.training.processes import compute_across_processes, is_main, main_progress, num_processes, wait_for_all
 
 CHUNK = 32
-"""Samples that are drawn in one batch and kept when the run is interrupted."""
-POOL_CODE = ("naruto_add.training.pool", "naruto_add.diffusion", "naruto_add.compute")
-"""What samples depend on of the code; whatever else a stage's configuration has draws none anew."""
+"""Samples that are drawn in one batch and cached in one file."""
+POOL_CODE = (
+    "naruto_add.training.pool",
+    "naruto_add.diffusion",
+    "naruto_add.data.batches",
+    "naruto_add.runtime.compute",
+)
+"""The modules that determine the samples. Cached samples stay valid when other code changes."""
 NUM_HELD_OUT = 32
-"""Samples that the student is scored on and never trained on; of a small pool, a quarter."""
+"""Held-out pool samples: the student is scored on them and never trained on them. At most a quarter of the pool."""
 NOISE_STREAM = 2**32
-"""Added to the seed, which is below it, so that no evaluation starts from a noise of the pool."""
+"""Added to the seed, which is below it, so that evaluation never starts from the noise of a pool sample."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Teacher samples on the CPU, fp32: x0[i] was drawn from noise[i] for prompts[caption_index[i]], with guidance.
+    """Samples of the teacher, fp32, on the CPU. x0[i] was drawn with guidance from noise[i] for `caption_index[i]`.
 
-    `states[i]` are x_t on the way, at each of the student's timesteps but the first, where x_t is the noise; none in a
-    pool that was not drawn. The last `num_held_out` are what the student is scored on, never trained on.
+    `caption_index` counts `prompts`. `states[i]` are the states x_t of the trajectory at the student's timesteps except
+    the first, whose state is the noise. The last `num_held_out` samples are the held-out pool samples.
     """
 
     noise: Float[Tensor, "samples c h w"]
@@ -55,14 +59,16 @@ class Pool:
 
 
 def pool_prompts(dataset_dir: Path, prompt_template: str) -> list[str]:
-    """Every caption of the training split once, in the template, but none that a held-out picture has as well.
+    """The distinct prompts of the training split that are not prompts of the validation or test split as well.
 
-    Where held-out pictures have them all, as in a data set with a single caption, they are kept.
+    If that excludes all prompts, as in a data set with a single caption, none is excluded.
     """
-    held_out = {item.caption for split in ("validation", "test") for item in load_split(dataset_dir, split)}
-    captions = list(dict.fromkeys(item.caption for item in load_split(dataset_dir, "train")))
-    kept = [caption for caption in captions if caption not in held_out] or captions
-    return [fill_template(prompt_template, caption) for caption in kept]
+    train, *others = (
+        load_split(dataset_dir, split, prompt_template=prompt_template) for split in ("train", "validation", "test")
+    )
+    excluded = {example.prompt for split in others for example in split}
+    prompts = list(dict.fromkeys(example.prompt for example in train))
+    return [prompt for prompt in prompts if prompt not in excluded] or prompts
 
 
 def draw_pool(
@@ -76,19 +82,16 @@ def draw_pool(
     seed: int,
     path: Path,
     cache_dir: Path,
-    held_out_only: bool = False,
 ) -> Pool:
-    """Write `path`: `size` samples of the bundle's U-Net, spread evenly over the prompts, or the held-out ones of them.
+    """Draw `size` samples as `draw_from` does, write them to `path`, and return them.
 
-    Each depends on (seed, its index) and the models. Raises StageError where a sample is not finite, or there are too
-    few to hold any out.
+    Sample i depends only on the bundle, the prompts, the options and (seed, i). Raises StageError if a sample is not
+    finite, or if `size` is too small for a held-out sample.
     """
     num_held_out = _num_held_out(size)
-    noise = initial_noise(bundle, size, seed=seed + NOISE_STREAM)
-    pool = draw_from(
+    drawn = draw_from(
         bundle,
-        noise,
-        first=size - num_held_out if held_out_only else 0,
+        initial_noise(bundle, size, seed=seed + NOISE_STREAM),
         prompts=prompts,
         num_steps=num_steps,
         timesteps=timesteps,
@@ -96,8 +99,9 @@ def draw_pool(
         seed=seed,
         cache_dir=cache_dir,
     )
-    pool = replace(pool, num_held_out=num_held_out)
-    write_pool(path, pool)
+    pool = replace(drawn, num_held_out=num_held_out)
+    if is_main():
+        _write_pool(path, pool)
     return pool
 
 
@@ -111,63 +115,48 @@ def draw_from(
     guidance_scale: float,
     seed: int,
     cache_dir: Path,
-    first: int = 0,
 ) -> Pool:
-    """A sample of the bundle's U-Net from every noise, spread evenly over the prompts; none before `first` is drawn.
+    """A sample of the bundle's U-Net from each noise, evenly spread over the prompts in a random order; none held out.
 
-    `timesteps` are the student's, noisiest first; the teacher's `num_steps` must visit them all.
-
-    The noise must be a function of its shape and the seed: chunks already in `cache_dir` that were drawn from the
-    same models, prompts, shape and options are not drawn again. Raises StageError where a sample is not finite.
+    `timesteps` are the student's, noisiest first; DPM-Solver++ with `num_steps` must visit all of them. The noise must
+    be a function of its shape and the seed, because samples are cached in `cache_dir` by shape, seed, bundle, prompts
+    and options. Raises StageError if a sample is not finite.
     """
     caption_index = batch_indices(len(prompts), len(noise), seed=seed, step=0)
-    models = [hash_model(bundle.unet), hash_model(bundle.text_encoder)]
-    sampler = fast_sampler(bundle, num_steps, guidance_scale)
-    schedule = {name: value for name, value in sampler.scheduler.config.items() if not name.startswith("_")}
-    key = content_hash(models, schedule, prompts, list(noise.shape), num_steps, timesteps, guidance_scale, seed)
+    sampler = dpm_solver_sampler(bundle, num_steps, guidance_scale)
+    key = content_hash(_model_key(bundle, sampler), prompts, list(noise.shape), timesteps, seed)
     negative_embeds = encode_prompts(bundle, [""])
 
-    def draw(start: int) -> Tensor:
-        part = slice(start, start + CHUNK)
-        return sample_states(
+    def draw(first: int) -> Tensor:
+        chunk = slice(first, first + CHUNK)
+        states = sample_trajectory(
             bundle.unet,
-            noise=noise[part].to(bundle.device),
-            prompt_embeds=encode_prompts(bundle, [prompts[index] for index in caption_index[part]]),
+            noise=noise[chunk].to(bundle.device),
+            prompt_embeds=encode_prompts(bundle, [prompts[index] for index in caption_index[chunk]]),
             negative_embeds=negative_embeds,
             sampler=sampler,
             timesteps=timesteps[1:],
-        ).cpu()
+        )
+        return _check_finite(states.cpu(), guidance_scale)
 
-    starts = range(first, len(noise), CHUNK)
-    chunks = _chunks(starts, lambda start: _finite(draw(start), guidance_scale), cache_dir, key)
-    states = torch.cat(chunks)
-    places = torch.tensor(caption_index[first:])
-    return Pool(noise[first:].cpu(), states[:, :-1], states[:, -1], places, prompts, num_held_out=0)
-
-
-def write_pool(path: Path, pool: Pool) -> None:
-    """Write the file that `load_pool` reads; the main process does, of several."""
-    if is_main():
-        tensors = {name: getattr(pool, name) for name in ("noise", "states", "x0", "caption_index")}
-        tensors["num_held_out"] = torch.tensor(pool.num_held_out)  # a second entry of metadata has no fixed order
-        _write(path, tensors, {"prompts": pool.prompts})
+    states = torch.cat(_cached_chunks(range(0, len(noise), CHUNK), draw, cache_dir, key))
+    return Pool(noise.cpu(), states[:, :-1], states[:, -1], torch.tensor(caption_index), prompts, num_held_out=0)
 
 
 def load_pool(path: Path, /) -> Pool:
-    """Read what `write_pool` wrote. Raises StageError for a file that is missing or damaged."""
-    tensors, metadata = _read(path)
-    return Pool(
-        tensors["noise"],
-        tensors["states"],
-        tensors["x0"],
-        tensors["caption_index"],
-        json.loads(metadata["prompts"]),
-        int(tensors["num_held_out"]),
-    )
+    """The pool that `draw_pool` wrote. Raises StageError if the file is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            prompts = json.loads(file.metadata()["prompts"])
+    except (SafetensorError, OSError) as error:
+        raise StageError(f"{path}: cannot be read ({error}); delete it and run `dvc repro`") from error
+    num_held_out = int(tensors.pop("num_held_out"))
+    return Pool(**tensors, prompts=prompts, num_held_out=num_held_out)
 
 
 def split_pool(pool: Pool, /) -> tuple[Pool, Pool]:
-    """What may be trained on, and the last samples, which the student is only scored on."""
+    """The samples to train on, and the held-out pool samples."""
     edge = len(pool) - pool.num_held_out
     return _part(pool, slice(0, edge), num_held_out=0), _part(pool, slice(edge, None), num_held_out=pool.num_held_out)
 
@@ -175,7 +164,7 @@ def split_pool(pool: Pool, /) -> tuple[Pool, Pool]:
 def _num_held_out(size: int) -> int:
     number = min(NUM_HELD_OUT, size // 4)
     if not number:
-        raise StageError(f"student.pool_size: {size} leaves none to score the student on; use at least 4")
+        raise StageError(f"student.pool_size: {size} is too small for a held-out sample; use at least 4")
     return number
 
 
@@ -184,22 +173,28 @@ def _part(pool: Pool, part: slice, *, num_held_out: int) -> Pool:
     return Pool(*tensors, pool.prompts, num_held_out)
 
 
-def _chunks(starts: Sequence[int], draw: Callable[[int], Tensor], cache_dir: Path, key: str) -> list[Tensor]:
-    """Every chunk, drawn by one of the processes unless an earlier run has left it in `cache_dir`."""
-    paths = {start: cache_dir / f"{key}-{start:07d}.safetensors" for start in starts}
-    missing = [start for start in starts if not paths[start].exists()]
-    wait_for_all()  # nobody writes before all have looked
-    num_at_once = num_processes()
-    for first in shown(range(0, len(missing), num_at_once), desc="pool"):
-        together = missing[first : first + num_at_once]
-        for start, states in zip(together, shared_out(together, draw), strict=True):
+def _model_key(bundle: ModelBundle, sampler: Sampler) -> str:
+    """A hash of the networks and of the sampler."""
+    schedule = {name: value for name, value in sampler.scheduler.config.items() if not name.startswith("_")}
+    options = [schedule, sampler.num_inference_steps, sampler.guidance_scale]
+    return content_hash(hash_model(bundle.unet), hash_model(bundle.text_encoder), options)
+
+
+def _cached_chunks(firsts: Sequence[int], draw: Callable[[int], Tensor], cache_dir: Path, key: str) -> list[Tensor]:
+    """The chunks that begin at these samples, in order. Chunks that `cache_dir` lacks are drawn by all processes."""
+    paths = {first: cache_path(cache_dir, key, first) for first in firsts}
+    missing = [first for first in firsts if not paths[first].exists()]
+    wait_for_all()  # until all processes have looked, none may write
+    for start in main_progress(range(0, len(missing), num_processes()), desc="pool"):
+        together = missing[start : start + num_processes()]
+        for first, states in zip(together, compute_across_processes(together, draw), strict=True):
             if is_main():
-                _write(paths[start], {"states": states}, {})
+                write_tensors(paths[first], {"states": states}, key=key)
     wait_for_all()
-    return [_read(paths[start])[0]["states"] for start in starts]
+    return [read_tensors(paths[first], key=key)["states"] for first in firsts]
 
 
-def _finite(states: Tensor, guidance_scale: float) -> Tensor:
+def _check_finite(states: Tensor, guidance_scale: float) -> Tensor:
     if torch.isfinite(states).all():
         return states
     raise StageError(
@@ -208,18 +203,8 @@ def _finite(states: Tensor, guidance_scale: float) -> Tensor:
     )
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, list[str]]) -> None:
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+def _write_pool(path: Path, pool: Pool) -> None:
+    tensors = {name: getattr(pool, name).contiguous() for name in ("noise", "states", "x0", "caption_index")}
+    tensors["num_held_out"] = torch.tensor(pool.num_held_out)  # metadata with a second entry has no fixed order
     with new_file(path) as partial:
-        save_file(contiguous, partial, metadata={key: json.dumps(value) for key, value in metadata.items()})
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return {name: item.float() if item.is_floating_point() else item for name, item in tensors.items()}, dict(
-                file.metadata() or {}
-            )
-    except (SafetensorError, OSError) as error:
-        raise StageError(f"{path}: cannot be read ({error}); delete it and run again") from error
+        save_file(tensors, partial, metadata={"prompts": json.dumps(pool.prompts)})

@@ -1,28 +1,30 @@
-"""How far a student's samples are from its teacher's: scores to choose and to refuse by, not losses to train on."""
+"""Distances of a student's samples to its teacher's: scores that choose a checkpoint or stop a stage, not losses."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from naruto_add.runtime import StageError
+from naruto_add.losses.kernel import polynomial_kernel
+from naruto_add.runtime.errors import StageError
 
 PATCH_SIDE = 3
 NUM_PROJECTIONS = 256
 SMALLEST_SIDE = 4
+"""Latents are not halved below this side."""
 
 
 @torch.no_grad()
 def sliced_distance(
     latents: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"]
 ) -> Float[Tensor, ""]:
-    """Sliced Wasserstein-1 distance between the two sets' 3x3 patches, in the reference's standard deviation.
+    """Sliced Wasserstein-1 distance between the 3x3 patches of two sets, in units of the reference's deviation.
 
-    The mean over a pyramid of halved resolutions, each with the same fixed random directions (Rabin et al. 2011; as a
-    score of generators: Karras et al. 2018, section 5). Zero only for equal patch distributions: blur, which a mean
-    squared error rewards, narrows them and shows; so do drifting colours and lost variety. It needs no feature network
-    and no decoding, and knows nothing of pictures. One deviation for all channels: an autoencoder may leave some of
-    them unused, and their rest of noise says nothing about a picture.
+    It is the mean over a pyramid of halved resolutions, with the same fixed random directions for each (Rabin et al.
+    2011; as a score of generators: Karras et al. 2018, section 5). It is 0 only for equal patch distributions, so it
+    rises with blur, which a mean squared error rewards, and with colour drift and lost diversity. It needs neither a
+    feature network nor decoding. The standard deviation is that of all channels together: an autoencoder may leave
+    channels unused, and their residual noise does not matter for the picture.
     """
     scale = reference.std()
     levels = [(latents / scale, reference / scale)]
@@ -36,13 +38,14 @@ def sliced_distance(
 def paired_kernel_distance(
     features: Float[Tensor, "pairs width"], reference: Float[Tensor, "pairs width"]
 ) -> Float[Tensor, ""]:
-    """KID's squared MMD, with the kernel (x y / width + 1)^3 of Binkowski et al. 2018, for samples that come in pairs.
+    """Squared maximum mean discrepancy with KID's kernel (Binkowski et al. 2018), for paired samples; fp64.
 
-    The U-statistic of Gretton et al. 2012, eq. 4, which compares no item with itself or with its pair: samples of the
-    same noise are alike, and counting those pairs would say "less than equal". 0 for the very same sets; in fp64.
+    It is the U-statistic of Gretton et al. 2012, eq. 4, which compares no sample with itself or with its partner.
+    Samples from the same noise are similar, so counting these pairs would bias the distance below 0. It is 0 for
+    identical sets.
     """
     x, y = features.double(), reference.double()
-    differences = _kernel(x, x) + _kernel(y, y) - _kernel(x, y) - _kernel(y, x)
+    differences = polynomial_kernel(x, x) + polynomial_kernel(y, y) - polynomial_kernel(x, y) - polynomial_kernel(y, x)
     num = len(differences)
     return (differences.sum() - differences.trace()) / (num * (num - 1))
 
@@ -50,13 +53,13 @@ def paired_kernel_distance(
 def colour_drift(
     latents: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "others channels height width"]
 ) -> Float[Tensor, ""]:
-    """How far the mean of the channel that drifted most is from the reference's, in the standard deviation of all."""
+    """The largest difference of a channel's mean to the reference's, in units of the reference's standard deviation."""
     axes = (0, 2, 3)
     return (latents.mean(dim=axes) - reference.mean(dim=axes)).abs().max() / reference.std()
 
 
 def spread(latents: Float[Tensor, "prompts seeds *latent"]) -> Float[Tensor, ""]:
-    """Root mean square standard deviation between samples of the same prompt: 0 where every seed gives the same."""
+    """Root mean square of the standard deviation between samples of the same prompt; 0 if the seed has no effect."""
     return latents.var(dim=1).mean().sqrt()
 
 
@@ -66,7 +69,7 @@ def relative_sample_error(
     *,
     constant: Float[Tensor, " *latent"],
 ) -> float:
-    """Squared error of the student's samples over that of always answering `constant`, the mean sample."""
+    """Mean squared error of the student's samples divided by that of `constant`, the mean sample."""
     error = (x0_student - x0_teacher).square().mean()
     baseline = (constant - x0_teacher).square().mean()
     return (error / baseline).item()
@@ -78,23 +81,19 @@ def check_can_sample(
     *,
     constant: Float[Tensor, " *latent"],
 ) -> float:
-    """The relative sample error of a student that may start adversarial training.
+    """The relative sample error of the student.
 
-    Raises StageError for one whose samples, from the same noise and prompts, are no closer to the teacher's than the
-    mean picture is: a student that starts from nothing ends an order of magnitude worse (Sauer et al. 2023, table 1).
+    Raises StageError if it is 1 or more: the student's samples are then no closer to the teacher's from the same noise
+    and prompts than the mean sample is. Adversarial training from a random student ends with an FID that is an order of
+    magnitude higher (Sauer et al. 2023, table 1).
     """
     relative = relative_sample_error(x0_student, x0_teacher, constant=constant)
     if relative < 1:
         return relative
     raise StageError(
-        f"the student cannot sample: its latents are {relative:.3g} times as far from the teacher's as the mean "
-        "picture is; raise student.num_steps, lower student.learning_rate, or remove fewer blocks "
-        "(student.architecture), before adversarial training"
+        f"the student cannot sample: the squared error of its samples is {relative:.3g} times that of the mean sample; "
+        "raise student.num_steps, lower student.optimizer.learning_rate, or remove fewer blocks (student.architecture)"
     )
-
-
-def _kernel(x: Tensor, y: Tensor) -> Float[Tensor, "x y"]:
-    return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def _directions(dimension: int) -> Float[Tensor, "dimension projections"]:

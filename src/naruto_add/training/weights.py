@@ -1,4 +1,4 @@
-"""Copies of a module's weights: those that are trained, their moving average, and the best so far."""
+"""Copies of a module's weights: the trained ones, their moving average, the best so far, and rounded ones."""
 
 import copy
 from collections.abc import Generator, Mapping
@@ -10,13 +10,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.compute import Precision, frozen_dtype
+from naruto_add.config.schema import Precision
 from naruto_add.diffusion.bundle import widen_head
-from naruto_add.runtime import StageError
+from naruto_add.runtime.compute import frozen_dtype
+from naruto_add.runtime.errors import StageError
 
 
 class TrainableState:
-    """The trainable parameters of a module, for a checkpoint that does not repeat what is frozen."""
+    """The trainable parameters of a module, so that a checkpoint does not contain the frozen ones."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._parameters = {name: item for name, item in module.named_parameters() if item.requires_grad}
@@ -27,15 +28,16 @@ class TrainableState:
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Tensor], /) -> None:
-        """Overwrite every trainable parameter. Raises KeyError for one that is missing."""
+        """Overwrite all trainable parameters. Raises KeyError if one is missing in `state_dict`."""
         for name, item in self._parameters.items():
             item.copy_(state_dict[name])
 
 
 class Ema:
-    """Exponential moving average of a module's trainable parameters, with the usual warm-up of the decay.
+    """Exponential moving average of a module's trainable parameters.
 
-    The decay of update k is min(decay, (1 + k) / (10 + k)), so that short runs are not averages of their start.
+    The decay of update k (1, 2, ...) is min(decay, (1 + k) / (10 + k)), so that the initial weights do not dominate the
+    average of a short training. `EMAModel` of diffusers counts k from another step, and so gives other averages.
     """
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
@@ -46,14 +48,14 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the present parameters."""
+        """Move the average towards the current parameters."""
         self._num_updates += 1
         decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
         torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), 1 - decay)
 
     @contextmanager
     def applied(self) -> Generator[None]:
-        """Put the average into the module for the duration, then the live parameters back."""
+        """Within the block, the module has the averaged parameters; afterwards it has its own again."""
         live = {name: item.detach().clone() for name, item in self._live.items()}
         self._write(self._average)
         try:
@@ -70,7 +72,7 @@ class Ema:
         return {"average": self.average(), "num_updates": self._num_updates}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Restore both."""
+        """Restore the average and the number of updates."""
         self._num_updates = state_dict["num_updates"]
         for name, item in self._average.items():
             item.copy_(state_dict["average"][name])
@@ -83,14 +85,14 @@ class Ema:
 
 @dataclass
 class Best:
-    """The weights with the lowest score so far."""
+    """The weights with the lowest score so far, and the number of steps after which they were offered."""
 
     score: float = float("inf")
     step: int = -1
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def offer(self, score: float, step: int, weights: dict[str, Tensor]) -> bool:
-        """Keep these weights if their score is lower; say whether they were kept."""
+        """Keep these weights if their score is lower than the lowest so far; returns whether they are kept."""
         if not score < self.score:
             return False
         self.score, self.step, self.weights = score, step, weights
@@ -98,29 +100,29 @@ class Best:
 
     @torch.no_grad()
     def copy_to(self, module: torch.nn.Module) -> None:
-        """Overwrite the module's parameters of the same names. Raises StageError if nothing was ever kept."""
+        """Overwrite the module's parameters of the same names. Raises StageError if no score was finite."""
         if not self.weights:
-            raise StageError("no validation gave a finite score, so there is no best model; lower the learning rate")
+            raise StageError("no validation score was finite, so there are no best weights; lower the learning rate")
         parameters = dict(module.named_parameters())
         for name, item in self.weights.items():
             parameters[name].copy_(item)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything."""
+        """Score, step and weights."""
         return {"score": self.score, "step": self.step, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Restore everything."""
+        """Restore score, step and weights."""
         self.score, self.step, self.weights = state_dict["score"], state_dict["step"], state_dict["weights"]
 
 
 def as_drawn(unet: UNet2DConditionModel, precision: Precision) -> UNet2DConditionModel:
-    """The U-Net as it will draw for its users, its weights rounded to `precision` where this device computes in it.
+    """A frozen copy of the U-Net rounded to `precision` on a GPU; the U-Net itself in fp32 and on a CPU.
 
-    A student is chosen by pictures like those that it will be judged by.
+    Checkpoints are chosen by the pictures that the later stages draw, and those load the U-Net in this precision.
     """
     dtype = frozen_dtype(precision)
     if dtype == torch.float32:
         return unet
-    rounded = torch.nn.Module.to(copy.deepcopy(unet), dtype)  # diffusers' own `to` warns of what does not concern us
+    rounded = torch.nn.Module.to(copy.deepcopy(unet), dtype)  # `to` of diffusers warns about fp16 on a CPU
     return widen_head(rounded).requires_grad_(False).eval()

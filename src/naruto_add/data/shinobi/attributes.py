@@ -1,4 +1,4 @@
-"""The vocabulary of the shinobi pictures, and the draw of one character from it."""
+"""The vocabulary of the shinobi pictures, and the sampling of one character from it."""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -46,8 +46,8 @@ _STYLE_WEIGHTS: dict[str, dict[str, float]] = {
     "old man": {"long": 3, "short": 2, "ponytail": 2, "spiky": 2, "bald": 1},
     "ninja": {"spiky": 5, "short": 3, "long": 2, "ponytail": 3, "mohawk": 1},
 }
-# A background that swallows hair of the colour on its left.
-_SWALLOWS: dict[str, tuple[str, ...]] = {
+# The backgrounds on which hair of this colour cannot be told apart.
+_TOO_SIMILAR: dict[str, tuple[str, ...]] = {
     "green": ("forest", "green background"),
     "white": ("white background", "snow"),
     "grey": ("mountain", "waterfall"),
@@ -63,7 +63,7 @@ _SWALLOWS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Attributes:
-    """What one picture shows; every field holds a word of `VOCABULARY`."""
+    """What a picture shows. Each field is one of its `VOCABULARY`. Raises ValueError for any other word."""
 
     subject: str
     hair_style: str
@@ -85,7 +85,7 @@ class Attributes:
 
 
 def sample_attributes(generator: Generator) -> Attributes:
-    """A character whose attributes do not contradict each other."""
+    """A random character whose attributes do not contradict each other."""
     subject = _pick(generator, SUBJECTS)
     style = _weighted(generator, _STYLE_WEIGHTS[subject])
     color = _hair_color(generator, subject, style)
@@ -104,11 +104,13 @@ def sample_attributes(generator: Generator) -> Attributes:
         expression=_weighted(generator, {"smiling": 4, "serious": 3, "angry": 2, "shouting": 2, "closed eyes": 0.7}),
         pose=_weighted(generator, {"front": 5, "left": 2, "right": 2, "meditating": 1}),
     )
-    return _reconciled(drawn)
+    return _without_contradictions(drawn)
 
 
-def _reconciled(drawn: Attributes) -> Attributes:
-    """The same character where a ninja shows it, covered features stay unnamed and meditation takes both hands."""
+def _without_contradictions(drawn: Attributes) -> Attributes:
+    """The same character, but a ninja wears a forehead protector or a mask, covered features have their default, and
+    a meditating figure holds nothing and has closed eyes.
+    """
     if drawn.subject == "ninja" and drawn.headwear == NONE:
         drawn = replace(drawn, mask="mask")
     if (drawn.mask != NONE or drawn.subject == "old man") and drawn.face_mark == "whisker marks":
@@ -130,7 +132,7 @@ def _hair_color(generator: Generator, subject: str, style: str) -> str:
 
 def _background(generator: Generator, hair_color: str) -> str:
     choices = SCENES if generator.random() < 0.72 else tuple(f"{color} background" for color in PLAIN)
-    return _pick(generator, tuple(each for each in choices if each not in _SWALLOWS.get(hair_color, ())))
+    return _pick(generator, tuple(each for each in choices if each not in _TOO_SIMILAR.get(hair_color, ())))
 
 
 def _pick(generator: Generator, values: tuple[str, ...]) -> str:

@@ -1,12 +1,12 @@
-"""The words for a shinobi picture: a random true part of what it shows."""
+"""Captions of shinobi pictures: a random selection of what they show."""
 
 from numpy.random import Generator
 
 from naruto_add.data.shinobi.attributes import NONE, Attributes
 
-_HAIR_SHARE = 0.95
-_MOST_OTHER_FACTS = 4
-_COLOR_ONLY_SHARE = 0.25
+_HAIR_PROBABILITY = 0.95
+_MAX_OTHER_FACTS = 4
+_COLOR_ONLY_PROBABILITY = 0.25
 
 _ADJECTIVES = ("smiling", "angry", "shouting")
 _PLACES = {
@@ -24,11 +24,11 @@ _POSES = {"left": "looking to the left", "right": "looking to the right", "medit
 
 
 def write_caption(attributes: Attributes, generator: Generator) -> str:
-    """One sentence that names the subject, nearly always the hair, and one to four other things that are drawn."""
+    """A phrase that names the subject, nearly always the hair, and one to four other attributes."""
     facts = _facts(attributes)
-    count = min(len(facts), int(generator.integers(1, _MOST_OTHER_FACTS + 1)))
+    count = min(len(facts), int(generator.integers(1, _MAX_OTHER_FACTS + 1)))
     told = {facts[place] for place in generator.choice(len(facts), size=count, replace=False)}
-    if generator.random() < _HAIR_SHARE:
+    if generator.random() < _HAIR_PROBABILITY:
         told.add("hair")
     with_part = joined(_with(attributes, told, generator))
     wearing_part = joined(_wearing(attributes, told, generator))
@@ -47,7 +47,7 @@ def write_caption(attributes: Attributes, generator: Generator) -> str:
 
 
 def hair_words(attributes: Attributes, *, color_only: bool) -> str:
-    """Of hair that is there: its colour, and its style unless `color_only`."""
+    """The colour of the hair, and its style unless `color_only`; not for bald heads."""
     color, style = attributes.hair_color, attributes.hair_style
     if color_only:
         return f"{color} hair"
@@ -63,12 +63,12 @@ def hair_words(attributes: Attributes, *, color_only: bool) -> str:
 
 
 def joined(parts: list[str]) -> str:
-    """The parts with commas, and `and` before the last."""
+    """The parts separated by commas, with `and` before the last."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _facts(attributes: Attributes) -> list[str]:
-    """What can be told beside the hair."""
+    """The attributes, other than hair, that a caption can name."""
     facts = ["garment", "background"]
     facts += ["headwear"] if attributes.headwear != NONE else []
     facts += ["face_mark"] if attributes.face_mark != NONE else []
@@ -91,7 +91,7 @@ def _subject(attributes: Attributes, told: set[str]) -> str:
 def _with(attributes: Attributes, told: set[str], generator: Generator) -> list[str]:
     parts = []
     if "hair" in told and attributes.hair_style != "bald":
-        parts.append(hair_words(attributes, color_only=generator.random() < _COLOR_ONLY_SHARE))
+        parts.append(hair_words(attributes, color_only=generator.random() < _COLOR_ONLY_PROBABILITY))
     if "face_mark" in told:
         parts.append("a scar" if attributes.face_mark == "scar" else "whisker marks")
     if "expression" in told and attributes.expression == "closed eyes":
@@ -114,7 +114,7 @@ def _wearing(attributes: Attributes, told: set[str], generator: Generator) -> li
 
 
 def _wearing_verb(with_part: str, generator: Generator) -> str:
-    """'wears' makes a sentence only where no 'with' comes before it."""
+    """'wears' or 'wearing'; 'wears' only if no 'with' precedes it."""
     return "wears" if not with_part and generator.random() < 0.6 else "wearing"
 
 

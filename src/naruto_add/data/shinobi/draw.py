@@ -1,4 +1,4 @@
-"""`draw_shinobi`: one captioned bust of an anime-style shinobi, decided entirely by (seed, index)."""
+"""`draw_shinobi`: a captioned bust of an anime-style shinobi, a function of (seed, index)."""
 
 from dataclasses import asdict, dataclass
 
@@ -17,28 +17,30 @@ from naruto_add.data.shinobi.pen import Pen
 from naruto_add.data.shinobi.scenery import paint_scenery
 
 SUPERSAMPLING = 3
+"""Pictures are drawn this much larger per side and then scaled down."""
 _UNITS = 64.0
+"""The side of the page in the pen's units."""
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A square RGB picture, a true caption, and every attribute of what it shows."""
+class ShinobiDrawing:
+    """A square RGB picture, a caption that is true of it, and all its attributes."""
 
     image: Image.Image
     caption: str
     attributes: dict[str, str]
 
 
-def draw_shinobi(index: int, *, seed: int, size_px: int) -> Drawing:
-    """The drawing with this number in the endless series of this seed; `size_px` changes its resolution only."""
+def draw_shinobi(index: int, *, seed: int, size_px: int) -> ShinobiDrawing:
+    """Drawing number `index` of the endless series with this seed. `size_px` changes only its resolution."""
     attribute_draws, caption_draws, picture_draws = np.random.default_rng((seed, index)).spawn(3)
     attributes = sample_attributes(attribute_draws)
     caption = write_caption(attributes, caption_draws)
-    return Drawing(render(attributes, picture_draws, size_px), caption, asdict(attributes))
+    return ShinobiDrawing(render(attributes, picture_draws, size_px), caption, asdict(attributes))
 
 
 def render(attributes: Attributes, generator: Generator, size_px: int) -> Image.Image:
-    """Draws the attributes; the generator decides all that they leave open: pose, palette, strands, light, details."""
+    """A picture with these attributes. The generator decides the rest: layout, shades, strands, light and details."""
     layout_draws, scenery_draws, hair_draws, figure_draws = generator.spawn(4)
     side_px = size_px * SUPERSAMPLING
     canvas = Image.new("RGB", (side_px, side_px), WHITE)
@@ -49,7 +51,7 @@ def render(attributes: Attributes, generator: Generator, size_px: int) -> Image.
 
 
 def page_pen(canvas: Image.Image, generator: Generator) -> Pen:
-    """A pen for the bare page: 64 x 64 units, with the line weight and the light of this picture."""
+    """A pen for the empty page of 64 x 64 units, with a random line weight and direction of light."""
     unit_px = canvas.width / _UNITS
     side = -1.0 if generator.random() < 0.5 else 1.0
     return Pen(
@@ -63,7 +65,7 @@ def page_pen(canvas: Image.Image, generator: Generator) -> Pen:
 
 
 def figure_pen(pen: Pen, attributes: Attributes, generator: Generator) -> Pen:
-    """A pen with its origin in the middle of the head; a figure that looks to the left is a mirrored one."""
+    """A pen whose origin is the middle of the head, mirrored for a figure that looks to the left."""
     scale = generator.uniform(1.06, 1.14)
     x, y = 32 + generator.uniform(-1.5, 1.5), 30.5 + generator.uniform(-1, 1)
     coin = generator.random() < 0.5
@@ -72,7 +74,7 @@ def figure_pen(pen: Pen, attributes: Attributes, generator: Generator) -> Pen:
 
 
 def _draw_figure(pen: Pen, attributes: Attributes, hair_draws: Generator, figure_draws: Generator) -> None:
-    """Draws back to front: back hair, bust, face, front hair, forehead protector, hands."""
+    """Draws from back to front: back hair, bust, face, front hair, forehead protector, hands."""
     turned = attributes.pose in ("left", "right")
     turn = figure_draws.uniform(0.85, 1.15) if turned else figure_draws.uniform(-0.12, 0.12)
     tilt = figure_draws.uniform(-4, 4)

@@ -1,4 +1,4 @@
-"""The neck, the shoulders and what they wear; the origin is the middle of the head, the bust ends below the picture."""
+"""Neck, shoulders and garment. The origin is the middle of the head; the bust extends below the picture."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _BOTTOM = 52.0
 
 @dataclass(frozen=True)
 class Dress:
-    """The colours that the bust and its sleeves share."""
+    """The colours that the bust and the sleeves share."""
 
     cloth: Color
     sleeve: Color
@@ -23,7 +23,7 @@ class Dress:
 
 
 def dress_of(attributes: Attributes, skin: Color, generator: Generator) -> Dress:
-    """The colours of the garment; a vest, an armor and a scarf leave sleeves of another cloth."""
+    """The garment's colours. A vest, an armor or a scarf shows sleeves of another cloth."""
     cloth = jittered(CLOTH[attributes.garment_color], generator)
     under = ((72, 78, 106), (98, 92, 98)) if attributes.garment_color != "black" else ((150, 150, 168), (176, 160, 140))
     sleeve = under[generator.integers(2)] if attributes.garment in ("vest", "armor", "scarf") else cloth
@@ -112,7 +112,7 @@ def _armor(pen: Pen, half: float, dress: Dress) -> None:
 
 
 def _contrasting(cloth: Color, generator: Generator) -> Color:
-    """White, navy or gold, whichever the cloth allows."""
+    """White, navy or gold: one that stands out against the cloth."""
     trims = (WHITE, (44, 44, 70), GOLD)
     visible = [trim for trim in trims if sum(abs(a - b) for a, b in zip(trim, cloth, strict=True)) > 180]
     return visible[generator.integers(len(visible))]
@@ -133,7 +133,7 @@ def _scarf(pen: Pen, half: float, dress: Dress, generator: Generator) -> None:
 
 
 def draw_sleeve(pen: Pen, dress: Dress, hand: tuple[float, float]) -> None:
-    """Draws the forearm that comes up from the lower edge of the picture to the hand."""
+    """Draws the forearm from the lower edge of the picture up to the hand."""
     x, y = hand
     side = 1 if x > 0 else -1
     elbow = x + side * 2

@@ -1,4 +1,4 @@
-"""Hair: what hangs or stands behind the bust, and what covers the skull; the origin is the middle of the head."""
+"""Hair: the part behind the bust and the part on the skull. The origin is the middle of the head."""
 
 import numpy as np
 from numpy.random import Generator
@@ -10,7 +10,7 @@ _SIDE_LOCKS = {"spiky": 5.0, "long": 15.0, "short": 3.0, "ponytail": 6.0, "twin 
 
 
 def draw_back_hair(pen: Pen, style: str, color: Color, generator: Generator) -> None:
-    """Draws the hair that the bust and the head hide in part."""
+    """Draws the hair that bust and head partly cover."""
     match style:
         case "long":
             _curtain(pen, color, generator)
@@ -23,7 +23,7 @@ def draw_back_hair(pen: Pen, style: str, color: Color, generator: Generator) -> 
 
 
 def draw_front_hair(pen: Pen, style: str, color: Color, skin: Color, *, banded: bool, generator: Generator) -> None:
-    """Draws the hair on the skull and over the forehead; under a forehead protector no strand falls over the brows."""
+    """Draws the hair on skull and forehead. With a forehead protector (`banded`) no strand reaches the brows."""
     match style:
         case "bald":
             pen.brush(path([(-8, -8), (-5.5, -11.5), (-1, -13)]), blend(skin, lighter(skin), 0.7), width=2.8)
@@ -60,7 +60,7 @@ def _twin_tails(pen: Pen, color: Color, generator: Generator) -> None:
 
 
 def _ribbon(hair: Color) -> Color:
-    """Red, or blue in hair that is itself reddish or light."""
+    """Red; blue for reddish or light hair."""
     return (214, 74, 78) if hair[0] < 190 else (74, 108, 196)
 
 
@@ -114,13 +114,13 @@ def _cap(pen: Pen, style: str, color: Color, skin: Color, *, banded: bool, gener
 
 
 def _side_lock(length: float, side: int) -> Points:
-    """From the outer edge of the temple down to the tip and back to the inner edge."""
+    """Points from the outer edge of the temple down to the tip and up to the inner edge."""
     right = [(14.4, 0.5), (14.2, length * 0.6), (12.6, length + 2), (10.4, length * 0.5), (10, -3)]
     return np.array(right) * (side, 1)
 
 
 def _fringe(style: str, banded: bool, generator: Generator) -> Points:
-    """Three or four broad strands over the forehead, from the right temple to the left one; or a parting."""
+    """Points of two or three broad strands, or of a parting, from the right temple to the left."""
     if banded:
         return np.array([(9, -6), (0, -7), (-9, -6)], dtype=float)
     if style in ("long", "twin tails") and generator.random() < 0.4:

@@ -1,4 +1,4 @@
-"""The face: skull, eyes, mouth, marks, mask, beard and forehead protector; the origin is the middle of the head."""
+"""Skull, eyes, mouth, marks, mask, beard and forehead protector. The origin is the middle of the head."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _MARK: Color = (120, 130, 154)
 
 @dataclass(frozen=True)
 class Build:
-    """The proportions of a face in its own units."""
+    """The proportions of a face in the pen's units."""
 
     jaw: float
     chin: float
@@ -38,7 +38,7 @@ _BUILDS = {
 
 
 def draw_face(pen: Pen, attributes: Attributes, *, skin: Color, hair: Color, turn: float, generator: Generator) -> None:
-    """Draws the bare head; `turn` is 0 from the front and 1 for a face turned to the right of the pen."""
+    """Draws the head without hair. `turn` is 0 for a frontal face and 1 for one turned to the pen's right."""
     build = _BUILDS[attributes.subject]
     face = _face_outline(build, turn)
     for side in (-1, 1):
@@ -58,7 +58,7 @@ def draw_face(pen: Pen, attributes: Attributes, *, skin: Color, hair: Color, tur
 
 
 def draw_brows(pen: Pen, attributes: Attributes, hair: Color, turn: float) -> None:
-    """Draws the brows, which show through the fringe so that it never hides the expression."""
+    """Draws the brows, over the fringe, so that the expression is always visible."""
     build = _BUILDS[attributes.subject]
     for side in (-1, 1):
         eye = pen.moved(3.6 * turn + side * (5.9 - 0.3 * abs(turn)), 2.6, flip=side < 0)
@@ -66,14 +66,14 @@ def draw_brows(pen: Pen, attributes: Attributes, hair: Color, turn: float) -> No
 
 
 def draw_band_tails(pen: Pen, band: str, generator: Generator) -> None:
-    """Draws the knotted end of the forehead protector, which the head hides in part."""
+    """Draws the knotted end of the forehead protector, which the head partly covers."""
     drop = generator.uniform(-4, 6)
     tail = path([(-11, -9), (-18, drop * 0.4 - 8), (-24, drop - 5), (-23, drop + 2), (-17, drop * 0.4), (-11, -3)])
     pen.shape(tail, darker(_BANDS[band.removesuffix(_BAND)]), shade=0)
 
 
 def draw_band(pen: Pen, band: str, *, turn: float, generator: Generator) -> None:
-    """Draws the forehead protector: a cloth band and a bent steel plate with one engraved mark."""
+    """Draws the forehead protector: a cloth band and a bent steel plate with an engraved mark."""
     cloth = jittered(_BANDS[band.removesuffix(_BAND)], generator)
     upper = path([(-14.6, -9), (-7, -11.6), (0, -12.4), (7, -11.6), (14.6, -9)])
     lower = path([(14.8, -2.6), (7, -3.8), (0, -4.2), (-7, -3.8), (-14.8, -2.6)])
@@ -94,7 +94,7 @@ def _face_outline(build: Build, turn: float) -> Points:
 
 
 def _cheeks(pen: Pen, attributes: Attributes, skin: Color, *, face_turn: float) -> None:
-    """Blushing cheeks of the young, furrows of the old."""
+    """Draws blushes on young faces and furrows on old ones."""
     if attributes.subject in ("girl", "woman", "boy"):
         for side in (-1, 1):
             pen.fill(oval(side * 7.8 - face_turn, 8.4, 2.8, 1.7), blend(skin, (255, 96, 96), 0.28))
@@ -116,7 +116,7 @@ def _eyes(pen: Pen, attributes: Attributes, build: Build, turn: float, generator
 
 
 def _open_eye(pen: Pen, attributes: Attributes, width: float, height: float, iris: Color) -> None:
-    """A tall dark oval, brighter below, with one highlight; local x grows outward from the nose."""
+    """Draws a tall dark oval, brighter below, with a highlight. Local x grows away from the nose."""
     ball = oval(0, 0, width, height)
     pen.fill(ball, blend(iris, _LASH, 0.7))
     pen.fill(oval(0, height * 0.42, width * 0.72, height * 0.5), blend(iris, _LASH, 0.1))
@@ -173,7 +173,7 @@ def _mark(pen: Pen, mark: str, skin: Color) -> None:
 
 
 def _engraving(pen: Pen, generator: Generator) -> None:
-    """One of four marks of our own: a leaf, a wave, a drop, a bar."""
+    """Draws one of four invented marks: a leaf, a wave, a drop or a bar."""
     match generator.integers(4):
         case 0:
             pen.fill([(-2.8, 1.6), (-1.6, -1.8), (2.8, -2.6), (1.6, 0.9)], _MARK)

@@ -1,4 +1,4 @@
-"""The things in a shinobi's hand, and the hands; every item is drawn around the fist that holds it."""
+"""Hands and the items they hold. The origin of an item is the fist around it."""
 
 import numpy as np
 from numpy.random import Generator
@@ -13,7 +13,7 @@ _EDGE: Color = (150, 162, 186)
 
 
 def draw_item(pen: Pen, item: str, dress: Dress, generator: Generator) -> None:
-    """Draws one forearm with the item in its fist, at the left or the right of the bust."""
+    """Draws a forearm with the item in its fist, to the left or right of the bust."""
     side = -1 if generator.random() < 0.5 else 1
     hand = (side * generator.uniform(16, 19), generator.uniform(27, 30))
     draw_sleeve(pen, dress, hand)
@@ -36,7 +36,7 @@ def draw_item(pen: Pen, item: str, dress: Dress, generator: Generator) -> None:
 
 
 def draw_hand_seal(pen: Pen, dress: Dress) -> None:
-    """Draws both forearms meeting under the chin, with two fingers raised."""
+    """Draws both forearms, meeting under the chin with two fingers raised."""
     arm = np.array([(22, 52), (24, 40), (5, 26), (0, 34), (0, 52)])
     for points in (arm, mirrored(arm)):
         pen.shape(points, dress.sleeve, shade=0)

@@ -1,4 +1,4 @@
-"""Every colour of the shinobi pictures, and the few ways in which one colour becomes another."""
+"""The colours of the shinobi pictures, and the functions that derive one colour from another."""
 
 from numpy.random import Generator
 
@@ -45,27 +45,27 @@ _COLD_SHADOW: Color = (36, 22, 96)
 
 
 def blend(color: Color, other: Color, share: float) -> Color:
-    """The colour that is `share` of `other` and the rest of `color`."""
+    """The mixture of `share` of `other` and 1 - `share` of `color`."""
     (r, g, b), (to_r, to_g, to_b) = color, other
     return round(r + (to_r - r) * share), round(g + (to_g - g) * share), round(b + (to_b - b) * share)
 
 
 def darker(color: Color) -> Color:
-    """The second tone of cel shading: warm colours fall into crimson shadow, the others into violet."""
+    """The shadow tone of cel shading: crimson for warm colours, violet for the others."""
     return blend(color, _WARM_SHADOW if color[0] - color[2] > 40 else _COLD_SHADOW, 0.36)
 
 
 def lighter(color: Color) -> Color:
-    """The tone of a highlight."""
+    """The tone of a highlight on this colour."""
     return blend(color, WHITE, 0.42)
 
 
 def outlined(color: Color) -> Color:
-    """The tint that edges a shape: far darker than it, yet of its own hue, for black lines are hard to learn."""
+    """The colour of a shape's outline: much darker but of the same hue, because black lines are hard to learn."""
     return blend(darker(darker(color)), (34, 14, 44), 0.22)
 
 
 def jittered(color: Color, generator: Generator) -> Color:
-    """The colour with each channel moved by at most 9, so that no two pictures share a palette."""
+    """The colour with each channel changed by at most 9, so that pictures do not share a palette."""
     red, green, blue = (min(255, max(0, c + int(d))) for c, d in zip(color, generator.integers(-9, 10, 3), strict=True))
     return red, green, blue

@@ -1,4 +1,4 @@
-"""The pen: smooth, softly outlined, cel-shaded shapes on a Pillow picture, in units of 1/64 of its side."""
+"""`Pen`: smooth, outlined, cel-shaded shapes on a Pillow picture, in units of 1/64 of its side."""
 
 from dataclasses import dataclass, replace
 
@@ -22,8 +22,8 @@ _CATMULL_ROM = np.stack(
 )
 _ANGLES = np.linspace(0.0, 2 * np.pi, 28, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-_SHARP_COSINE = 0.94  # a turn of 20 degrees: below it a line shows no gap and needs no round joint
-_THIN_PX = 3  # no gap shows at all in so thin a line
+_SHARP_COSINE = 0.94  # of 20 degrees: a line that turns by less has no visible gap and needs no round joint
+_THIN_PX = 3  # lines this thin have no visible gaps
 
 
 def loop(points: ArrayLike) -> Points:
@@ -46,7 +46,7 @@ def oval(x: float, y: float, radius_x: float, radius_y: float) -> Points:
 
 
 def mirrored(points: ArrayLike) -> Points:
-    """The points reflected at the vertical axis x = 0."""
+    """The points reflected in the axis x = 0."""
     return np.asarray(points, dtype=float) * (-1, 1)
 
 
@@ -67,18 +67,18 @@ class Pen:
     light: tuple[float, float]
 
     def moved(self, x: float, y: float, *, scale: float = 1.0, degrees: float = 0.0, flip: bool = False) -> "Pen":
-        """A pen whose origin lies at (x, y) of this one, then mirrored, scaled and turned clockwise."""
+        """A pen with its origin at this pen's (x, y), then mirrored, scaled and rotated clockwise."""
         cos, sin = np.cos(np.radians(degrees)) * scale, np.sin(np.radians(degrees)) * scale
         side = -1.0 if flip else 1.0
         local = np.array([[cos * side, -sin, x], [sin * side, cos, y], [0.0, 0.0, 1.0]])
         return replace(self, frame=self.frame @ local)
 
     def fill(self, points: ArrayLike, color: Color) -> None:
-        """Fills a polygon flatly, without an outline."""
+        """Fills a polygon with one colour, without an outline."""
         self.draw.polygon(self._placed(points).ravel().tolist(), fill=color)
 
     def shape(self, points: ArrayLike, color: Color, *, shade: float = 2.0, width: float = 1.0) -> None:
-        """Fills a polygon in two tones, the darker one `shade` units wide away from the light, and outlines it."""
+        """Fills and outlines a polygon, with a shadow `shade` units wide on the side away from the light."""
         outline = self._placed(points)
         self.draw.polygon(outline.ravel().tolist(), fill=color)
         if shade > 0:
@@ -87,13 +87,13 @@ class Pen:
             self._outline(np.vstack([outline, outline[:2]]), outlined(color), width)
 
     def gradient(self, top: Color, bottom: Color) -> None:
-        """Covers the whole canvas with a smooth passage from one colour at its top to another at its bottom."""
+        """Covers the canvas with a vertical gradient."""
         width, height = self.canvas.size
         rows = np.linspace(top, bottom, height).round().astype(np.uint8)
         self.canvas.paste(Image.fromarray(np.repeat(rows[:, None], width, axis=1)))
 
     def inlay(self, clip: ArrayLike, points: ArrayLike, color: Color) -> None:
-        """Fills the part of the polygon `points` that lies inside the polygon `clip`."""
+        """Fills the part of the polygon `points` that is inside the polygon `clip`."""
         outer, inner = self._placed(clip), self._placed(points)
         corner, outer_mask = _mask(outer)
         inner_mask = Image.new("L", outer_mask.size)
@@ -101,7 +101,7 @@ class Pen:
         self._paste(corner, ImageChops.darker(outer_mask, inner_mask), color)
 
     def brush(self, points: ArrayLike, color: Color, *, width: float) -> None:
-        """Draws a stroke `width` units thick in its middle that tapers to both ends."""
+        """Draws a stroke that is `width` units thick in the middle and tapers towards both ends."""
         line = np.asarray(points, dtype=float)
         along = np.concatenate([line[1:2] - line[:1], line[2:] - line[:-2], line[-1:] - line[-2:-1]])
         normal = along[:, ::-1] * (-1, 1)
@@ -134,14 +134,14 @@ class Pen:
 
 
 def _spline(padded: Points) -> Points:
-    """Six points on each piece of the Catmull-Rom curve between the second and the last but one control point."""
+    """Six points per segment of the Catmull-Rom curve from the second to the second to last control point."""
     pieces = len(padded) - 3
     windows = np.stack([padded[shift : pieces + shift] for shift in range(4)], axis=1)
     return (_CATMULL_ROM @ windows).reshape(-1, 2)
 
 
 def _sharp_corners(line: Points) -> Points:
-    """The inner points of the line at which it turns sharply."""
+    """The inner points at which the line turns by more than 20 degrees."""
     along = np.diff(line, axis=0)
     before, after = along[:-1], along[1:]
     lengths = np.hypot(before[:, 0], before[:, 1]) * np.hypot(after[:, 0], after[:, 1])
@@ -150,7 +150,7 @@ def _sharp_corners(line: Points) -> Points:
 
 
 def _mask(outline: Points) -> tuple[Points, Image.Image]:
-    """The polygon as a mask as large as its bounding box, and that box's upper left corner."""
+    """The upper left corner of the polygon's bounding box, and the polygon as a mask of that box's size."""
     corner = np.floor(outline.min(axis=0))
     width, height = (np.ceil(outline.max(axis=0)) - corner + 1).astype(int).tolist()
     mask = Image.new("L", (width, height))

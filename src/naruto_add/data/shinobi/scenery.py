@@ -1,4 +1,4 @@
-"""The backgrounds: a few large soft shapes without outlines, so that the figure stands out."""
+"""Backgrounds: a few large shapes without outlines, so that the figure stands out."""
 
 import numpy as np
 from numpy.random import Generator
@@ -8,7 +8,7 @@ from naruto_add.data.shinobi.pen import Pen, Points, box, oval, path
 
 
 def paint_scenery(pen: Pen, background: str, generator: Generator) -> None:
-    """Covers the whole picture (0..64 in both directions) with the named background."""
+    """Covers the page, 0 to 64 in both directions, with the named background."""
     match background:
         case "village":
             _village(pen, generator)
@@ -85,7 +85,7 @@ def _peak(pen: Pen, x: float, top: float, half: float) -> None:
 
 
 def _waterfall(pen: Pen, generator: Generator) -> None:
-    """A cliff with one broad sheet of water, two brighter streams in it, bushes above and foam below."""
+    """Draws a cliff with a broad sheet of water, two brighter streams, bushes above and foam below."""
     rock = jittered((142, 146, 140), generator)
     pen.gradient(rock, blend(rock, (96, 104, 120), 0.4))
     centre = generator.uniform(16, 22) if generator.random() < 0.5 else generator.uniform(42, 48)
@@ -133,7 +133,7 @@ def _cherry_blossoms(pen: Pen, generator: Generator) -> None:
 
 
 def _plain(pen: Pen, color: Color, generator: Generator) -> None:
-    """One colour that deepens downwards; in half of the pictures a disc of a lighter tone stands behind the head."""
+    """Draws one colour that darkens downwards, in half of the pictures with a lighter disc behind the head."""
     base = jittered(color, generator)
     deep = blend(base, (150, 150, 176), 0.22) if min(color) > 200 else darker(base)
     pen.gradient(base, blend(base, deep, generator.uniform(0.1, 0.6)))
@@ -147,6 +147,6 @@ def _sky(pen: Pen, top: Color, bottom: Color, generator: Generator) -> None:
 
 
 def _ridge(generator: Generator, *, top: float, swing: float) -> Points:
-    """A rolling hill that fills the picture from about `top` down."""
+    """The outline of a rolling hill that fills the picture from about `top` downwards."""
     crest = path([(x, top + generator.uniform(-swing, swing)) for x in np.linspace(-4, 68, 4)])
     return np.vstack([crest, [(68, 68), (-4, 68)]])

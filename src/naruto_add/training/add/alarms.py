@@ -1,4 +1,4 @@
-"""Alarms: signs that a distillation goes wrong, each with what was seen, since when, and what to change."""
+"""Alarms: signs that a distillation fails, each with the measured value, the step it began at, and what to change."""
 
 import sys
 from collections.abc import Mapping
@@ -6,91 +6,92 @@ from typing import Any
 
 from tqdm import tqdm
 
-from naruto_add.training.sharing import is_main
+from naruto_add.training.processes import is_main
 
 SATURATED_LOSS = 0.05
 LARGEST_GAP = 10.0
 LARGEST_DRIFT = 0.5
 SMALLEST_DIVERSITY = 0.5
+MAX_WINDOW_STEPS = 200
 
 ADVERSARIAL_ADVICE = {
-    "saturated_discriminator": "lower add.discriminator_learning_rate, raise add.r1_weight or set add.augment",
+    "saturated_discriminator": "lower add.discriminator_learning_rate, or raise add.r1_weight or add.augment_strength",
     "logit_gap": "raise add.r1_weight or lower add.discriminator_learning_rate",
-    "colour_drift": "lower add.adv_weight or add.learning_rate, or raise add.distill_weight",
-    "falling_diversity": "lower add.adv_weight, raise add.distill_weight, or raise student.pool_size",
+    "colour_drift": "lower add.adv_weight or add.optimizer.learning_rate, or raise add.distill_weight",
+    "falling_diversity": "lower add.adv_weight, or raise add.distill_weight or student.pool_size",
 }
 CONSISTENCY_ADVICE = {
-    "colour_drift": "lower add.learning_rate",
-    "falling_diversity": "lower add.learning_rate or raise student.pool_size",
+    "colour_drift": "lower add.optimizer.learning_rate",
+    "falling_diversity": "lower add.optimizer.learning_rate or raise student.pool_size",
 }
 
 
 class Alarms:
-    """Watches steps and validations; an alarm rings once for every stretch that lasts, and is explained once.
+    """Counts alarms and prints the first of each kind; an alarm counts once until its condition has ended.
 
-    Steps must look bad for `window_steps` in a row; a validation speaks for itself. `advice` names the alarms that the
-    method has, and what to change in it.
+    Conditions on training steps must hold for a window of a third of the training, at most MAX_WINDOW_STEPS steps.
+    Conditions on validations count at once.
     """
 
-    def __init__(self, window_steps: int, advice: Mapping[str, str]) -> None:
-        self._window_steps, self._advice = window_steps, advice
+    def __init__(self, num_steps: int, advice: Mapping[str, str]) -> None:
+        """`advice` contains what to change for each alarm of the method."""
+        self._window_steps, self._advice = min(MAX_WINDOW_STEPS, max(1, num_steps // 3)), advice
         self.counts = dict.fromkeys(advice, 0)
         self._since = dict.fromkeys(advice, -1)
-        self._has_rung = dict.fromkeys(advice, False)
+        self._is_counted = dict.fromkeys(advice, False)
         self._first_since: dict[str, int] = {}
         self._first_diversity = -1.0
 
     def note_step(self, num_done: int, scalars: Mapping[str, float]) -> None:
-        """Watch the discriminator: whether it has nothing left to learn, and how far apart it tells real from fake."""
+        """Check the discriminators' loss (`disc_loss`) and their mean logits (`real_logit`, `fake_logit`)."""
         loss, gap = scalars["disc_loss"], scalars["real_logit"] - scalars["fake_logit"]
-        is_saturated = loss < SATURATED_LOSS
-        seen = f"the discriminator's loss is {loss:.3g}, below {SATURATED_LOSS}"
-        self._watch("saturated_discriminator", is_saturated, num_done, lasting=self._window_steps, seen=seen)
-        seen = f"real and fake logits are {gap:.3g} apart, more than {LARGEST_GAP:g}"
-        self._watch("logit_gap", gap > LARGEST_GAP, num_done, lasting=self._window_steps, seen=seen)
+        finding = f"the discriminator loss is {loss:.3g}, below {SATURATED_LOSS}"
+        self._check("saturated_discriminator", loss < SATURATED_LOSS, num_done, self._window_steps, finding)
+        finding = f"the difference of real and fake logits is {gap:.3g}, above {LARGEST_GAP:g}"
+        self._check("logit_gap", gap > LARGEST_GAP, num_done, self._window_steps, finding)
 
     def note_validation(self, num_done: int, *, colour_drift: float, diversity: float) -> None:
-        """Watch the samples: their colours against the teacher's, their variety against that of the first ones."""
-        seen = f"a channel's mean has drifted by {colour_drift:.2g} of the latents' standard deviation"
-        self._watch("colour_drift", colour_drift > LARGEST_DRIFT, num_done, lasting=1, seen=seen)
+        """Check the samples' colours against the teacher's and their diversity against the first validation's."""
+        finding = f"the mean of a latent channel has drifted by {colour_drift:.2g} standard deviations of the latents"
+        self._check("colour_drift", colour_drift > LARGEST_DRIFT, num_done, 1, finding)
         if self._first_diversity < 0:
             self._first_diversity = diversity
-        lowest = SMALLEST_DIVERSITY * self._first_diversity
-        seen = f"samples of one prompt differ by {diversity:.2g}, at the start by {self._first_diversity:.2g}"
-        self._watch("falling_diversity", diversity < lowest, num_done, lasting=1, seen=seen)
+        first = self._first_diversity
+        finding = f"the diversity of samples of one prompt is {diversity:.2g}, and was {first:.2g} at the start"
+        self._check("falling_diversity", diversity < SMALLEST_DIVERSITY * first, num_done, 1, finding)
 
     def metrics(self) -> dict[str, int]:
-        """How often each has rung, and of those that have, since which step the first time."""
+        """The count of each alarm, and the step at which it first began, if it did."""
         counts = {f"alarms_{name}": count for name, count in self.counts.items()}
         return counts | {f"alarms_{name}_since_step": step for name, step in self._first_since.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts and what is being watched."""
+        """Counts and current conditions."""
         return {
             "counts": dict(self.counts),
             "since": dict(self._since),
-            "has_rung": dict(self._has_rung),
+            "is_counted": dict(self._is_counted),
             "first_since": dict(self._first_since),
             "first_diversity": self._first_diversity,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Restore both."""
+        """Restore counts and conditions."""
         self.counts, self._since = dict(state_dict["counts"]), dict(state_dict["since"])
-        self._first_since = dict(state_dict["first_since"])
-        self._has_rung, self._first_diversity = dict(state_dict["has_rung"]), state_dict["first_diversity"]
+        self._is_counted, self._first_since = dict(state_dict["is_counted"]), dict(state_dict["first_since"])
+        self._first_diversity = state_dict["first_diversity"]
 
-    def _watch(self, name: str, is_bad: bool, num_done: int, *, lasting: int, seen: str) -> None:
+    def _check(self, name: str, is_bad: bool, num_done: int, window_steps: int, finding: str) -> None:
         if not is_bad:
-            self._since[name], self._has_rung[name] = -1, False
+            self._since[name], self._is_counted[name] = -1, False
             return
         if self._since[name] < 0:
             self._since[name] = num_done
-        if self._has_rung[name] or num_done - self._since[name] + 1 < lasting:
+        if self._is_counted[name] or num_done - self._since[name] + 1 < window_steps:
             return
-        self._has_rung[name] = True
+        self._is_counted[name] = True
         self.counts[name] += 1
         self._first_since.setdefault(name, self._since[name])
         if self.counts[name] == 1 and is_main():
-            message = f"add: alarm {name}: {seen}, since step {self._since[name]}; {self._advice[name]}"
+            message = f"add: alarm {name}: {finding}, since step {self._since[name]}; {self._advice[name]}"
             tqdm.write(message, file=sys.stderr)

@@ -1,7 +1,6 @@
-"""Image-text supervision: a frozen network that rates how well the student's pictures fit their captions.
+"""Image-text supervision: a frozen network that compares the student's pictures with their captions.
 
-CLIP where one is named, else `caption_match`, which is trained here on the training split within seconds. Whatever it
-is, how often it finds the captions of pictures that it was not trained on is among the stage's figures.
+The network is CLIP, or `caption_match`, which is trained on the training split at the start of `add`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,38 +10,38 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from naruto_add.compute import batch_indices, step_generator
-from naruto_add.conventions import CAPTION_MATCH
+from naruto_add.config.constants import CAPTION_MATCH
+from naruto_add.config.schema import Add
+from naruto_add.data.batches import batch_indices
 from naruto_add.data.dataset import Example, load_split
-from naruto_add.data.latents import hash_model
 from naruto_add.data.pixels import load_pixels
-from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
-from naruto_add.files import content_hash, new_file
-from naruto_add.losses.image_text import image_text_loss, info_nce, retrieval_accuracy
+from naruto_add.losses.image_text import info_nce, retrieval_accuracy
 from naruto_add.models.caption_match import CaptionMatch, new_caption_match
-from naruto_add.models.clip import CLIP_MEAN, CLIP_STD, ClipNetwork, image_vectors, load_clip_network, text_vectors
+from naruto_add.models.clip import ClipNetwork, image_vectors, load_clip_network, text_vectors
 from naruto_add.models.discriminator import pooled_embeds
-from naruto_add.params import Add
-from naruto_add.training.add.augment import NUM_DRAWS, augmented
-from naruto_add.training.add.pixels import decoded_squares
-from naruto_add.training.sharing import shown
+from naruto_add.runtime.cache import cached_tensors, hash_model
+from naruto_add.runtime.compute import step_generator
+from naruto_add.runtime.files import content_hash
+from naruto_add.training.add.augment import NUM_SHIFT_DRAWS, random_shift
+from naruto_add.training.processes import main_progress
 
-KEY = "add.image_text_network"
-BATCH = 64
+CAPTION_MATCH_STEPS = 300
+CAPTION_MATCH_LEARNING_RATE = 2e-3
+BATCH_SIZE = 64
 TEMPERATURE = 0.1
-MAX_HELD_OUT = 256
-"""Validation pictures whose captions are looked for, at most: accuracies are comparable at equal numbers only."""
-STREAM = 3
+MAX_VALIDATION_PICTURES = 256
+"""Validation pictures for the accuracy, at most: accuracies can only be compared at equal numbers."""
+SHIFT_STREAM = 3
+"""Separates the shifts of caption_match's training pictures from other draws of the same seed."""
 
 
 class Matcher(Protocol):
-    """Vectors of pictures, with a gradient to them, and of prompts; those that fit each other point the same way."""
+    """Vectors of pictures, with gradients to their pixels in [-1, 1], and of prompts; similar if the two match."""
 
     def images(self, pixels: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch width"]: ...
 
@@ -51,25 +50,25 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True)
 class ClipMatcher:
-    """CLIP, which is shown pixels in [-1, 1] at its own size."""
+    """CLIP."""
 
     clip: ClipNetwork
 
     def images(self, pixels: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch width"]:
-        """Not clipped, unlike what is measured: a clip would stop the gradient."""
+        """Of pixels in [-1, 1], resized. Unlike in `evaluate` they are not clamped, which would stop gradients."""
         side = (self.clip.input_px, self.clip.input_px)
         resized = F.interpolate(pixels, size=side, mode="bicubic", antialias=True)
-        mean, std = (resized.new_tensor(item).view(1, 3, 1, 1) for item in (CLIP_MEAN, CLIP_STD))
+        mean, std = (resized.new_tensor(item).view(1, 3, 1, 1) for item in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         return image_vectors(self.clip, (resized / 2 + 0.5 - mean) / std).float()
 
     def texts(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
-        """By CLIP's own text encoder."""
+        """By CLIP's text encoder."""
         return text_vectors(self.clip, prompts).float()
 
 
 @dataclass(frozen=True)
-class EmbeddedMatcher:
-    """`caption_match` behind the base model's text encoder."""
+class CaptionMatcher:
+    """`caption_match`, on embeddings of the base model's text encoder."""
 
     network: CaptionMatch
     bundle: ModelBundle
@@ -85,28 +84,15 @@ class EmbeddedMatcher:
 
 @dataclass(frozen=True)
 class ImageText:
-    """A matcher, its vectors of every prompt by row, and how far it can be trusted: `accuracy` against `chance`."""
+    """A matcher, its vectors of all prompts, and how often it finds a validation picture's caption."""
 
     matcher: Matcher
     text_vectors: Float[Tensor, "prompts width"]
     accuracy: float
     chance: float
 
-    def loss(
-        self,
-        vae: AutoencoderKL,
-        x0_student: Float[Tensor, "batch c h w"],
-        prompt_rows: Int[Tensor, " batch"],
-        *,
-        corner: Float[Tensor, "batch 2"],
-        side_px: int,
-    ) -> Float[Tensor, ""]:
-        """How little the decoded student's squares fit their captions; the gradient reaches x0_student alone."""
-        squares = decoded_squares(vae, x0_student, corner, side_px=side_px)
-        return image_text_loss(self.matcher.images(squares), self.text_vectors[prompt_rows])
-
     def metrics(self) -> dict[str, float]:
-        """How often it finds the caption of a held-out picture among all of theirs, and how often a guess would."""
+        """How often a validation picture's caption is found among all of theirs, and how often by a random guess."""
         return {"image_text_accuracy": self.accuracy, "image_text_chance": self.chance}
 
 
@@ -119,59 +105,47 @@ def load_image_text(
     dataset_dir: Path,
     cache_dir: Path,
 ) -> ImageText:
-    """The network that `add.image_text_network` names, with vectors of these prompts.
+    """The network that `add.image_text_network` names, with vectors of these prompts; `caption_match` is cached.
 
-    `caption_match` is trained unless `cache_dir` has it. Raises StageError where a CLIP cannot be had.
+    Raises StageError if a CLIP cannot be loaded.
     """
-    if params.image_text_network == CAPTION_MATCH:
-        examples = load_split(dataset_dir, "train")
-        network = _cached_caption_match(bundle, examples, params, prompt_template=prompt_template, cache_dir=cache_dir)
-        matcher: Matcher = EmbeddedMatcher(network, bundle)
+    source = params.image_text_network
+    if source == CAPTION_MATCH:
+        examples = load_split(dataset_dir, "train", prompt_template=prompt_template)
+        network = _load_caption_match(bundle, examples, seed=params.seed, cache_dir=cache_dir)
+        matcher: Matcher = CaptionMatcher(network, bundle)
     else:
-        instead = f"choose '{CAPTION_MATCH}', or set add.image_text_weight to 0"
-        source = params.image_text_network
-        matcher = ClipMatcher(load_clip_network(source, bundle.device, key=KEY, instead=instead))
-    held_out = load_split(dataset_dir, "validation")[:MAX_HELD_OUT]
-    accuracy, chance = rate(matcher, held_out, prompt_template=prompt_template, device=bundle.device)
-    return ImageText(matcher, in_batches(matcher.texts, prompts), accuracy, chance)
+        instead = f"use '{CAPTION_MATCH}', or set add.image_text_weight to 0"
+        matcher = ClipMatcher(load_clip_network(source, bundle.device, key="add.image_text_network", instead=instead))
+    validation = load_split(dataset_dir, "validation", prompt_template=prompt_template)[:MAX_VALIDATION_PICTURES]
+    accuracy, chance = measure_accuracy(matcher, validation, device=bundle.device)
+    return ImageText(matcher, _in_batches(matcher.texts, prompts), accuracy, chance)
 
 
-@torch.no_grad()
-def rate(
-    matcher: Matcher, examples: Sequence[Example], *, prompt_template: str, device: torch.device
-) -> tuple[float, float]:
-    """The fraction of these pictures whose caption is found among all of theirs, and that of blind guesses."""
-    prompts = [fill_template(prompt_template, example.caption) for example in examples]
+def measure_accuracy(matcher: Matcher, examples: Sequence[Example], *, device: torch.device) -> tuple[float, float]:
+    """The fraction of the pictures whose caption is found among all of theirs, and that of a random guess."""
+    prompts = [example.prompt for example in examples]
     ids = _caption_ids(prompts).to(device)
-    images = in_batches(lambda part: matcher.images(load_pixels(part).to(device)), examples)
-    accuracy = retrieval_accuracy(images, in_batches(matcher.texts, prompts), ids)
+    images = _in_batches(lambda part: matcher.images(load_pixels(part).to(device)), examples)
+    accuracy = retrieval_accuracy(images, _in_batches(matcher.texts, prompts), ids)
     return accuracy.item(), (ids[:, None] == ids).float().mean().item()
 
 
-@torch.no_grad()
-def in_batches(compute: Callable[[Any], Tensor], items: Sequence[Any]) -> Tensor:
-    """What `compute` makes of all items, a batch at a time."""
-    return torch.cat([compute(items[first : first + BATCH]) for first in range(0, len(items), BATCH)])
-
-
-def _cached_caption_match(
-    bundle: ModelBundle, examples: Sequence[Example], params: Add, *, prompt_template: str, cache_dir: Path
+def _load_caption_match(
+    bundle: ModelBundle, examples: Sequence[Example], *, seed: int, cache_dir: Path
 ) -> CaptionMatch:
-    """The file's name is the key of all that the weights depend on."""
-    prompts = [fill_template(prompt_template, example.caption) for example in examples]
-    values = [params.caption_match_steps, params.caption_match_learning_rate, params.seed, BATCH, TEMPERATURE]
-    moves = [params.augment_flip, params.augment_max_shift, params.augment_cutout]
-    pictures = [example.image_path for example in examples]
-    key = content_hash(hash_model(bundle.text_encoder), prompts, values, moves, *pictures)
-    path = cache_dir / f"caption_match-{key}.safetensors"
-    pooled = in_batches(lambda part: _pooled(bundle, part), prompts)
-    network = new_caption_match(pooled.shape[1], seed=params.seed).to(bundle.device)
-    if path.exists():
-        network.load_state_dict(load_file(path))
-    else:
-        train_caption_match(network, load_pixels(examples), pooled, caption_ids=_caption_ids(prompts), params=params)
-        with new_file(path) as partial:
-            save_file(network.state_dict(), partial)
+    """Trained on these examples, or read from the cache; frozen."""
+    prompts = [example.prompt for example in examples]
+    pooled = _in_batches(lambda part: _pooled(bundle, part), prompts)
+    network = new_caption_match(pooled.shape[1], seed=seed).to(bundle.device)
+
+    def compute() -> dict[str, Tensor]:
+        train_caption_match(network, load_pixels(examples), pooled, caption_ids=_caption_ids(prompts), seed=seed)
+        return network.state_dict()
+
+    options = [CAPTION_MATCH_STEPS, CAPTION_MATCH_LEARNING_RATE, BATCH_SIZE, TEMPERATURE, seed]
+    key = content_hash(hash_model(bundle.text_encoder), prompts, options, *[item.image_path for item in examples])
+    network.load_state_dict(cached_tensors(cache_dir / "caption_match.safetensors", key=key, compute=compute))
     return network.requires_grad_(False).eval()
 
 
@@ -181,25 +155,28 @@ def train_caption_match(
     pooled: Float[Tensor, "pictures width"],
     *,
     caption_ids: Int[Tensor, " pictures"],
-    params: Add,
+    seed: int,
+    num_steps: int = CAPTION_MATCH_STEPS,
 ) -> None:
-    """Teach it which caption is whose, on pictures moved as discriminators' are, at `add.caption_match_learning_rate`.
-
-    The rate falls to zero, so that the last batches do not decide.
-    """
-    device, num_steps, size = pooled.device, params.caption_match_steps, min(BATCH, len(pixels))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=params.caption_match_learning_rate, weight_decay=0.01)
+    """Train the network to match shifted pictures with pooled embeddings of their captions, with a cosine schedule."""
+    device, size = pooled.device, min(BATCH_SIZE, len(pixels))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=CAPTION_MATCH_LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-    for step in shown(range(num_steps), desc="caption match"):
-        items = torch.tensor(batch_indices(len(pixels), size, seed=params.seed, step=step))
-        draws = torch.rand(size, NUM_DRAWS, generator=step_generator(params.seed, step, STREAM))
-        moved = augmented(pixels[items], draws, strength=1.0, params=params).to(device)
-        vectors = network.image_vectors(moved), network.text_vectors(pooled[items.to(device)])
+    for step in main_progress(range(num_steps), desc="caption match"):
+        items = torch.tensor(batch_indices(len(pixels), size, seed=seed, step=step))
+        draws = torch.rand(size, NUM_SHIFT_DRAWS, generator=step_generator(seed, step, SHIFT_STREAM))
+        shifted = random_shift(pixels[items], draws, probability=1.0).to(device)
+        vectors = network.image_vectors(shifted), network.text_vectors(pooled[items.to(device)])
         loss = info_nce(*vectors, caption_ids[items].to(device), temperature=TEMPERATURE)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
+
+
+@torch.no_grad()
+def _in_batches(compute: Callable[[Any], Tensor], items: Sequence[Any]) -> Tensor:
+    return torch.cat([compute(items[first : first + BATCH_SIZE]) for first in range(0, len(items), BATCH_SIZE)])
 
 
 def _pooled(bundle: ModelBundle, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
@@ -208,5 +185,6 @@ def _pooled(bundle: ModelBundle, prompts: Sequence[str]) -> Float[Tensor, "batch
 
 
 def _caption_ids(prompts: Sequence[str]) -> Int[Tensor, " prompts"]:
+    """Equal ids for equal prompts: the index of the first of them."""
     first = {prompt: index for index, prompt in reversed(list(enumerate(prompts)))}
     return torch.tensor([first[prompt] for prompt in prompts])

@@ -1,16 +1,17 @@
-"""The teacher: the base model finetuned by LoRA on the data set, chosen by its validation loss, merged."""
+"""The stage `teacher`: the base model finetuned on the data set by LoRA, at its best validation loss, merged."""
 
 from pathlib import Path
 
+from naruto_add.config.schema import Base, Teacher
+from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, save_bundle
-from naruto_add.files import new_folder, write_json
 from naruto_add.models.lora import merge_lora, save_lora
-from naruto_add.params import Base, Teacher
+from naruto_add.runtime.files import new_folder, write_json
 from naruto_add.training.curves import Scalars
 from naruto_add.training.loop import run_steps
-from naruto_add.training.sharing import is_main, main_first
-from naruto_add.training.teacher.inputs import load_data
-from naruto_add.training.teacher.run import Denoiser, TeacherRun
+from naruto_add.training.processes import is_main, main_first
+from naruto_add.training.teacher.dataset import load_data
+from naruto_add.training.teacher.trainer import Denoiser, TeacherTrainer
 
 
 def train_teacher(
@@ -26,37 +27,54 @@ def train_teacher(
     metrics_path: Path,
     validation_grid_path: Path,
 ) -> None:
-    """Write the merged pipeline, the adapters alone, curves, figures and a grid of validation pictures.
+    """Write the merged pipeline, the adapters alone, curves, metrics and the validation grid.
 
-    `checkpoint_dir` must belong to this configuration alone: it holds caches and what a killed run resumes from.
+    `checkpoint_dir` must be used by this configuration only: it contains caches and the checkpoint to resume from.
+    Raises StageError if the base model or the data set cannot be used, or if gradients stay not finite.
     """
-    # In half precision the base weights would round away much of what is merged into them; autocast saves the time.
+    # Merging into weights of half precision would round away most of the update; autocast makes training fast anyway.
     bundle = load_bundle(base.model_copy(update={"precision": "fp32"}))
-    with main_first():
-        data = load_data(bundle, params, dataset_dir=dataset_dir, cache_dir=checkpoint_dir)
-    run = TeacherRun(bundle, data, params=params, precision=base.precision, guidance_scale=guidance_scale)
+    trainer = _make_trainer(
+        bundle, dataset_dir, params=params, base=base, guidance_scale=guidance_scale, cache_dir=checkpoint_dir
+    )
 
     def validate(num_done: int) -> Scalars:
-        scalars = run.validate(num_done)
+        scalars = trainer.validate(num_done)
         if is_main():
-            run.pictures.write(validation_grid_path)
+            trainer.grid.write(validation_grid_path)
         return scalars
 
     run_steps(
-        run.train_step,
+        trainer.train_step,
         name="teacher",
         num_steps=params.num_steps,
-        state=run.state(),
+        state=trainer.state(),
         validate=validate,
         validation_every_steps=params.validation_every_steps,
         checkpoint_dir=checkpoint_dir,
         curves_path=curves_path,
     )
-    run.best.copy_to(run.denoiser)
+    trainer.best.copy_to(trainer.denoiser)
     if is_main():
-        _save(bundle, run.denoiser, out_dir=out_dir, lora_dir=lora_dir)
-        write_json(metrics_path, run.metrics())
-        run.pictures.write(validation_grid_path)
+        _save(bundle, trainer.denoiser, out_dir=out_dir, lora_dir=lora_dir)
+        write_json(metrics_path, trainer.metrics())
+        trainer.grid.write(validation_grid_path)
+
+
+def _make_trainer(
+    bundle: ModelBundle, dataset_dir: Path, *, params: Teacher, base: Base, guidance_scale: float, cache_dir: Path
+) -> TeacherTrainer:
+    with main_first():
+        data = load_data(
+            bundle,
+            dataset_dir=dataset_dir,
+            prompt_template=base.prompt_template,
+            drawn_prompts=[fill_template(base.prompt_template, prompt) for prompt in params.validation_prompts],
+            flip=params.flip,
+            is_text_encoder_trained=params.lora_text_encoder,
+            cache_dir=cache_dir,
+        )
+    return TeacherTrainer(bundle, data, params=params, precision=base.precision, guidance_scale=guidance_scale)
 
 
 def _save(bundle: ModelBundle, denoiser: Denoiser, *, out_dir: Path, lora_dir: Path) -> None:

@@ -1,0 +1,75 @@
+"""The command `naruto-add`. Every heavy import is inside a command, so that `--help` and completion are fast."""
+
+import os
+from typing import Any
+
+import click
+
+from naruto_add.cli.generate import generate
+from naruto_add.cli.pipeline import ablation, deps, report, summary
+from naruto_add.cli.profile import profile
+
+EPILOG = """\b
+Examples:
+  naruto-add generate "a man with white hair and a sword"
+  naruto-add profile use sd15
+  naruto-add summary
+
+\b
+Shell completion (put the line into your shell's startup file):
+  bash  eval "$(_NARUTO_ADD_COMPLETE=bash_source naruto-add)"
+  zsh   eval "$(_NARUTO_ADD_COMPLETE=zsh_source naruto-add)"
+  fish  _NARUTO_ADD_COMPLETE=fish_source naruto-add | source
+
+\b
+Exit codes:
+  0  success
+  1  error; the message "error: ..." says what to do
+  2  wrong usage of the command
+"""
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Error(click.ClickException):
+    """Shown as `error: ...` on stderr, with exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.message}", file=file, err=True)
+
+
+class _Commands(click.Group):
+    """Turns the errors that concern the user into messages."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. NARUTO_ADD_TRACEBACK in the environment shows tracebacks instead of messages."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except _user_errors() as error:
+            if os.environ.get("NARUTO_ADD_TRACEBACK"):
+                raise
+            raise _Error(str(error)) from error
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    from naruto_add.config.load import ParamsError
+    from naruto_add.runtime.errors import StageError
+
+    return (ParamsError, StageError, FileNotFoundError)
+
+
+@click.group(cls=_Commands, epilog=EPILOG, context_settings=CONTEXT)
+@click.version_option(package_name="naruto-add")
+def main() -> None:
+    """Turn captioned pictures into a text-to-image model that draws in a few steps.
+
+    `dvc repro` runs the pipeline that trains the model. These commands draw with it, show its results, and switch
+    between parameter profiles. Run them in the folder that contains dvc.yaml.
+    """
+
+
+for command in (generate, profile, summary, report, ablation, deps):
+    main.add_command(command)

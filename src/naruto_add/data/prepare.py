@@ -1,0 +1,101 @@
+"""Entries to pictures of the data set: decoded, cropped, scaled and saved, by several processes if that saves time."""
+
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+from PIL import Image
+
+from naruto_add.data.captions import clean_caption
+from naruto_add.data.duplicates import Fingerprint, fingerprint
+from naruto_add.data.entries import Entry, Reject, ShinobiId, Source
+from naruto_add.data.images import PictureRules, UnusablePictureError, read_picture
+from naruto_add.data.shinobi.draw import draw_shinobi
+
+_ENTRIES_PER_PROCESS = 128
+"""With fewer, starting another process takes longer than it saves."""
+_MAX_PENDING_PER_PROCESS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A saved picture with its caption."""
+
+    name: str
+    path: Path
+    caption: str
+    attributes: dict[str, str]
+    fingerprint: Fingerprint
+
+
+def usable_processes(num_entries: int) -> int:
+    """How many processes shorten the work on so many entries."""
+    return min(_usable_cpus(), math.ceil(num_entries / _ENTRIES_PER_PROCESS))
+
+
+def prepare_pictures(
+    source: Source, *, rules: PictureRules, folder: Path, num_processes: int
+) -> Iterator[Prepared | Reject]:
+    """Each entry's saved picture, `folder`/{position}.png, or why it is rejected, in the source's order."""
+    tasks = ((entry, folder / f"{index:05d}.png") for index, entry in enumerate(source.entries))
+    if num_processes == 1:
+        return (_prepare(entry, path, rules) for entry, path in tasks)
+    return _prepare_in_parallel(tasks, rules, num_processes)
+
+
+def _usable_cpus() -> int:
+    """The processors that this process may run on, which a scheduler may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepare_in_parallel(
+    tasks: Iterable[tuple[Entry | Reject, Path]], rules: PictureRules, num_processes: int
+) -> Iterator[Prepared | Reject]:
+    """Only a few entries per process are pending at a time, so that the source need not fit in memory."""
+    pending: deque[Future[Prepared | Reject]] = deque()
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), initializer=_exit_with_parent) as processes:
+        for entry, path in tasks:
+            pending.append(processes.submit(_prepare, entry, path, rules))
+            if len(pending) > _MAX_PENDING_PER_PROCESS * num_processes:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _exit_with_parent() -> None:
+    """End this process when the stage is killed."""
+    parent = parent_process()
+    assert parent is not None, "runs only in a child process"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _prepare(entry: Entry | Reject, path: Path, rules: PictureRules) -> Prepared | Reject:
+    if isinstance(entry, Reject):
+        return entry
+    if isinstance(entry.picture, ShinobiId):
+        drawn = draw_shinobi(entry.picture.index, seed=entry.picture.seed, size_px=rules.resolution_px)
+        return _save(drawn.image, path, name=entry.name, caption=drawn.caption, attributes=drawn.attributes)
+    caption = clean_caption(entry.caption)
+    if not caption:
+        return Reject(name=entry.name, reason="no_caption", detail="its caption is empty or not a string")
+    try:
+        image = read_picture(entry.picture, rules)
+    except UnusablePictureError as error:
+        return Reject(name=entry.name, reason=error.reason, detail=error.detail)
+    return _save(image, path, name=entry.name, caption=caption, attributes=entry.attributes)
+
+
+def _save(image: Image.Image, path: Path, *, name: str, caption: str, attributes: dict[str, str]) -> Prepared:
+    image.save(path)
+    return Prepared(name=name, path=path, caption=caption, attributes=attributes, fingerprint=fingerprint(image))

@@ -1,0 +1,118 @@
+"""The compared models, each with the sampler that it is evaluated with."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from naruto_add.config.schema import Base, Sampling
+from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder, load_unet
+from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, student_sampler, teacher_sampler
+from naruto_add.runtime.files import content_hash
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Where the compared models are stored, and how they are sampled."""
+
+    base: Base
+    sampling: Sampling
+    teacher_dir: Path
+    student_dir: Path
+    distilled_dir: Path
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its sampler. `weights` is a hash of what the model was loaded from."""
+
+    bundle: ModelBundle
+    sampler: Sampler
+    weights: str
+    size_mib: float | None = None
+    """Size on disk of the weights of U-Net, text encoder and autoencoder; None for a model in the hub's cache."""
+
+    @property
+    def params_m(self) -> float:
+        """Parameters of the U-Net, in millions."""
+        return self.bundle.unet.num_parameters() / 1e6
+
+    @property
+    def pipeline_params_m(self) -> float:
+        """Parameters of U-Net, text encoder and autoencoder, in millions."""
+        return sum(module.num_parameters() for module in self._modules()) / 1e6
+
+    @property
+    def weights_mib(self) -> float:
+        """Memory of the loaded weights of U-Net, text encoder and autoencoder."""
+        weights = [weight for module in self._modules() for weight in module.parameters()]
+        return sum(weight.numel() * weight.element_size() for weight in weights) / MIB
+
+    def key(self) -> list[Any]:
+        """Everything that its pictures depend on, except prompts, seed and batch size."""
+        scheduler = self.sampler.scheduler
+        return [
+            self.weights,
+            str(self.bundle.unet.dtype),
+            self.bundle.device.type,
+            self.bundle.latent_shape,
+            type(scheduler).__name__,
+            {name: value for name, value in scheduler.config.items() if not name.startswith("_")},
+            self.sampler.num_inference_steps,
+            self.sampler.guidance_scale,
+        ]
+
+    def _modules(self) -> list[Any]:
+        return [self.bundle.unet, self.bundle.text_encoder, self.bundle.vae]
+
+
+def load_subjects(models: Models) -> dict[str, Subject]:
+    """`base` and `teacher` with the teacher's sampler, `student` and `distilled` with the student's."""
+    base, sampling = models.base, models.sampling
+    base_bundle = load_bundle(base)
+    teacher = load_pipeline_folder(models.teacher_dir, precision=base.precision)
+    base_mib = _stored_mib(Path(base.model)) if Path(base.model).is_dir() else None
+    base_sampler, sampler = teacher_sampler(base_bundle, sampling), teacher_sampler(teacher, sampling)
+    return {
+        "base": Subject(base_bundle, base_sampler, _base_weights(base), base_mib),
+        "teacher": Subject(teacher, sampler, content_hash(models.teacher_dir), _stored_mib(models.teacher_dir)),
+        "student": load_student(models, teacher, models.student_dir),
+        "distilled": load_student(models, teacher, models.distilled_dir),
+    }
+
+
+def load_student(models: Models, teacher: ModelBundle, folder: Path) -> Subject:
+    """A student's U-Net with the student's sampler. Its text encoder and autoencoder are the teacher's."""
+    bundle = replace(teacher, unet=load_unet(folder, precision=models.base.precision))
+    other_mib = _stored_mib(models.teacher_dir) - _stored_mib(models.teacher_dir / "unet")
+    sampler = student_sampler(teacher, models.sampling, models.sampling.student_steps)
+    return Subject(bundle, sampler, content_hash(models.teacher_dir, folder), other_mib + _stored_mib(folder))
+
+
+def at_steps(subject: Subject, num_steps: int) -> Subject:
+    """The subject with the same scheduler and another number of steps. For students use `student_at_steps`."""
+    return replace(subject, sampler=replace(subject.sampler, num_inference_steps=num_steps))
+
+
+def few_step_teachers(teacher: Subject, num_steps: int) -> dict[str, Subject]:
+    """The teacher at the student's number of steps: with its own scheduler, and with DPM-Solver++."""
+    sampler = dpm_solver_sampler(teacher.bundle, num_steps, teacher.sampler.guidance_scale)
+    return {
+        "teacher_few_steps": at_steps(teacher, num_steps),
+        "teacher_few_steps_dpm": replace(teacher, sampler=sampler),
+    }
+
+
+def student_at_steps(student: Subject, sampling: Sampling, num_steps: int) -> Subject:
+    """The student with a scheduler whose `num_steps` timesteps are evenly spaced (trailing)."""
+    return replace(student, sampler=student_sampler(student.bundle, sampling, num_steps))
+
+
+def _base_weights(base: Base) -> str:
+    folder = Path(base.model)
+    return content_hash(folder) if folder.is_dir() else content_hash(base.model, base.revision, base.variant)
+
+
+def _stored_mib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / MIB

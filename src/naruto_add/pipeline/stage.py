@@ -1,0 +1,34 @@
+"""How the script of a stage runs: checks first, and errors for the user as one message."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from naruto_add.config import paths
+from naruto_add.config.load import ParamsError, load_params
+from naruto_add.config.schema import Params
+from naruto_add.diffusion.base_model import check_base_use
+from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.process import stay_offline, terminate_with_parent
+
+
+def run_stage(main: Callable[[Params], None]) -> None:
+    """Check params.yaml and the base model, then run `main`.
+
+    `main` imports its library module itself, so that a mistake is reported before torch is loaded.
+
+    StageError, ParamsError and FileNotFoundError become `error: ...` and status 1; set NARUTO_ADD_TRACEBACK to see the
+    traceback instead. Ctrl-C exits with status 1 too, because DVC takes status 0 for success.
+    """
+    try:
+        terminate_with_parent()
+        params = load_params(paths.PARAMS)
+        stay_offline(params)
+        check_base_use(params)
+        main(params)
+    except (StageError, ParamsError, FileNotFoundError) as error:
+        if os.environ.get("NARUTO_ADD_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the next `dvc repro` runs this stage again; training resumes from its last checkpoint")

@@ -1,0 +1,75 @@
+"""The report's line charts, read from the TSV files in metrics/curves. `dvc plots show` draws the same ones."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from naruto_add.reporting.charts import Chart, Point, Series, thin
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Columns of one file in metrics/curves, drawn over its column `x`."""
+
+    title: str
+    file: str
+    x: str
+    columns: Sequence[str]
+
+
+PLOTS = (
+    Plot("Teacher, training loss", "teacher.tsv", "step", ("loss",)),
+    Plot("Teacher, validation loss", "teacher_validation.tsv", "step", ("validation_loss",)),
+    Plot("Student, losses of the warm-up", "student.tsv", "step", ("task", "output", "feature")),
+    Plot("Student, gradient norm of the warm-up", "student.tsv", "step", ("grad_norm",)),
+    Plot("Student, squared error of held-out pool samples", "student_validation.tsv", "step", ("sample_mse",)),
+    Plot("ADD, losses", "add.tsv", "step", ("pair_loss", "renoised_loss", "adv_loss", "disc_loss")),
+    Plot("ADD, mean logits of real and fake", "add.tsv", "step", ("real_logit", "fake_logit")),
+    Plot("ADD, gradient norm of the student", "add.tsv", "step", ("student_grad_norm",)),
+    Plot("ADD, distance of held-out pool samples to the teacher's", "add_validation.tsv", "step", ("score",)),
+    Plot(
+        "ADD, colour drift and diversity of held-out pool samples",
+        "add_validation.tsv",
+        "step",
+        ("colour_drift", "diversity"),
+    ),
+    Plot(
+        "Frechet distance against latency (ms) by number of steps, teacher and distilled student",
+        "sweep.tsv",
+        "latency_ms",
+        ("distance",),
+    ),
+)
+
+
+def read_charts(folder: Path) -> Iterator[Chart]:
+    """A chart for each of PLOTS whose file exists in `folder` and has values."""
+    for plot in PLOTS:
+        series = _series(folder / plot.file, plot.x, plot.columns) if (folder / plot.file).exists() else []
+        if series:
+            yield Chart(plot.title, plot.x.replace("_", " "), series, log_x=plot.x != "step")
+
+
+def _series(path: Path, x: str, columns: Sequence[str]) -> list[Series]:
+    """One line per column. If the file has a column `subject`, one line per subject."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    subjects = list(dict.fromkeys(row.get("subject", "") for row in rows))
+    lines = [
+        Series(subject or column, _points([row for row in rows if row.get("subject", "") == subject], x, column))
+        for subject in subjects
+        for column in columns
+    ]
+    return [line for line in lines if line.points]
+
+
+def _points(rows: Sequence[Mapping[str, str]], x: str, column: str) -> list[Point]:
+    """Rows without a value (skipped steps) are left out. A column `steps` labels the points."""
+    return thin(
+        [
+            Point(float(row[x]), float(row[column]), row.get("steps", ""))
+            for row in rows
+            if row.get(x) and row.get(column)
+        ]
+    )

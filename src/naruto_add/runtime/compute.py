@@ -1,0 +1,33 @@
+"""Device, precision and random generators: the only module that looks at this machine's hardware."""
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+
+from naruto_add.config.schema import Precision
+
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_accelerator(precision: Precision) -> Accelerator:
+    """An Accelerator on the GPU in this precision, or, without a GPU, on the CPU in fp32."""
+    on_gpu = torch.cuda.is_available()
+    mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision] if on_gpu else "no"
+    return Accelerator(mixed_precision=mixed, cpu=not on_gpu)
+
+
+def default_device() -> torch.device:
+    """This process's GPU, or the CPU if the machine has no GPU."""
+    device: torch.device = PartialState(cpu=not torch.cuda.is_available()).device
+    return device
+
+
+def frozen_dtype(precision: Precision) -> torch.dtype:
+    """The dtype of networks that are not trained: that of `precision` on a GPU, fp32 on a CPU."""
+    return DTYPES[precision] if torch.cuda.is_available() else torch.float32
+
+
+def step_generator(seed: int, step: int, *stream: int) -> torch.Generator:
+    """A CPU generator seeded by its arguments alone, so that a resumed run draws the same as an uninterrupted one."""
+    entropy = np.random.SeedSequence((seed, step, len(stream), *stream)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(entropy >> np.uint64(1)))

@@ -1,0 +1,100 @@
+"""Files and folders that are written completely or not at all, flat JSON, and content hashes."""
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SIGNIFICANT_DIGITS = 6
+
+
+@contextmanager
+def new_folder(path: Path) -> Generator[Path]:
+    """Yield a temporary sibling folder that replaces `path` on success and is deleted on error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}-*"):  # left by a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def new_file(path: Path) -> Generator[Path]:
+    """Yield a temporary file with the same name that replaces `path` on success and is deleted on error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        partial.replace(path)
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write the complete file or nothing."""
+    with new_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_json(path: Path, values: Mapping[str, float | int | str], *, in_order: bool = False) -> None:
+    """Write flat JSON with at most six significant digits, sorted by key, or with `in_order` in the order of `values`.
+
+    Raises ValueError for NaN and infinity.
+    """
+    rounded = {key: _rounded(key, values[key]) for key in (values if in_order else sorted(values))}
+    atomic_write_bytes(path, (json.dumps(rounded, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that has an object at its top."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def _rounded(key: str, value: float | int | str) -> float | int | str:
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        raise ValueError(f"{key}: {value} is not a finite number")
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def content_hash(*parts: Any) -> str:
+    """A short hash of its arguments: JSON values, and Paths of files and folders by content and relative names.
+
+    Raises FileNotFoundError for a path that does not exist.
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        if isinstance(part, Path):
+            _hash_path(digest, part)
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _hash_path(digest: "hashlib.blake2b", path: Path) -> None:
+    for file in _files(path):
+        digest.update((file.relative_to(path).as_posix() if file != path else file.name).encode() + b"\0")
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; run the stage that makes it (`dvc repro`)")
+    return sorted(item for item in path.rglob("*") if item.is_file() and "__pycache__" not in item.parts)

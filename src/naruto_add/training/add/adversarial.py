@@ -1,0 +1,150 @@
+"""Adversarial diffusion distillation: of pictures (ADD, Sauer et al. 2023), of latents (LADD, 2024), or of both."""
+
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+
+from naruto_add.config.schema import Add, Precision, StudentScheduler
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.runtime.errors import StageError
+from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE
+from naruto_add.training.add.batch import Batch, discriminator_weights, draw_batch
+from naruto_add.training.add.crop_losses import CropLosses
+from naruto_add.training.add.dataset import AddData
+from naruto_add.training.add.discriminators import Discriminators
+from naruto_add.training.add.image_text import ImageText
+from naruto_add.training.add.objective import StudentObjective
+from naruto_add.training.add.trainer import DistillationTrainer
+from naruto_add.training.checkpoint import Stateful
+from naruto_add.training.curves import Scalars
+from naruto_add.training.learner import Learner
+from naruto_add.training.processes import means
+
+
+class AdversarialTrainer(DistillationTrainer):
+    """`add.method: adversarial`. The student and the discriminators' heads are trained; all else is frozen."""
+
+    ADVICE = "lower add.optimizer.learning_rate or add.adv_weight"
+    ALARM_ADVICE = ADVERSARIAL_ADVICE
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        student: UNet2DConditionModel,
+        *,
+        data: AddData,
+        params: Add,
+        student_timesteps: list[int],
+        student_scheduler: StudentScheduler,
+        guidance_scale: float,
+        precision: Precision,
+        image_text: ImageText | None = None,
+    ) -> None:
+        super().__init__(
+            bundle,
+            student,
+            data=data,
+            params=params,
+            student_timesteps=student_timesteps,
+            student_scheduler=student_scheduler,
+            guidance_scale=guidance_scale,
+            precision=precision,
+        )
+        self._check_parts()
+        self.objective = StudentObjective(
+            self.denoisers, student_timesteps=student_timesteps, student_scheduler=student_scheduler
+        )
+        self.image_text = image_text
+        self.crop_losses = CropLosses(bundle.vae, params=params, image_text=image_text, device=bundle.device)
+        self.discriminators = Discriminators(bundle, params=params, pooled_width=data.pooled.shape[1])
+        self.discriminator_learner = Learner(
+            self.discriminators.heads,
+            self.accelerator,
+            section="add",
+            optimizer=params.optimizer,
+            learning_rate=params.discriminator_learning_rate,
+            num_steps=params.num_steps,
+            accumulation_steps=params.accumulation_steps,
+            betas=(0.0, 0.999),
+            advice="lower add.discriminator_learning_rate",
+        )
+
+    def train_step(self, step: int) -> Scalars:
+        """One update of the student and one of the discriminators, with the same generated latents."""
+        batch, adv_weight = draw_batch(self.data, self.params, step=step), adv_weight_at(step, self.params)
+        self.discriminators.update_norms()
+        losses = [self._accumulate_gradients(batch.part(part, self.bundle.device), adv_weight) for part in self.parts]
+        norms = {"student_grad_norm": self.learner.step(), "discriminator_grad_norm": self.discriminator_learner.step()}
+        scalars = means(losses)
+        self.alarms.note_step(step + 1, scalars)
+        return {**scalars, "adv_weight": adv_weight, "skipped_steps": float(self.num_skipped), **norms}
+
+    def _accumulate_gradients(self, batch: Batch, adv_weight: float) -> dict[str, Float[Tensor, ""]]:
+        """Add the gradients of all losses on a part of the batch (Sauer et al. 2023, eq. 1 to 4); return the losses.
+
+        Adversarial losses and losses on crops are means over the items that the discriminators are shown. Multiplied by
+        the mean `discriminator_weight`, their mean over the parts of a batch equals that over the batch.
+        """
+        inputs = self.objective.student_inputs(batch)
+        x0_student = self.objective.predict_x0(inputs, batch)
+        x0_target = self.objective.pair_target(inputs, batch)
+
+        pair_loss = self.objective.pair_loss(x0_student, x0_target, batch)
+        renoised_loss = self.objective.renoised_loss(x0_student, batch)
+        distill_loss = pair_loss + self.params.renoised_weight * renoised_loss
+
+        (shown,) = torch.where(batch.discriminator_weight > 0)
+        share, items, fakes = batch.discriminator_weight.mean(), batch.part(shown), x0_student[shown]
+        crop_losses = self.crop_losses(fakes, x0_target[shown], items)
+
+        fakes = fakes if adv_weight else fakes.detach()  # unused gradients would cost a backward pass
+        fake_features = self.discriminators.features(fakes, items.prompt_embeds, items)
+        adv_loss = self.discriminators.adversarial_loss(fake_features, items.pooled)
+        discriminator_losses = self.discriminators.losses(fake_features, items)
+
+        of_shown = {**crop_losses, "adv_loss": adv_loss, **vars(discriminator_losses)}
+        losses = {"distill_loss": distill_loss, "pair_loss": pair_loss, "renoised_loss": renoised_loss}
+        losses |= {name: share * value for name, value in of_shown.items()}
+        student_loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * losses["adv_loss"]
+        self.learner.backward(student_loss + self.crop_losses.weighted_sum(losses))
+        self.discriminator_learner.backward(losses["disc_loss"] + self.params.r1_weight * losses["r1_penalty"])
+        return losses
+
+    @property
+    def num_skipped(self) -> int:
+        """The number of updates of the student and of the discriminators skipped for gradients that are not finite."""
+        return super().num_skipped + self.discriminator_learner.guard.num_skipped
+
+    def state(self) -> dict[str, Stateful]:
+        """The state of the discriminators too."""
+        return {
+            **super().state(),
+            "discriminator": self.discriminator_learner,
+            "heads": self.discriminators.heads,  # for their buffers, the vectors of the spectral norms
+        }
+
+    def metrics(self) -> dict[str, float | int | str]:
+        """The number of discriminator parameters and the accuracy of the image-text network too."""
+        return {
+            **super().metrics(),
+            "discriminator_params": sum(item.numel() for item in self.discriminators.heads.parameters()),
+            **(self.image_text.metrics() if self.image_text else {}),
+        }
+
+    def _check_parts(self) -> None:
+        """Raises StageError if a part of the batch has no items for the discriminators."""
+        size = len(range(self.params.batch_size)[self.parts[0]])
+        num_shown = discriminator_weights(self.params).view(-1, size).count_nonzero(dim=1)  # of all processes' parts
+        if not num_shown.all():
+            raise StageError(
+                f"add.discriminator_fraction: {self.params.discriminator_fraction} leaves no items for the "
+                f"discriminators in a part of {size} items; raise it or add.batch_size"
+            )
+
+
+def adv_weight_at(step: int, params: Add) -> float:
+    """0 for `adv_start_steps` steps, then linear over `adv_ramp_steps` to `adv_weight`."""
+    since_start = step + 1 - params.adv_start_steps
+    ramp = min(1.0, since_start / max(1, params.adv_ramp_steps)) if since_start > 0 else 0.0
+    return params.adv_weight * ramp

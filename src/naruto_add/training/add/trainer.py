@@ -1,0 +1,165 @@
+"""What both methods of `add` share: the student and its moving average, validation, and which weights are kept."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from naruto_add.config.schema import Add, Precision, StudentScheduler
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
+from naruto_add.runtime.compute import make_accelerator, step_generator
+from naruto_add.training.add.alarms import Alarms
+from naruto_add.training.add.dataset import AddData
+from naruto_add.training.add.denoisers import Denoisers
+from naruto_add.training.add.kernel_score import KernelScore
+from naruto_add.training.add.score_history import ScoreHistory
+from naruto_add.training.checkpoint import Stateful
+from naruto_add.training.curves import Scalars
+from naruto_add.training.learner import Learner
+from naruto_add.training.processes import local_parts
+from naruto_add.training.scores import check_can_sample, colour_drift, sliced_distance, spread
+from naruto_add.training.validation_samples import sample_across_processes
+from naruto_add.training.weights import Best, Ema, as_drawn
+
+DIVERSITY_STREAM = 2
+"""Separates the noise of the diversity samples from other draws of the same seed."""
+DIVERSITY_PROMPTS = 2
+DIVERSITY_SEEDS = 4
+
+
+class DistillationTrainer(ABC):
+    """Trains a student by one of `add.method`. Subclasses implement the training step."""
+
+    ADVICE: str
+    """What to change if the student's gradients are not finite."""
+    ALARM_ADVICE: Mapping[str, str]
+    """The alarms of the method, each with what to change."""
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        student: UNet2DConditionModel,
+        *,
+        data: AddData,
+        params: Add,
+        student_timesteps: list[int],
+        student_scheduler: StudentScheduler,
+        guidance_scale: float,
+        precision: Precision,
+    ) -> None:
+        self.bundle, self.student, self.data, self.params = bundle, student, data, params
+        self.precision, self.accelerator = precision, make_accelerator(training_precision(precision))
+        if params.gradient_checkpointing:
+            student.enable_gradient_checkpointing()
+        self.denoisers = Denoisers(
+            student,
+            bundle,
+            negative_embeds=data.prompt_embeds[:1],
+            guidance_scale=guidance_scale,
+            accelerator=self.accelerator,
+        )
+        self.ema = Ema(student, params.optimizer.ema_decay)
+        self.learner = Learner(
+            student,
+            self.accelerator,
+            section="add",
+            optimizer=params.optimizer,
+            learning_rate=params.optimizer.learning_rate,
+            num_steps=params.num_steps,
+            accumulation_steps=params.accumulation_steps,
+            ema=self.ema,
+            advice=self.ADVICE,
+        )
+        self.parts = local_parts("add", batch_size=params.batch_size, accumulation_steps=params.accumulation_steps)
+        self.sampler, self._ddim_sampler = (
+            Sampler(make_student_scheduler(bundle.scheduler, kind, len(student_timesteps)), len(student_timesteps), 1.0)
+            for kind in (student_scheduler, "ddim")
+        )
+        self.kernel_score = KernelScore(bundle, data.held_out.x0, backbone_name=params.score_backbone)
+        self.best = Best()
+        self.scores = ScoreHistory()
+        self.alarms = Alarms(params.num_steps, self.ALARM_ADVICE)
+
+    @abstractmethod
+    def train_step(self, step: int) -> Scalars:
+        """One update of the student. Its randomness depends only on (`add.seed`, step)."""
+
+    def state(self) -> dict[str, Stateful]:
+        """What a checkpoint needs; everything else follows from parameters, data and the number of the step."""
+        return {"student": self.learner, "best": self.best, "scores": self.scores, "alarms": self.alarms}
+
+    def validate(self, num_done: int) -> Scalars:
+        """Sample the averaged student from the held-out pairs' noise, score the samples, and keep the best weights."""
+        with self.ema.applied():
+            samples = self.sample_held_out()
+            diversity = self.sample_few_prompts()
+        reference = self.data.held_out.x0
+        scalars = {
+            "score": self.kernel_score(samples),
+            "latent_distance": sliced_distance(samples, reference).item(),
+            "sample_mse": (samples - reference).square().mean().item(),
+            "colour_drift": colour_drift(samples, reference).item(),
+            "diversity": (spread(diversity) / reference.std()).item(),
+        }
+        is_best = self.best.offer(scalars["score"], num_done, self.ema.average())
+        self.scores.add(scalars, is_best=is_best)
+        self.alarms.note_validation(num_done, colour_drift=scalars["colour_drift"], diversity=scalars["diversity"])
+        return scalars
+
+    def check_student(self) -> None:
+        """Raise StageError if the student cannot sample before training: ADD does not repair a failed warm-up.
+
+        The samples are drawn by DDIM, whatever the student's scheduler: with new noise between steps they could not be
+        compared with the teacher's sample of the same initial noise.
+        """
+        held_out = self.data.held_out
+        samples = self._sample(held_out.noise, held_out.rows, self._ddim_sampler)
+        check_can_sample(samples, held_out.x0, constant=self.data.train.x0.mean(dim=0))
+
+    def sample_held_out(self) -> Float[Tensor, "held_out c h w"]:
+        """The student's samples of the held-out pairs' noise and prompts, at its own number of steps."""
+        return self._sample(self.data.held_out.noise, self.data.held_out.rows, self.sampler)
+
+    def sample_few_prompts(self) -> Float[Tensor, "prompts seeds c h w"]:
+        """The student's samples of a few held-out prompts, all from the same few initial noises."""
+        rows = self.data.held_out.rows.unique()[:DIVERSITY_PROMPTS]
+        generator = step_generator(self.params.seed, 0, DIVERSITY_STREAM)
+        noise = torch.randn(DIVERSITY_SEEDS, *self.bundle.latent_shape, generator=generator)
+        samples = self._sample(noise.repeat(len(rows), 1, 1, 1), rows.repeat_interleave(DIVERSITY_SEEDS), self.sampler)
+        return samples.unflatten(0, (len(rows), DIVERSITY_SEEDS))
+
+    @property
+    def num_skipped(self) -> int:
+        """The number of updates skipped for gradients that are not finite."""
+        return self.learner.guard.num_skipped
+
+    def metrics(self) -> dict[str, float | int | str]:
+        """The method, the scores at the start and at the best step, alarms, and the number of skipped updates."""
+        return {
+            "method": self.params.method,
+            "best_step": self.best.step,
+            "skipped_steps": self.num_skipped,
+            **self.alarms.metrics(),
+            **self.scores.metrics(),
+        }
+
+    def _sample(
+        self, noise: Float[Tensor, "batch c h w"], rows: Int[Tensor, " batch"], sampler: Sampler
+    ) -> Float[Tensor, "batch c h w"]:
+        return sample_across_processes(
+            as_drawn(self.student, self.precision),
+            bundle=self.bundle,
+            noise=noise,
+            prompt_embeds=self.data.prompt_embeds[rows],
+            sampler=sampler,
+            seed=self.params.seed,
+        )
+
+
+def training_precision(precision: Precision) -> Precision:
+    """bf16 in place of fp16: fp16 needs a gradient scaler, and two losses must not share one."""
+    return "fp32" if precision == "fp32" else "bf16"

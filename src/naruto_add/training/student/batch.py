@@ -1,0 +1,66 @@
+"""The batches of the student's warm-up, with all random numbers of a step."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS
+from naruto_add.data.batches import batch_indices
+from naruto_add.diffusion.noise import add_noise, noise_pred_to_reach, step_shift
+from naruto_add.runtime.compute import step_generator
+from naruto_add.training.processes import Items
+from naruto_add.training.student.dataset import WarmupData
+
+
+@dataclass(frozen=True)
+class Batch(Items):
+    """The inputs of a training step, on the CPU, the epsilon to predict, and the weight of each item's error in it."""
+
+    noisy_latents: Float[Tensor, "batch c h w"]
+    timesteps: Int[Tensor, " batch"]
+    prompt_embeds: Float[Tensor, "batch tokens width"]
+    noise: Float[Tensor, "batch c h w"]
+    weight: Float[Tensor, " batch"]
+
+
+def draw_knowledge_batch(data: WarmupData, *, batch_size: int, seed: int, step: int) -> Batch:
+    """The batch of this step of knowledge distillation: pool samples with new noise, at any timestep."""
+    pool, items, generator = data.pool, *_draw_items(data, batch_size, seed, step)
+    timesteps = torch.randint(NUM_TRAIN_TIMESTEPS, (batch_size,), generator=generator)
+    noise = torch.randn(pool.x0[items].shape, generator=generator)
+    noisy_latents = add_noise(pool.x0[items], noise, timesteps, alphas_cumprod=data.alphas_cumprod)
+    return _make_batch(data, items, noisy_latents, timesteps, noise)
+
+
+def draw_trajectory_batch(data: WarmupData, *, batch_size: int, seed: int, step: int) -> Batch:
+    """The batch of this step of trajectory distillation.
+
+    The inputs are states of the teacher's trajectories at the student's timesteps. The epsilon to predict is the one
+    with which a DDIM step leads to the trajectory's state at the student's next timestep, or to x0 after the last.
+    """
+    pool, items, generator = data.pool, *_draw_items(data, batch_size, seed, step)
+    places = torch.randint(len(data.timesteps), (batch_size,), generator=generator)
+    trajectories = torch.cat([pool.noise[items, None], pool.states[items], pool.x0[items, None]], dim=1)
+    rows = torch.arange(batch_size)
+    timesteps = torch.tensor(data.timesteps)[places]
+    noisy_latents, next_latents = trajectories[rows, places], trajectories[rows, places + 1]
+    noise = noise_pred_to_reach(
+        next_latents, noisy_latents, timesteps, stride=data.stride, alphas_cumprod=data.alphas_cumprod
+    )
+    return _make_batch(data, items, noisy_latents, timesteps, noise)
+
+
+def _draw_items(
+    data: WarmupData, batch_size: int, seed: int, step: int
+) -> tuple[Int[Tensor, " batch"], torch.Generator]:
+    """The pool samples of this step, and the generator of its other random numbers."""
+    return torch.tensor(batch_indices(len(data.pool), batch_size, seed=seed, step=step)), step_generator(seed, step)
+
+
+def _make_batch(data: WarmupData, items: Tensor, noisy_latents: Tensor, timesteps: Tensor, noise: Tensor) -> Batch:
+    """Each error in epsilon is weighted by the squared distance by which it moves the student's next state."""
+    shift = step_shift(timesteps, stride=data.stride, alphas_cumprod=data.alphas_cumprod)
+    prompt_embeds = data.prompt_embeds[data.pool.caption_index[items]]
+    return Batch(noisy_latents, timesteps, prompt_embeds, noise, shift.square())

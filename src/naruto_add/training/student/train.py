@@ -1,0 +1,106 @@
+"""The stage `student`: a U-Net with fewer blocks than the teacher's, warmed up on teacher samples in two phases.
+
+Knowledge distillation (BK-SDM, Kim et al. 2023) repairs the damage that the removal of blocks did. It trains on pool
+samples with new noise, at any timestep. It departs from the paper: the target of the output loss is the teacher's
+*guided* prediction, so that guidance is distilled too. The guidance scale is fixed, because the prediction is linear in
+it: a random scale would have the same optimum as its mean, and more variance. Errors in epsilon are weighted by the
+squared distance by which they move the student's next state.
+
+Trajectory distillation then trains the student at its few timesteps: from a state of the guided teacher's trajectory,
+one DDIM step of the student has to reach the state that the teacher reaches in several steps (progressive distillation,
+Salimans & Ho 2022, in a single round). The next state is a function of x_t, so this regression does not blur. A
+regression from pure noise to x0, as at t = 999 in ADD, would blur, because x0 can hardly be predicted from it.
+"""
+
+from pathlib import Path
+
+from diffusers import UNet2DConditionModel
+
+from naruto_add.config.schema import Precision, Student
+from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
+from naruto_add.models.student import shrink_unet
+from naruto_add.runtime.files import new_folder, write_json
+from naruto_add.training.loop import run_steps
+from naruto_add.training.pool import draw_pool, pool_prompts, split_pool
+from naruto_add.training.processes import is_main
+from naruto_add.training.student.dataset import load_warmup_data
+from naruto_add.training.student.trainer import StudentTrainer
+
+
+def build_student(
+    teacher_dir: Path,
+    dataset_dir: Path,
+    *,
+    params: Student,
+    precision: Precision,
+    guidance_scale: float,
+    prompt_template: str,
+    timesteps: list[int],
+    pool_steps: int,
+    out_dir: Path,
+    pool_path: Path,
+    checkpoint_dir: Path,
+    pool_cache_dir: Path,
+    curves_path: Path,
+    metrics_path: Path,
+) -> None:
+    """Write the student's U-Net (fp32), the pool, curves and metrics.
+
+    The student has the averaged weights with the lowest error on the held-out pool samples; with `params.num_steps` 0,
+    the inherited weights. `timesteps` are those that it will sample at. `checkpoint_dir` must be used by this
+    configuration only. `pool_cache_dir` may be shared by all that have the same `POOL_CODE`.
+    """
+    bundle = load_pipeline_folder(teacher_dir, precision=precision)
+    student = shrink_unet(load_unet(teacher_dir / "unet", precision="fp32"), params.architecture).to(bundle.device)
+    pool = draw_pool(
+        bundle,
+        prompts=pool_prompts(dataset_dir, prompt_template),
+        size=params.pool_size,
+        num_steps=pool_steps,
+        timesteps=timesteps,
+        guidance_scale=guidance_scale,
+        seed=params.seed,
+        path=pool_path,
+        cache_dir=pool_cache_dir,
+    )
+    data, held_out = (
+        load_warmup_data(bundle, part, guidance_scale=guidance_scale, timesteps=timesteps, cache_dir=checkpoint_dir)
+        for part in split_pool(pool)
+    )
+    trainer = StudentTrainer(student, data=data, held_out=held_out, params=params, precision=precision)
+    scores = _warm_up(trainer, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
+    if is_main():
+        with new_folder(out_dir) as folder:
+            save_unet(student, folder)
+        write_json(metrics_path, {**_sizes(bundle.unet, student), "pool_size": len(pool), **scores})
+
+
+def _warm_up(trainer: StudentTrainer, *, checkpoint_dir: Path, curves_path: Path) -> dict[str, float]:
+    """Train the student; it then has the best weights. Returns the scores at the start and of the best weights."""
+    start = trainer.score()
+    run_steps(
+        trainer.train_step,
+        name="student",
+        num_steps=trainer.params.num_steps,
+        state=trainer.state(),
+        validate=trainer.validate,
+        validation_every_steps=trainer.params.validation_every_steps,
+        checkpoint_dir=checkpoint_dir,
+        curves_path=curves_path,
+    )
+    trainer.best.copy_to(trainer.student)
+    return {
+        **{f"start_{name}": value for name, value in start.items()},
+        **{f"best_{name}": value for name, value in trainer.score().items()},
+        "best_step": trainer.best.step,
+        "skipped_steps": trainer.learner.guard.num_skipped,
+    }
+
+
+def _sizes(teacher_unet: UNet2DConditionModel, student: UNet2DConditionModel) -> dict[str, float]:
+    teacher_params, student_params = teacher_unet.num_parameters(), student.num_parameters()
+    return {
+        "teacher_params": teacher_params,
+        "student_params": student_params,
+        "params_ratio": student_params / teacher_params,
+    }

@@ -1,0 +1,48 @@
+"""A grid of the pictures that a model draws at each validation."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import resize
+
+from naruto_add.imaging.grid import GridColumn, GridRow, make_grid
+from naruto_add.imaging.pixels import to_uint8
+
+CELL_PX = 128
+
+
+class ValidationGrid:
+    """A grid with a column per prompt and a row per validation. Pictures of all rows start from the same noise."""
+
+    def __init__(self, prompts: list[str]) -> None:
+        self._prompts = prompts
+        self._rows: list[Tensor] = []
+        """uint8 tensors, not arrays: a checkpoint stores tensors."""
+        self._steps: list[int] = []
+
+    def add(self, step: int, pixels: Float[Tensor, "prompts 3 height width"]) -> None:
+        """Add the pictures, in [-1, 1], that the model draws after `step` steps."""
+        cells = resize(pixels, [CELL_PX, CELL_PX], antialias=True)
+        self._rows.append(torch.from_numpy(to_uint8(cells)))
+        self._steps.append(step)
+
+    def write(self, path: Path) -> None:
+        """Write the grid as a PNG."""
+        columns = [GridColumn(prompt, "") for prompt in self._prompts]
+        rows = [
+            GridRow(f"step {step}" if step else "base", [Image.fromarray(cell.numpy()) for cell in cells])
+            for step, cells in zip(self._steps, self._rows, strict=True)
+        ]
+        make_grid(rows, columns=columns, cell_px=CELL_PX, path=path, metadata={})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows and their steps."""
+        return {"rows": self._rows, "steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Restore the rows and their steps."""
+        self._rows, self._steps = state_dict["rows"], state_dict["steps"]

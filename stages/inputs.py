@@ -1,0 +1,21 @@
+"""Manifests of the base model. This stage always runs, so that DVC notices a change of the base model anywhere."""
+
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.inputs import write_manifests
+from naruto_add.pipeline.stage import run_stage
+from naruto_add.runtime.checkpoints import local_cache_path
+
+
+def main(params: Params) -> None:
+    """Write the manifests."""
+    write_manifests(
+        params.base,
+        manifest_path=paths.BASE_MANIFEST,
+        tokenizer_path=paths.TOKENIZER_MANIFEST,
+        cache_path=local_cache_path("inputs/hashes.json"),
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)
