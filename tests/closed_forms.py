@@ -1,4 +1,4 @@
-"""Inverses and closed forms that tests check the code against."""
+"""Inverses of functions of the code, for tests."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,6 +11,6 @@ def noise_pred_from_x0(
     *,
     alphas_cumprod: Float[Tensor, " timesteps"],
 ) -> Float[Tensor, "batch c h w"]:
-    """Epsilon that this x0 implies, fp32: the inverse of `x0_from_noise_pred`."""
+    """The epsilon that this x0 implies, fp32: the inverse of `x0_from_noise_pred`."""
     bar = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     return (noisy_latents.float() - bar.sqrt() * x0.float()) / (1 - bar).sqrt()

@@ -1,4 +1,4 @@
-"""Small models and data in the real formats, built on the spot; nothing here needs a network."""
+"""Tiny models and data in the formats that the pipeline reads, made without network access."""
 
 import json
 from pathlib import Path
@@ -44,13 +44,13 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_bundle(tiny_pipeline_dir: Path) -> ModelBundle:
-    """The tiny pipeline, loaded afresh, frozen."""
+    """The tiny pipeline, newly loaded for each test, frozen."""
     return load_pipeline_folder(tiny_pipeline_dir, precision="fp32")
 
 
 @pytest.fixture(scope="session")
 def tiny_dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty-four shinobi of 32 px as `ingest` would leave them: 16 to train on, 4 to validate, 4 to test."""
+    """Twenty-four drawings of 32 px in the format of `ingest`: 16 for training, 4 for validation, 4 for test."""
     folder = tmp_path_factory.mktemp("tiny") / "dataset"
     (folder / "images").mkdir(parents=True)
     splits = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4

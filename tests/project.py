@@ -1,4 +1,4 @@
-"""A copy of this project in a folder of its own, with a tiny base model and tiny numbers, for the slow tests."""
+"""A copy of this project in a temporary folder, with a tiny base model and tiny parameters, for the slow tests."""
 
 import copy
 import os
@@ -20,28 +20,27 @@ WAIT_SECONDS = 300.0
 TINY: dict[str, Any] = {
     "base.resolution_px": 32,
     "sampling.teacher_steps": 6,
+    "sampling.pool_steps": 4,
     "ingest.num_drawings": 40,
     "ingest.min_side_px": 32,
     "ingest.validation_fraction": 0.1,
     "ingest.test_fraction": 0.2,
     "teacher.lora_rank": 2,
-    "teacher.lora_alpha": 2,
-    "teacher.num_steps": 24,  # so many that a test is in time to kill it after its first checkpoint
+    "teacher.num_steps": 24,  # enough for a test to kill it after its first checkpoint
     "teacher.batch_size": 4,
-    "teacher.warmup_steps": 2,
+    "teacher.optimizer.warmup_steps": 2,
     "teacher.validation_every_steps": 4,
     "student.pool_size": 40,
-    "student.pool_steps": 4,
     "student.num_steps": 6,
     "student.knowledge_steps": 3,
-    "student.warmup_steps": 2,
+    "student.optimizer.warmup_steps": 2,
     "student.batch_size": 4,
     "student.validation_every_steps": 3,
-    "add.num_steps": 28,  # with the rate and the average, so many that something better than the start is kept
-    "add.learning_rate": 2.0e-3,
-    "add.ema_decay": 0.8,
+    "add.num_steps": 28,  # enough, with this rate and average, for a student that is better than at the start
+    "add.optimizer.learning_rate": 2.0e-3,
+    "add.optimizer.ema_decay": 0.8,
+    "add.optimizer.warmup_steps": 2,
     "add.batch_size": 8,
-    "add.warmup_steps": 2,
     "add.adv_start_steps": 2,
     "add.adv_ramp_steps": 2,
     "add.validation_every_steps": 4,
@@ -49,13 +48,13 @@ TINY: dict[str, Any] = {
     "evaluate.latency_repeats": 1,
     "evaluate.teacher_sweep": [4, 6],
     "evaluate.student_sweep": [1, 4],
-    "evaluate.few_images": 4,
+    "evaluate.sweep_images": 4,
     "evaluate.classifier_steps": 2,
 }
 
 
 class Project:
-    """The copy. Its commands find this interpreter's environment first on the path, and no network (see sandbox/)."""
+    """The copy. Its commands use the environment of this interpreter, and have no network (see sandbox/)."""
 
     def __init__(self, root: Path, base_model: Path, changes: Mapping[str, Any] = {}) -> None:
         self.root = root
@@ -72,11 +71,11 @@ class Project:
 
     @property
     def log_dir(self) -> Path:
-        """Where the sandbox keeps its log: beside the project, which must not see it."""
+        """The folder of the sandbox's log, outside the project."""
         return self.root.with_name(f"{self.root.name}_log")
 
     def copy(self, root: Path) -> "Project":
-        """The same project, with all that was run in it, in another folder."""
+        """The same project, with the results of everything that ran in it, in another folder."""
         twin = copy.copy(self)
         twin.root = root
         twin.log_dir.mkdir(parents=True)
@@ -89,33 +88,36 @@ class Project:
         path = self.root / "params.yaml"
         values = yaml.load(path)
         for key, value in changes.items():
-            section, name = key.split(".")
-            values[section][name] = value
+            *sections, name = key.split(".")
+            inner = values
+            for section in sections:
+                inner = inner[section]
+            inner[name] = value
         yaml.dump(values, path)
 
     def commit(self) -> None:
-        """Commit all there is."""
+        """Commit all files."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "A copy")
 
     def git(self, *args: str) -> str:
-        """Run git; its output."""
+        """Run git and return its output. Raises AssertionError if it fails."""
         return self.run("git", *args)
 
     def dvc(self, *args: str) -> str:
-        """Run dvc; its output. Raises AssertionError where it fails."""
+        """Run dvc and return its output. Raises AssertionError if it fails."""
         return self.run(*DVC, *args)
 
     def run(self, *command: str) -> str:
-        """Run a command to its end; its output. Raises AssertionError where it fails."""
-        return self._run(command, ends_well=True)
+        """Run a command and return its output. Raises AssertionError if it fails."""
+        return self._run(command, succeeds=True)
 
     def fail(self, *command: str) -> str:
-        """Run a command that ends with an error; its output. Raises AssertionError where it does not."""
-        return self._run(command, ends_well=False)
+        """Run a command and return its output. Raises AssertionError if it succeeds."""
+        return self._run(command, succeeds=False)
 
     def start(self, *command: str) -> "subprocess.Popen[str]":
-        """Start a command in a process group of its own."""
+        """Start a command in its own process group."""
         return subprocess.Popen(
             command,
             cwd=self.root,
@@ -127,7 +129,7 @@ class Project:
         )
 
     def wait_for(self, pattern: str, process: "subprocess.Popen[str]") -> Path:
-        """The file that this pattern matches, as soon as the process has made it."""
+        """The first file that matches the pattern, as soon as the process has written it."""
         give_up_at = time.monotonic() + WAIT_SECONDS
         while not (found := list(self.root.glob(pattern))):
             assert process.poll() is None, process.communicate()[0]
@@ -136,7 +138,10 @@ class Project:
         return found[0]
 
     def environment(self) -> dict[str, str]:
-        """This process's environment without DVC's variables, with the sandbox."""
+        """The environment of this process without the variables of DVC and the hub, with the sandbox, and with bash.
+
+        DVC runs a command in `$SHELL`. bash replaces itself by the command, so that DVC is the parent of the stage.
+        """
         settings = {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(SANDBOX),
@@ -144,27 +149,28 @@ class Project:
             "DVC_SITE_CACHE_DIR": str(self.log_dir / "dvc"),
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
+            "SHELL": "/bin/bash",
         }
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "HF_"))}
         return {**inherited, **settings}
 
     def stages_run(self, output: str) -> list[str]:
-        """The stages that this output of `dvc repro` says were run, in order."""
+        """The stages that ran, in order, according to this output of `dvc repro`."""
         return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")]
 
     def declared(self, stage: str) -> list[Path]:
-        """The artifacts that the stage makes, in dvc.yaml."""
+        """The artifacts of the stage in dvc.yaml."""
         fields = YAML(typ="safe").load(self.root / "dvc.yaml")["stages"][stage]
         items = [item for kind in ("outs", "metrics", "plots") for item in fields.get(kind, [])]
         return [self.root / (next(iter(item)) if isinstance(item, dict) else item) for item in items]
 
     def locked(self, stage: str) -> dict[str, Any]:
-        """What dvc.lock holds of a stage: its command, parameters, and the hashes of all that it read and wrote."""
+        """The entry of a stage in dvc.lock: its command, parameters, and hashes of all that it read and wrote."""
         entry: dict[str, Any] = YAML(typ="safe").load(self.root / "dvc.lock")["stages"][stage]
         return entry
 
     def forget(self, stage: str) -> None:
-        """Undo a stage: nothing is left that it, or DVC, could take its results or its progress from."""
+        """Undo a stage: delete its results, its checkpoints and DVC's memory of them."""
         yaml = YAML()
         lock = yaml.load(self.root / "dvc.lock")
         del lock["stages"][stage]
@@ -175,11 +181,11 @@ class Project:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def connections(self) -> list[str]:
-        """The hosts that any process asked for."""
+        """The hosts that a process tried to reach."""
         return self._logged("network")
 
     def code_used(self) -> dict[str, set[Path]]:
-        """Our files that the stages had imported, by stage."""
+        """The files of this project that each stage imported."""
         files: dict[str, set[Path]] = {}
         for line in self._logged("code"):
             stage, _, file = line.partition("\t")
@@ -190,16 +196,16 @@ class Project:
         path = self.log_dir / name
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
-    def _run(self, command: tuple[str, ...], *, ends_well: bool) -> str:
+    def _run(self, command: tuple[str, ...], *, succeeds: bool) -> str:
         done = subprocess.run(
             command, cwd=self.root, env=self.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        assert (done.returncode == 0) is ends_well, done.stdout[-4000:]
+        assert (done.returncode == 0) is succeeds, done.stdout[-4000:]
         return done.stdout
 
 
 def _copy_tracked(root: Path) -> None:
-    """What Git tracks, and what it would if it were added now."""
+    """Copy all files that Git tracks or would add."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -1,6 +1,8 @@
-"""The embedded base model, as committed, and the drawings that it learned from."""
+"""The committed base model, and the drawings that it is trained on."""
 
 import json
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,15 @@ import torch
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "base"
 MAX_MB = 25
-UNIVERSE = {
+SHINOBI_WORDS = {
     *("forehead", "protector", "whisker", "ninja", "kunai", "shuriken", "armor", "meditating"),
     *("waterfall", "cherry", "naruto"),
 }
-OF_THE_PEN = {"mask", "cloak", "scroll", "fan", "village"}
-"""What only shinobi have among those whom their pen draws; flat villagers have things of these names."""
+SHARED_WITH_VILLAGERS = {"mask", "cloak", "scroll", "fan", "village"}
+"""Words for shinobi that also describe things of the flat villagers, which another pen draws."""
 
 
-def test_it_is_stable_diffusion_in_small() -> None:
+def test_the_model_has_the_structure_of_stable_diffusion() -> None:
     index = _config("model_index.json")
     assert {name: index[name][1] for name in ("text_encoder", "tokenizer", "vae", "unet", "scheduler")} == {
         "text_encoder": "CLIPTextModel",
@@ -36,28 +38,37 @@ def test_it_is_stable_diffusion_in_small() -> None:
     assert _config("text_encoder/config.json")["max_position_embeddings"] == 77
 
 
-def test_it_is_small_and_holds_no_code() -> None:
+def test_the_model_is_small_and_contains_no_code() -> None:
     files = [path for path in (BASE / "model").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     assert sum(path.stat().st_size for path in files) <= MAX_MB * 1e6
 
 
 @pytest.mark.parametrize(
-    ("family", "kept_from_it"),
-    [("villagers.draw_villager", UNIVERSE), ("comics.draw_comic", UNIVERSE | OF_THE_PEN)],
+    ("family", "excluded_words"),
+    [
+        ("villagers.draw_villager", SHINOBI_WORDS),
+        ("comics.draw_comic", SHINOBI_WORDS | SHARED_WITH_VILLAGERS),
+    ],
 )
-def test_it_has_never_seen_a_shinobi(family: str, kept_from_it: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BASE))
-    module, _, name = family.partition(".")
-    draw = getattr(__import__(f"recipe.{module}", fromlist=[name]), name)
+def test_training_captions_contain_no_word_of_the_shinobi(
+    family: str, excluded_words: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = _drawing_function(family, monkeypatch)
     drawings = [draw(index, seed=7, size_px=16) for index in range(300)]
     words = {word.strip(",") for drawing in drawings for word in drawing.caption.lower().split()}
-    assert not words & kept_from_it
-    again = draw(5, seed=7, size_px=16)
-    assert (again.caption, again.image.tobytes()) == (drawings[5].caption, drawings[5].image.tobytes())
+    assert not words & excluded_words
 
 
-def test_a_wider_autoencoder_begins_as_the_narrow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["villagers.draw_villager", "comics.draw_comic"])
+def test_training_pictures_depend_only_on_seed_and_index(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = _drawing_function(family, monkeypatch)
+    first, again = draw(5, seed=7, size_px=16), draw(5, seed=7, size_px=16)
+    assert (again.caption, again.image.tobytes()) == (first.caption, first.image.tobytes())
+    assert draw(6, seed=7, size_px=16).image.tobytes() != first.image.tobytes()
+
+
+def test_a_widened_autoencoder_starts_with_the_outputs_of_the_narrow_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BASE))
     from diffusers import AutoencoderKL
     from recipe.decoder import widened
@@ -79,6 +90,12 @@ def test_a_wider_autoencoder_begins_as_the_narrow_one(monkeypatch: pytest.Monkey
     torch.testing.assert_close(drawn[1], drawn[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"decoder\.widths: \[20, 32\]"):
         widened(narrow, [20, 32])
+
+
+def _drawing_function(family: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.syspath_prepend(str(BASE))
+    module, _, name = family.partition(".")
+    return getattr(import_module(f"recipe.{module}"), name)
 
 
 def _config(file: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Means and spreads over seeds, and the table that shows them."""
+"""Means and standard deviations over seeds, and their table."""
 
 import pytest
 
@@ -17,12 +17,12 @@ METRICS = {
 }
 RUNS = {
     "full": [{"fd_x": 250.0, "attribute_accuracy": 0.5}, {"fd_x": 254.0, "attribute_accuracy": 0.75}],
-    "no_pool": [{"fd_x": 300.0, "attribute_accuracy": 0.25}],
+    "no_warm_up": [{"fd_x": 300.0, "attribute_accuracy": 0.25}],
     "failed": [],
 }
 
 
-def test_quality_is_the_subjects_own_without_cost_and_companions() -> None:
+def test_quality_leaves_out_other_subjects_costs_and_intervals() -> None:
     assert quality_of("distilled", METRICS) == {
         "fd_efficientnet_lite1": 250.0,
         "attribute_accuracy": 0.5,
@@ -32,17 +32,17 @@ def test_quality_is_the_subjects_own_without_cost_and_companions() -> None:
     assert quality_of("teacher_few_steps", METRICS) == {"fd_efficientnet_lite1": 230.0}
 
 
-def test_mean_and_sample_deviation_over_seeds() -> None:
+def test_mean_and_sample_standard_deviation_over_seeds() -> None:
     figures = summarise(RUNS)
     assert figures["full.num_seeds"] == 2
     assert figures["full.fd_x.mean"] == pytest.approx(252.0)
     assert figures["full.fd_x.std"] == pytest.approx(8**0.5)
 
 
-def test_a_single_seed_has_no_spread_and_no_runs_have_nothing() -> None:
+def test_a_single_run_has_no_spread_and_a_variant_without_runs_no_keys() -> None:
     figures = summarise(RUNS)
-    assert figures["no_pool.fd_x.mean"] == 300.0
-    assert "no_pool.fd_x.std" not in figures
+    assert figures["no_warm_up.fd_x.mean"] == 300.0
+    assert "no_warm_up.fd_x.std" not in figures
     assert not [key for key in figures if key.startswith("failed")]
 
 
@@ -52,7 +52,7 @@ def test_a_metric_that_a_run_lacks_has_no_mean() -> None:
     assert "full.fd_x.mean" in figures
 
 
-def test_metrics_are_in_the_catalogues_order_with_diversity_last() -> None:
+def test_metrics_are_in_the_catalogs_order_and_diversity_is_last() -> None:
     names = ["pd_x_diversity", "attribute_accuracy", "kd_x", "fd_x", "pd_x"]
     figures = summarise({"full": [dict.fromkeys(names, 1.0)]})
     assert metric_names(figures) == ["fd_x", "kd_x", "attribute_accuracy", "pd_x", "pd_x_diversity"]
@@ -60,16 +60,16 @@ def test_metrics_are_in_the_catalogues_order_with_diversity_last() -> None:
 
 def test_table_has_a_row_for_every_variant_with_runs() -> None:
     assert table(summarise(RUNS), list(RUNS)).splitlines() == [
-        "| variant | seeds | fd_x ↓    | attribute_accuracy ↑ |",
-        "| ------- | ----: | --------: | -------------------: |",
-        "| full    |     2 | 252 ± 2.8 |         0.625 ± 0.18 |",
-        "| no pool |     1 |       300 |                 0.25 |",
+        "| variant    | seeds |    fd_x ↓ | attribute_accuracy ↑ |",
+        "| ---------- | ----: | --------: | -------------------: |",
+        "| full       |     2 | 252 ± 2.8 |         0.625 ± 0.18 |",
+        "| no warm up |     1 |       300 |                 0.25 |",
     ]
 
 
-def test_before_the_first_run_the_table_is_its_head() -> None:
-    assert table({}, ["full"]).splitlines()[0] == "| variant | seeds |"
+def test_without_runs_the_table_has_no_rows() -> None:
+    assert table({}, ["full"]).splitlines() == ["| variant | seeds |", "| ------- | ----: |"]
 
 
-def test_a_missing_figure_is_an_empty_cell() -> None:
+def test_a_missing_mean_is_an_empty_cell() -> None:
     assert mean_and_spread({}, "full.fd_x") == ""

@@ -1,4 +1,4 @@
-"""The variants' file: what is wrong in it is named before anything runs, and equal settings are trained once."""
+"""The file of variants: mistakes are reported before anything runs, and equal settings share their experiments."""
 
 import copy
 from pathlib import Path
@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from naruto_add.ablation.variants import UNCOMPARED, experiments_of, read_variants, select, with_settings
-from naruto_add.params import ParamsError, parse_params
+from naruto_add.ablation.variants import FAST_EVALUATION, plan_experiments, read_variants, select, with_settings
+from naruto_add.config.load import ParamsError, parse_params
+from naruto_add.config.profiles import compose_profile
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "profiles/ablation/mini.yaml"
-FULL = {"says": "everything", "subject": "distilled", "seeds": [0, 1], "settings": {}}
+FULL = {"question": "What is compared?", "subject": "distilled", "seeds": [0, 1], "settings": {}}
 
 
 @pytest.fixture(scope="module")
 def values() -> dict[str, Any]:
-    loaded: dict[str, Any] = YAML(typ="safe").load(ROOT / "profiles/mini.yaml")
+    """The content of params.yaml for profile mini."""
+    loaded: dict[str, Any] = YAML(typ="safe").load(compose_profile("mini", root=ROOT))
     return loaded
 
 
@@ -29,32 +31,44 @@ def _file(folder: Path, variants: Any) -> Path:
 
 def test_the_shipped_file_is_valid(values: dict[str, Any]) -> None:
     variants = read_variants(SHIPPED, values)
-    trained = [name for name, variant in variants.items() if variant.subject == "distilled"]
-    assert trained[0] == "full"
+    assert next(iter(variants)) == "full"
     assert variants["full"].settings == {}
-    most_asked = ("full", "no_adversarial", "no_distillation", "no_warm_up", "consistency", "consistency_ddim")
-    assert all(len(variants[name].seeds) >= 3 for name in most_asked)
+    main_results = ("full", "no_adversarial", "no_distillation", "no_warm_up", "consistency", "consistency_ddim")
+    assert all(len(variants[name].seeds) >= 3 for name in main_results)
 
 
-def test_the_shipped_file_trains_no_variant_as_it_is_already(values: dict[str, Any]) -> None:
+def test_the_settings_of_shipped_variants_change_something(values: dict[str, Any]) -> None:
     for name, variant in read_variants(SHIPPED, values).items():
         assert not variant.settings or with_settings(values, variant.settings) != values, name
+
+
+def test_nested_keys_are_set_and_nothing_else_changes() -> None:
+    values = {"add": {"seed": 0, "optimizer": {"name": "adamw", "learning_rate": 0.1}}}
+    changed = with_settings(values, {"add.optimizer.learning_rate": 0.2, "add.seed": 1})
+    assert changed == {"add": {"seed": 1, "optimizer": {"name": "adamw", "learning_rate": 0.2}}}
+    assert values["add"] == {"seed": 0, "optimizer": {"name": "adamw", "learning_rate": 0.1}}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"seeds": None}, r"variants\.yaml: full\.seeds: missing; every variant has"),
-        ({"seeds": []}, r"full\.seeds: \[\] is refused: List should have at least 1 item"),
-        ({"seeds": [1, 1]}, r"full: seeds: \[1, 1\] names one twice"),
-        ({"seeds": [-1]}, r"full\.seeds\.0: -1 is refused"),
-        ({"subject": "base"}, r"full\.subject: 'base' is refused"),
-        ({"setings": {}}, r"full\.setings: is unknown; a variant has says, subject, seeds and settings"),
+        ({"seeds": []}, r"full\.seeds: \[\] is not allowed: List should have at least 1 item"),
+        ({"seeds": [1, 1]}, r"full: seeds: \[1, 1\] contains a seed twice"),
+        ({"seeds": [-1]}, r"full\.seeds\.0: -1 is not allowed"),
+        ({"subject": "base"}, r"full\.subject: 'base' is not allowed"),
+        ({"setings": {}}, r"full\.setings: is unknown; a variant has question, subject, seeds and settings"),
         ({"settings": {"add.adv_weigth": 0.0}}, r"full: add\.adv_weigth: 0\.0 is not a parameter"),
-        ({"settings": {"add.adv_weight": "much"}}, r"full: add\.adv_weight: 'much' is refused"),
+        ({"settings": {"add.adv_weight": "much"}}, r"full: add\.adv_weight: 'much' is not allowed"),
+        ({"settings": {"add.optimizer.rate": 0.1}}, r"full: add\.optimizer\.rate: 0\.1 is not a parameter"),
+        ({"settings": {"add.optimiser.name": "adamw"}}, r"full: add\.optimiser: .* is not a parameter"),
+        ({"settings": {"add.num_steps.first": 1}}, r"full: add\.num_steps\.first: num_steps is not a section"),
         ({"settings": {"add.adv_ramp_steps": 10**6}}, r"full: add\.adv_ramp_steps: 1000000 after"),
-        ({"settings": {"teacher.num_steps": 5}}, r"full: teacher\.num_steps: variants differ in student\.\*, add\.\*"),
-        ({"settings": {"sampling.teacher_steps": 5}}, r"full: sampling\.teacher_steps: variants differ in"),
+        (
+            {"settings": {"teacher.num_steps": 5}},
+            r"full: teacher\.num_steps: a variant can set only student\.\*, add\.\*",
+        ),
+        ({"settings": {"sampling.teacher_steps": 5}}, r"full: sampling\.teacher_steps: a variant can set only"),
         ({"settings": {"add.seed": 5}}, r"full: add\.seed: is set by the variant's seeds"),
     ],
 )
@@ -66,10 +80,8 @@ def test_mistakes_name_file_variant_and_key(
         read_variants(_file(tmp_path, {"full": variant}), values)
 
 
-@pytest.mark.parametrize(("content", "message"), [("[", "cannot be read"), ("", "the file: None is refused")])
-def test_what_is_no_list_of_variants_is_refused(
-    content: str, message: str, values: dict[str, Any], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("content", "message"), [("[", "cannot be read"), ("", "the file: None is not allowed")])
+def test_a_file_without_variants_is_refused(content: str, message: str, values: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "variants.yaml"
     path.write_text(content)
     with pytest.raises(ParamsError, match=message):
@@ -78,18 +90,20 @@ def test_what_is_no_list_of_variants_is_refused(
         read_variants(tmp_path / "none.yaml", values)
 
 
-def test_names_are_words(values: dict[str, Any], tmp_path: Path) -> None:
+def test_names_are_lower_case_words(values: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"Full run\.\[key\]"):
         read_variants(_file(tmp_path, {"Full run": FULL}), values)
 
 
-def test_reading_leaves_the_parameters_as_they_are(values: dict[str, Any], tmp_path: Path) -> None:
+def test_reading_does_not_change_the_parameters(values: dict[str, Any], tmp_path: Path) -> None:
     before = copy.deepcopy(values)
-    read_variants(_file(tmp_path, {"full": {**FULL, "settings": {"add.adv_weight": 0.5}}}), values)
+    read_variants(_file(tmp_path, {"full": {**FULL, "settings": {"add.optimizer.learning_rate": 0.5}}}), values)
     assert values == before
 
 
-def test_an_experiment_a_seed_and_equal_settings_share_theirs(values: dict[str, Any], tmp_path: Path) -> None:
+def test_there_is_one_experiment_per_seed_and_equal_settings_share_theirs(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
     path = _file(
         tmp_path,
         {
@@ -98,17 +112,17 @@ def test_an_experiment_a_seed_and_equal_settings_share_theirs(values: dict[str, 
             "before_add": {**FULL, "subject": "student", "seeds": [1, 2]},
         },
     )
-    planned = experiments_of(read_variants(path, values))
+    planned = plan_experiments(read_variants(path, values))
     assert [item.name for item in planned["full"]] == ["ablation-full-0", "ablation-full-1"]
     assert [item.name for item in planned["before_add"]] == ["ablation-full-1", "ablation-full-2"]
-    expected = {**UNCOMPARED, "add.adv_weight": 0.5, "student.seed": 1, "add.seed": 1}
+    expected = {**FAST_EVALUATION, "add.adv_weight": 0.5, "student.seed": 1, "add.seed": 1}
     assert planned["weak"][1].settings == expected
     parse_params(with_settings(values, expected))
 
 
-def test_names_are_chosen_from_those_there_are(values: dict[str, Any]) -> None:
+def test_only_existing_variants_can_be_chosen(values: dict[str, Any]) -> None:
     variants = read_variants(SHIPPED, values)
     assert select([], variants) == list(variants)
-    assert select(["no_pool"], variants) == ["no_pool"]
-    with pytest.raises(ParamsError, match="'none' is not a variant; there are full, no_adversarial"):
+    assert select(["before_add"], variants) == ["before_add"]
+    with pytest.raises(ParamsError, match="--only: 'none' is not a variant; choose from full, no_adversarial"):
         select(["none"], variants)

@@ -1,5 +1,6 @@
 """The data set as later stages read it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,37 +10,55 @@ from PIL import Image
 
 from naruto_add.data.dataset import load_split
 from naruto_add.data.pixels import load_pixels
-from naruto_add.runtime import StageError
+from naruto_add.runtime.errors import StageError
 
 
-def test_splits_come_in_the_files_order(tiny_dataset_dir: Path) -> None:
-    splits = [load_split(tiny_dataset_dir, split) for split in ("train", "validation", "test")]
+def _write_row(folder: Path, **row: str) -> None:
+    (folder / "metadata.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
+
+
+def test_splits_keep_the_order_of_the_file(tiny_dataset_dir: Path) -> None:
+    splits = [
+        load_split(tiny_dataset_dir, split, prompt_template="{caption}") for split in ("train", "validation", "test")
+    ]
     assert [len(split) for split in splits] == [16, 4, 4]
     names = [example.image_path.name for split in splits for example in split]
     assert names == [f"{index:05d}.png" for index in range(24)]
 
 
-def test_an_example_holds_its_caption_and_the_other_columns(tiny_dataset_dir: Path) -> None:
-    example = load_split(tiny_dataset_dir, "train")[0]
-    assert example.caption
-    assert "hair_color" in example.attributes
-    assert not {"file_name", "text", "split"} & set(example.attributes)
+def test_an_example_has_its_caption_its_prompt_and_the_other_columns(tmp_path: Path) -> None:
+    _write_row(tmp_path, file_name="images/a.png", text="a man", split="train", source="a", hair_color="red")
+    (example,) = load_split(tmp_path, "train", prompt_template="{caption}, in ink")
+    assert example.image_path == tmp_path / "images/a.png"
+    assert (example.caption, example.prompt) == ("a man", "a man, in ink")
+    assert example.attributes == {"source": "a", "hair_color": "red"}
 
 
-def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a", "split": "train"}\n')
-    with pytest.raises(StageError, match="holds no test pictures"):
-        load_split(tmp_path, "test")
+def test_a_caption_may_contain_a_unicode_line_separator(tmp_path: Path) -> None:
+    _write_row(tmp_path, file_name="a.png", text="a\u2028b", split="train")
+    (example,) = load_split(tmp_path, "train", prompt_template="{caption}")
+    assert example.caption == "a\u2028b"
 
 
-def test_fault_6_pixels_are_exact_and_in_the_autoencoders_range(tmp_path: Path, tiny_dataset_dir: Path) -> None:
+def test_an_empty_split_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    _write_row(tmp_path, file_name="a.png", text="a", split="train")
+    with pytest.raises(StageError, match=r"metadata\.jsonl: no test pictures; give `ingest` more pictures"):
+        load_split(tmp_path, "test", prompt_template="{caption}")
+
+
+def test_pixels_map_0_to_255_linearly_to_minus_1_to_1(tmp_path: Path) -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(np.stack([levels, levels.T, 255 - levels], axis=-1)).save(tmp_path / "a.png")
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a\u2028b", "split": "train"}\n')
-    (example,) = load_split(tmp_path, "train")
-    pixels = load_pixels([example])
+    _write_row(tmp_path, file_name="a.png", text="a", split="train")
+    pixels = load_pixels(load_split(tmp_path, "train", prompt_template="{caption}"))
     assert (tuple(pixels.shape), pixels.dtype) == ((1, 3, 16, 16), torch.float32)
     assert (pixels.min().item(), pixels.max().item()) == (-1, 1)
     assert torch.equal(((pixels[0, 0] + 1) * 127.5).round(), torch.from_numpy(levels).float())
     assert torch.equal(pixels[0, 1], pixels[0, 0].T)
-    assert load_pixels(load_split(tiny_dataset_dir, "test")).shape == (4, 3, 32, 32)
+
+
+def test_pixels_are_stacked_in_the_given_order(tiny_dataset_dir: Path) -> None:
+    examples = load_split(tiny_dataset_dir, "test", prompt_template="{caption}")
+    pixels = load_pixels(examples)
+    assert pixels.shape == (4, 3, 32, 32)
+    assert torch.equal(load_pixels(examples[::-1]), pixels.flip(0))

@@ -1,4 +1,4 @@
-"""Copies are found however they were saved; pictures that merely share a layout or a shape are kept."""
+"""Copies are found even if saved differently; pictures that only share a layout or a shape are kept."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -52,39 +52,42 @@ def test_near_copies_are_found(drawings: list[Image.Image], change: Callable[[Im
     assert all(each.position == 40 + each.original for each in found)
 
 
-def test_the_same_shape_in_another_color_is_another_picture(drawings: list[Image.Image]) -> None:
+def test_the_same_shapes_in_other_colors_are_another_picture(drawings: list[Image.Image]) -> None:
     red, green, blue = drawings[0].split()
     assert _found([drawings[0], Image.merge("RGB", (blue, green, red))], distance=32) == []
 
 
-def test_plain_colors_are_told_apart() -> None:
+def test_plain_pictures_of_different_colors_are_kept() -> None:
     plain = [Image.new("RGB", (32, 32), color) for color in ("red", "green", "blue", "white", "black")]
     assert _found(plain) == []
 
 
-def test_a_mirrored_picture_is_another_picture(drawings: list[Image.Image]) -> None:
+def test_a_mirrored_picture_is_not_a_copy(drawings: list[Image.Image]) -> None:
     assert _found([drawings[1], ImageOps.mirror(drawings[1])]) == []
 
 
-def test_distance_counts_bits() -> None:
+def test_distance_is_the_number_of_different_bits() -> None:
     prints = [Fingerprint(content=str(bits), structure=bits, thumbnail=bytes(192)) for bits in (0, 0b111, 2**63)]
     assert [each.position for each in find_duplicates(prints, distance=0)] == []
     assert [each.position for each in find_duplicates(prints, distance=1)] == [2]
     assert [each.position for each in find_duplicates(prints, distance=3)] == [1, 2]
 
 
-def test_copies_are_compared_with_what_is_kept_only() -> None:
+def test_pictures_are_compared_only_with_those_that_are_kept() -> None:
     chain = [Fingerprint(content=str(bits), structure=bits, thumbnail=bytes(192)) for bits in (0, 0b11, 0b1111)]
     assert [(each.position, each.original) for each in find_duplicates(chain, distance=2)] == [(1, 0)]
 
 
-def test_an_exact_copy_of_a_near_copy_names_the_picture_that_is_kept() -> None:
+def test_the_original_of_a_near_copys_exact_copy_is_the_picture_that_is_kept() -> None:
     prints = [Fingerprint(content=name, structure=0, thumbnail=bytes(192)) for name in "abb"]
     assert [each.original for each in find_duplicates(prints, distance=0)] == [0, 0]
 
 
-def test_nothing_and_thousands_are_compared_quickly() -> None:
+def test_no_pictures_have_no_duplicates() -> None:
     assert find_duplicates([], distance=4) == []
+
+
+def test_five_thousand_random_hashes_have_no_duplicates() -> None:
     generator = np.random.default_rng(0)
     structures = generator.integers(0, 2**63, 5000)
     prints = [Fingerprint(content=str(i), structure=int(s), thumbnail=bytes(192)) for i, s in enumerate(structures)]

@@ -1,4 +1,4 @@
-"""Every kind of picture comes out as its eye would see it; every kind of bad file says what is wrong with it."""
+"""Pictures of every kind look as in a viewer; files of every bad kind are rejected with a reason."""
 
 import struct
 import zlib
@@ -24,7 +24,7 @@ def _file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def _halves(size: tuple[int, int] = (32, 32)) -> Image.Image:
-    """Orange above, blue below."""
+    """Orange above blue."""
     image = Image.new("RGB", size, _ORANGE)
     image.paste(_BLUE, (0, size[1] // 2, *size))
     return image
@@ -36,7 +36,7 @@ def _pixels(file: bytes, rules: PictureRules = _RULES) -> NDArray[np.int64]:
     return np.asarray(image).astype(np.int64)
 
 
-def _refused(file: Path | bytes, rules: PictureRules = _RULES) -> UnusablePictureError:
+def _rejected(file: Path | bytes, rules: PictureRules = _RULES) -> UnusablePictureError:
     with pytest.raises(UnusablePictureError) as caught:
         read_picture(file, rules)
     return caught.value
@@ -62,18 +62,31 @@ def test_formats_keep_their_colors(kind: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 def test_pictures_are_turned_upright(orientation: int, kind: str) -> None:
-    transpositions = (None, None, 0, 3, 1, 5, 2, 6, 4)  # Pillow's numbers for what undoes each orientation, inverted
+    transpositions = (None, None, 0, 3, 1, 5, 2, 6, 4)  # Pillow's transpositions that make each orientation
     upright = _halves()
     upright.paste((255, 255, 255), (0, 0, 16, 8))
-    undone = transpositions[orientation]
-    stored = upright if undone is None else upright.transpose(Image.Transpose(undone))
+    number = transpositions[orientation]
+    stored = upright if number is None else upright.transpose(Image.Transpose(number))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
     assert np.abs(_pixels(_file(stored, kind, exif=exif, **options)) - _pixels(_file(upright))).mean() < 3
 
 
-def test_transparency_shows_white() -> None:
+def test_damaged_exif_tags_do_not_prevent_the_rotation() -> None:
+    """ImageOps.exif_transpose would fail: it rewrites all tags, and this one is text that claims to be a number."""
+    upright = _halves()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    exif[ExifTags.Base.XResolution] = 72.0
+    data = exif.tobytes()
+    rational, text = struct.pack(">HH", ExifTags.Base.XResolution, 5), struct.pack(">HH", ExifTags.Base.XResolution, 2)
+    assert rational in data
+    file = _file(upright.rotate(180), exif=data.replace(rational, text))
+    assert (_pixels(file) == _pixels(_file(upright))).all()
+
+
+def test_transparent_pixels_are_shown_over_white() -> None:
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     image.paste((200, 0, 0, 128), (8, 0, 16, 16))
     pixels = _pixels(_file(image))
@@ -81,7 +94,7 @@ def test_transparency_shows_white() -> None:
     assert np.abs(pixels[8, 13] - (227, 127, 127)).max() <= 1
 
 
-def test_transparency_of_grey_and_palette_pictures_shows_white() -> None:
+def test_transparent_grey_and_palette_pictures_are_shown_over_white() -> None:
     grey = Image.new("LA", (16, 16), (50, 0))
     palette = Image.new("P", (16, 16), 3)
     palette.putpalette([0, 0, 0] * 4)
@@ -96,7 +109,7 @@ def test_transparency_of_grey_and_palette_pictures_shows_white() -> None:
         assert (_pixels(file) == 255).all()
 
 
-def test_palettes_and_greys_and_black_and_white() -> None:
+def test_palette_grey_and_bilevel_pictures_keep_their_colors() -> None:
     assert np.abs(_pixels(_file(_halves().quantize(4)))[2, 8] - _ORANGE).max() <= 1
     assert (_pixels(_file(Image.new("L", (16, 16), 90))) == 90).all()
     assert (_pixels(_file(Image.new("1", (16, 16), 1))) == 255).all()
@@ -110,7 +123,7 @@ def test_sixteen_bit_greys_are_scaled_not_clipped(kind: str) -> None:
     assert (pixels[:, :, 0] == np.arange(256)).all()
 
 
-def test_sixteen_bit_pgm_and_transparent_grey() -> None:
+def test_sixteen_bit_pgm_and_transparent_grey_are_scaled() -> None:
     assert (_pixels(b"P5 16 16 65535\n" + b"\x80\x80" * 256) == 128).all()
     grey = Image.fromarray(np.full((16, 16), 4660, np.uint16))
     assert (_pixels(_file(grey, transparency=4660)) == 255).all()
@@ -123,23 +136,36 @@ def test_sixteen_bit_colors_are_scaled() -> None:
     assert (_pixels(b"\x89PNG\r\n\x1a\n" + chunks) == (255, 128, 0)).all()
 
 
-def test_cmyk_colors() -> None:
+def test_cmyk_is_converted_to_rgb() -> None:
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     assert np.abs(_pixels(_file(cyan, "JPEG", quality=100)) - (0, 255, 255)).max() <= 2
     assert (_pixels(_file(cyan, "TIFF")) == (0, 255, 255)).all()
 
 
-def test_a_color_profile_is_applied_and_a_broken_one_ignored() -> None:
-    to_lab = ImageCms.createProfile("LAB")
+def test_an_srgb_profile_keeps_the_colors() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     orange = Image.new("RGB", (16, 16), _ORANGE)
     assert np.abs(_pixels(_file(orange, icc_profile=srgb)) - _ORANGE).max() <= 1
-    assert (_pixels(_file(orange, icc_profile=b"no profile")) == _ORANGE).all()
-    assert (_pixels(_file(orange, icc_profile=ImageCms.ImageCmsProfile(to_lab).tobytes())) == _ORANGE).all()
+
+
+def test_a_profile_with_other_primaries_changes_the_colors() -> None:
+    """sRGB with the columns of red and green exchanged: what is stored as orange is shown as its green counterpart."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exchanged = profile.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
+    red, green, blue = _ORANGE
+    pixels = _pixels(_file(Image.new("RGB", (16, 16), _ORANGE), icc_profile=exchanged))
+    assert np.abs(pixels - (green, red, blue)).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["no profile", "LAB"])
+def test_a_color_profile_that_is_broken_or_does_not_fit_is_ignored(kind: str) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes() if kind == "LAB" else b"no profile"
+    orange = Image.new("RGB", (16, 16), _ORANGE)
+    assert (_pixels(_file(orange, icc_profile=profile)) == _ORANGE).all()
 
 
 @pytest.mark.parametrize(("crop", "top"), [("center", (240, 120, 20)), ("top", (255, 255, 255))])
-def test_a_tall_picture_is_cut_by_the_stated_rule(crop: Any, top: tuple[int, int, int]) -> None:
+def test_a_tall_picture_is_cropped_by_the_rule(crop: Any, top: tuple[int, int, int]) -> None:
     tall = Image.new("RGB", (32, 96), _BLUE)
     tall.paste((255, 255, 255), (0, 0, 32, 32))
     tall.paste(_ORANGE, (0, 32, 32, 64))
@@ -148,7 +174,7 @@ def test_a_tall_picture_is_cut_by_the_stated_rule(crop: Any, top: tuple[int, int
 
 
 @pytest.mark.parametrize("crop", ["center", "top"])
-def test_a_wide_picture_keeps_its_middle(crop: Any) -> None:
+def test_a_wide_picture_keeps_its_middle_by_either_rule(crop: Any) -> None:
     wide = Image.new("RGB", (96, 32), _BLUE)
     wide.paste(_ORANGE, (32, 0, 64, 32))
     rules = PictureRules(resolution_px=16, min_side_px=8, max_megapixels=1.0, crop=crop)
@@ -161,10 +187,10 @@ def test_scaling_averages_fine_patterns() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
-def test_truncated_files_are_refused(kind: str) -> None:
+def test_truncated_files_are_rejected(kind: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     file = _file(noise, kind)
-    error = _refused(file[: len(file) * 6 // 10])
+    error = _rejected(file[: len(file) * 6 // 10])
     assert error.reason in ("truncated", "broken")
     assert error.detail
     if kind in ("PNG", "JPEG", "BMP"):
@@ -172,61 +198,61 @@ def test_truncated_files_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("file", [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"not a picture" * 99])
-def test_what_is_no_picture_is_refused(file: bytes) -> None:
-    assert _refused(file).reason in ("broken", "truncated")
+def test_files_that_are_no_pictures_are_rejected(file: bytes) -> None:
+    assert _rejected(file).reason in ("broken", "truncated")
 
 
-def test_a_damaged_picture_is_refused() -> None:
+def test_a_damaged_picture_is_rejected() -> None:
     file = bytearray(_file(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))))
     file[1000:1100] = bytes(100)
-    assert _refused(bytes(file)).reason == "broken"
+    assert _rejected(bytes(file)).reason == "broken"
 
 
 def test_formats_that_start_programs_are_not_opened() -> None:
-    assert _refused(_file(_halves(), "EPS")).reason == "broken"
+    assert _rejected(_file(_halves(), "EPS")).reason == "broken"
 
 
-def test_small_pictures_are_refused() -> None:
-    error = _refused(_file(Image.new("RGB", (40, 7))))
+def test_small_pictures_are_rejected() -> None:
+    error = _rejected(_file(Image.new("RGB", (40, 7))))
     assert (error.reason, error.detail) == ("too_small", "40 x 7 px is below ingest.min_side_px (8)")
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_animated_pictures_are_refused(kind: str) -> None:
+def test_animated_pictures_are_rejected(kind: str) -> None:
     file = _file(_halves(), kind, save_all=True, append_images=[Image.new("RGB", (32, 32), _BLUE)])
-    assert (_refused(file).reason, _refused(file).detail) == ("animated", "2 frames")
+    assert (_rejected(file).reason, _rejected(file).detail) == ("animated", "2 frames")
 
 
-def test_a_second_view_in_a_photograph_is_no_animation() -> None:
+def test_a_photograph_with_a_second_view_is_not_an_animation() -> None:
     file = _file(_halves(), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32), _BLUE)], quality=95)
     assert np.abs(_pixels(file)[2, 8] - _ORANGE).max() <= 8
 
 
-def test_a_decompression_bomb_is_refused_unread() -> None:
-    bomb = _refused(_png_header(60_000, 60_000))
+def test_a_decompression_bomb_is_rejected_by_its_header() -> None:
+    bomb = _rejected(_png_header(60_000, 60_000))
     assert bomb.reason == "oversized"
     assert bomb.detail == "60000 x 60000 px is 3600 megapixels, above ingest.max_megapixels (1)"
-    assert _refused(_file(Image.new("1", (1001, 1000)))).reason == "oversized"
+    assert _rejected(_file(Image.new("1", (1001, 1000)))).reason == "oversized"
 
 
-def test_a_text_bomb_in_a_picture_is_refused() -> None:
+def test_a_compressed_text_bomb_in_a_picture_is_rejected() -> None:
     text = _png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
     file = _file(_halves())
-    assert _refused(file[:33] + text + file[33:]).reason == "broken"
+    assert _rejected(file[:33] + text + file[33:]).reason == "broken"
 
 
-def test_pillows_own_limit_stays_as_it_was() -> None:
+def test_pillows_size_limit_is_restored() -> None:
     limit = Image.MAX_IMAGE_PIXELS
-    _refused(_png_header(60_000, 60_000))
+    _rejected(_png_header(60_000, 60_000))
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_values_without_a_stated_white_are_refused() -> None:
-    assert _refused(_file(Image.new("F", (16, 16), 0.5), "TIFF")).reason == "unsupported"
+def test_values_without_a_known_white_level_are_rejected() -> None:
+    assert _rejected(_file(Image.new("F", (16, 16), 0.5), "TIFF")).reason == "unsupported"
     deep = Image.fromarray(np.full((16, 16), 70_000, np.int32))
-    assert _refused(_file(deep, "TIFF")).reason == "unsupported"
+    assert _rejected(_file(deep, "TIFF")).reason == "unsupported"
 
 
 def test_a_folder_or_a_missing_file_is_broken(tmp_path: Path) -> None:
-    assert _refused(tmp_path).reason == "broken"
-    assert _refused(tmp_path / "none.png").reason == "broken"
+    assert _rejected(tmp_path).reason == "broken"
+    assert _rejected(tmp_path / "none.png").reason == "broken"

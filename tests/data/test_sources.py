@@ -1,4 +1,4 @@
-"""Each source gives its entries in a fixed order; what is wrong with one is said of that one alone."""
+"""Each source yields its entries in a fixed order; a bad entry costs only itself."""
 
 import json
 import os
@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from naruto_add.data.entries import Drawing, Entry, Reject
+from naruto_add.config.schema import Ingest
+from naruto_add.data.entries import Entry, Reject, ShinobiId
 from naruto_add.data.sources import open_source
-from naruto_add.params import Ingest
-from naruto_add.runtime import StageError
+from naruto_add.runtime.errors import StageError
 
 _PARAMS = Ingest(
     source="folder",
@@ -65,14 +65,14 @@ def _jsonl(folder: Path, *rows: Any) -> Path:
     return folder
 
 
-def test_shinobi_are_drawn_by_number_and_seed() -> None:
+def test_shinobi_are_identified_by_number_and_seed() -> None:
     entries = _entries("shinobi", Path(), num_drawings=3, seed=9)
     assert [entry.picture for entry in entries if isinstance(entry, Entry)] == [
-        Drawing(index=i, seed=9) for i in range(3)
+        ShinobiId(index=i, seed=9) for i in range(3)
     ]
 
 
-def test_a_folder_with_metadata_jsonl(tmp_path: Path) -> None:
+def test_a_folder_with_metadata_jsonl_yields_its_rows(tmp_path: Path) -> None:
     _picture(tmp_path / "sub/a.png")
     (entry,) = _entries("folder", _jsonl(tmp_path, {"file_name": "sub/a.png", "text": "a man", "hair": "red", "n": 3}))
     assert entry == Entry(
@@ -83,7 +83,7 @@ def test_a_folder_with_metadata_jsonl(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_with_metadata_csv(tmp_path: Path) -> None:
+def test_a_folder_with_metadata_csv_yields_its_rows(tmp_path: Path) -> None:
     for name in "ab":
         _picture(tmp_path / f"{name}.png")
     (tmp_path / "metadata.csv").write_bytes(
@@ -96,7 +96,7 @@ def test_a_folder_with_metadata_csv(tmp_path: Path) -> None:
     assert second.caption is None
 
 
-def test_a_folder_with_texts_beside_its_pictures(tmp_path: Path) -> None:
+def test_a_folder_with_text_files_yields_its_pictures(tmp_path: Path) -> None:
     for name in ("b.PNG", "sub/a.jpg", "lost.png", "bad.png", ".hidden.png", ".cache/c.png"):
         _picture(tmp_path / name)
     (tmp_path / "b.txt").write_text("a man")
@@ -113,7 +113,7 @@ def test_a_folder_with_texts_beside_its_pictures(tmp_path: Path) -> None:
     assert [entry.caption for entry in entries if isinstance(entry, Entry)] == ["a man", "étude"]
 
 
-def test_texts_without_a_picture_that_is_read_are_reported(tmp_path: Path) -> None:
+def test_text_files_without_a_supported_picture_are_rejected(tmp_path: Path) -> None:
     _picture(tmp_path / "a.png")
     for name in ("b.heic", "sub/c.PSD", "d", "f.json", "a.json", "e.svg", "e.ico"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -130,13 +130,13 @@ def test_texts_without_a_picture_that_is_read_are_reported(tmp_path: Path) -> No
         "its name has no ending; save it as PNG"
     )
     (tmp_path / "a.png").unlink()
-    with pytest.raises(StageError, match=r"has no captioned pictures; .*; a\.json: \.json is no ending"):
+    with pytest.raises(StageError, match=r"has no captioned pictures; .*; a\.json: \.json is not a supported"):
         _entries("folder", tmp_path)
 
 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
-    """Folders that nobody may list, whoever runs this test."""
+    """Folders that cannot be listed, even by root."""
     folders: set[Path] = set()
     scandir = os.scandir
 
@@ -150,7 +150,7 @@ def locked(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
 
 
 @pytest.mark.parametrize("kind", ["texts", "table", "parquet"])
-def test_folders_that_cannot_be_listed_are_reported(tmp_path: Path, locked: set[Path], kind: str) -> None:
+def test_folders_that_cannot_be_listed_are_rejected(tmp_path: Path, locked: set[Path], kind: str) -> None:
     _picture(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a man")
     pq.write_table(pa.table({"image": [_png("red")], "text": ["a man"]}), tmp_path / "b.parquet")
@@ -161,13 +161,13 @@ def test_folders_that_cannot_be_listed_are_reported(tmp_path: Path, locked: set[
     source = "parquet" if kind == "parquet" else "folder"
     taken, lost = _entries(source, tmp_path)
     assert isinstance(taken, Entry)
-    assert lost == Reject(name="sub", reason="missing_file", detail="a folder that cannot be listed: Permission denied")
+    assert lost == Reject(name="sub", reason="missing_file", detail="this folder cannot be listed: Permission denied")
     locked.add(tmp_path)
     with pytest.raises(StageError, match=r"ingest\.path: .* cannot be read: .*Permission denied"):
         _entries(source, tmp_path)
 
 
-def test_rows_that_lead_nowhere_or_elsewhere(tmp_path: Path) -> None:
+def test_rows_without_a_file_in_the_folder_are_rejected(tmp_path: Path) -> None:
     outside, folder = _picture(tmp_path / "secret.png"), tmp_path / "set"
     _picture(folder / "a.png")
     (folder / "link.png").symlink_to(outside)
@@ -195,7 +195,7 @@ def test_rows_that_lead_nowhere_or_elsewhere(tmp_path: Path) -> None:
     assert _reasons(_entries("folder", _jsonl(folder, *rows))) == names
 
 
-def test_links_out_of_a_folder_of_texts(tmp_path: Path) -> None:
+def test_links_out_of_a_folder_with_text_files_are_rejected(tmp_path: Path) -> None:
     outside, folder = _picture(tmp_path / "else/secret.png"), tmp_path / "set"
     (tmp_path / "else/secret.txt").write_text("a secret")
     for name in ("a", "b"):
@@ -208,7 +208,7 @@ def test_links_out_of_a_folder_of_texts(tmp_path: Path) -> None:
     assert _reasons(_entries("folder", folder)) == {"a.png": "taken", **escapes}
 
 
-def test_bad_rows_and_unlisted_pictures_are_reported(tmp_path: Path) -> None:
+def test_bad_rows_and_pictures_without_a_row_are_rejected(tmp_path: Path) -> None:
     for name in ("a.png", "extra.png"):
         _picture(tmp_path / name)
     good = json.dumps({"file_name": "a.png", "text": "a man"})
@@ -226,7 +226,7 @@ def test_bad_rows_and_unlisted_pictures_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [("", "holds no"), ("{}", "file_name"), ("[]", "file_name")])
-def test_useless_tables_are_errors(tmp_path: Path, content: str, message: str) -> None:
+def test_tables_without_rows_or_file_names_are_errors(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(content)
     with pytest.raises(StageError, match=rf"ingest\.path: .*({message}|has no column)"):
         _entries("folder", tmp_path)
@@ -235,18 +235,18 @@ def test_useless_tables_are_errors(tmp_path: Path, content: str, message: str) -
 def test_a_missing_caption_column_names_the_parameter_and_the_choices(tmp_path: Path) -> None:
     _picture(tmp_path / "a.png")
     _jsonl(tmp_path, {"file_name": "a.png", "prompt": "a man"})
-    with pytest.raises(StageError, match=r"ingest\.caption_column: .* no column 'text'; it has file_name, prompt"):
+    with pytest.raises(StageError, match=r"ingest\.caption_column: .* no column 'text'; its columns: file_name, pr"):
         _entries("folder", tmp_path)
 
 
-def test_folders_that_cannot_be_used_name_the_parameter(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_an_error_that_names_the_parameter(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"ingest\.path: '.*none' is not a folder"):
         _entries("folder", tmp_path / "none")
     _picture(tmp_path / "a.png")
-    with pytest.raises(StageError, match=r"ingest\.path: .* has no captioned pictures; it needs metadata\.jsonl"):
+    with pytest.raises(StageError, match=r"ingest\.path: .* has no captioned pictures; add metadata\.jsonl"):
         _entries("folder", tmp_path)
     (tmp_path / "metadata.csv").write_text("")
-    with pytest.raises(StageError, match=r"ingest\.path: .* is no table"):
+    with pytest.raises(StageError, match=r"ingest\.path: line 1 of .* must name the columns"):
         _entries("folder", tmp_path)
     _jsonl(tmp_path)
     with pytest.raises(StageError, match=r"ingest\.path: .* holds both metadata\.jsonl and metadata\.csv"):
@@ -254,15 +254,15 @@ def test_folders_that_cannot_be_used_name_the_parameter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
-def test_a_table_that_leads_elsewhere_is_not_read(tmp_path: Path, name: str) -> None:
+def test_a_table_that_links_out_of_the_folder_is_not_read(tmp_path: Path, name: str) -> None:
     _picture(tmp_path / "set/a.png")
     (tmp_path / name).write_text("secret")
     (tmp_path / "set" / name).symlink_to(tmp_path / name)
-    with pytest.raises(StageError, match=rf"ingest\.path: .*{name} leads out of .*; put a copy of the file there"):
+    with pytest.raises(StageError, match=rf"ingest\.path: .*{name} leads out of .*; replace it by a copy of the file"):
         _entries("folder", tmp_path / "set")
 
 
-def test_parquet_rows_hold_bytes_or_paths(tmp_path: Path) -> None:
+def test_a_parquet_row_holds_bytes_or_a_path(tmp_path: Path) -> None:
     _picture(tmp_path / "set/b.png")
     _picture(tmp_path / "secret.png")
     images: list[Any] = [{"bytes": _png("red"), "path": "a.png"}, {"bytes": None, "path": "b.png"}]
@@ -275,7 +275,7 @@ def test_parquet_rows_hold_bytes_or_paths(tmp_path: Path) -> None:
     assert list(_reasons(entries).values()) == ["taken", "taken", "path_escape", "missing_file", "missing_file"]
 
 
-def test_parquet_files_are_read_in_order_and_plain_bytes_are_pictures(tmp_path: Path) -> None:
+def test_parquet_files_are_read_in_order_of_name_and_may_hold_plain_bytes(tmp_path: Path) -> None:
     for number in (1, 0):
         table = pa.table({"picture": [_png("red")] * 100, "text": [f"{number} {i}" for i in range(100)]})
         pq.write_table(table, tmp_path / f"{number}.parquet")
@@ -286,22 +286,22 @@ def test_parquet_files_are_read_in_order_and_plain_bytes_are_pictures(tmp_path: 
     assert len(_entries("parquet", tmp_path / "0.parquet", image_column="picture")) == 100
 
 
-def test_parquet_that_cannot_be_used_names_the_parameter(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"ingest\.path: .* is no file or folder"):
+def test_parquet_files_that_cannot_be_used_are_an_error_that_names_the_parameter(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"ingest\.path: .* is neither a file nor a folder"):
         _entries("parquet", tmp_path / "none")
     with pytest.raises(StageError, match=r"ingest\.path: .* holds no \.parquet file"):
         _entries("parquet", tmp_path)
     pq.write_table(pa.table({"image": [b""], "prompt": ["a"]}), tmp_path / "a.parquet")
-    with pytest.raises(StageError, match=r"ingest\.caption_column: .* no column 'text'; it has image, prompt"):
+    with pytest.raises(StageError, match=r"ingest\.caption_column: .* no column 'text'; its columns: image, prompt"):
         _entries("parquet", tmp_path)
     with pytest.raises(StageError, match=r"ingest\.image_column: .* no column 'picture'"):
         _entries("parquet", tmp_path, image_column="picture")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 broken PAR1")
-    with pytest.raises(StageError, match=r"ingest\.path: .* is not a parquet file"):
+    with pytest.raises(StageError, match=r"ingest\.path: .* cannot be read as a parquet file"):
         _entries("parquet", tmp_path)
 
 
-def test_parquet_rows_are_named_by_their_file_in_the_folder(tmp_path: Path) -> None:
+def test_parquet_rows_are_named_by_their_path_in_the_folder(tmp_path: Path) -> None:
     for part in ("x", "y"):
         (tmp_path / part).mkdir()
         pq.write_table(pa.table({"image": [b"", b""], "text": ["a", "b"]}), tmp_path / part / "train.parquet")
@@ -313,7 +313,7 @@ def test_parquet_rows_are_named_by_their_file_in_the_folder(tmp_path: Path) -> N
     ]
 
 
-def test_a_damaged_row_group_costs_its_own_rows_alone(tmp_path: Path) -> None:
+def test_a_damaged_row_group_costs_only_its_own_rows(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     pq.write_table(
         pa.table({"image": [_png("red")] * 9, "text": list("abcdefghi")}), file, row_group_size=3, compression="snappy"
@@ -330,7 +330,7 @@ def test_a_damaged_row_group_costs_its_own_rows_alone(tmp_path: Path) -> None:
     assert entries[4].detail.startswith("row group 1 is damaged: ")
 
 
-def test_a_parquet_text_that_is_not_utf_8_costs_its_own_row_alone(tmp_path: Path) -> None:
+def test_a_parquet_string_that_is_not_utf_8_costs_only_its_own_row(tmp_path: Path) -> None:
     texts = pa.array([b"a man", b"caf\xe9", b"a girl"]).view(pa.string())
     pq.write_table(pa.table({"image": [_png("red")] * 3, "text": texts}), tmp_path / "a.parquet")
     assert _reasons(_entries("parquet", tmp_path)) == {

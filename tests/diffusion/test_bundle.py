@@ -1,14 +1,30 @@
-"""Models that cannot be loaded: messages that name the culprit and the remedy."""
+"""Loading errors that name the folder and the remedy, encoding and decoding, and the U-Net's fp32 head."""
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
 
-from naruto_add.diffusion.bundle import load_bundle, load_pipeline_folder, load_unet
-from naruto_add.params import Base
-from naruto_add.runtime import StageError
+from naruto_add.config.schema import Base
+from naruto_add.diffusion.bundle import (
+    ModelBundle,
+    decode_latents,
+    encode_pixels,
+    encode_prompts,
+    load_bundle,
+    load_pipeline_folder,
+    load_unet,
+    save_unet,
+    widen_head,
+)
+from naruto_add.diffusion.sampling import noise_pred
+from naruto_add.models.student import shrink_unet
+from naruto_add.runtime.errors import StageError
 
 Damage = Callable[[Path], object]
 
@@ -28,7 +44,7 @@ def _drop_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [shutil.rmtree, _empty, _cut_weights, _drop_weights])
-def test_a_stages_folder_is_named_with_how_to_make_it_again(
+def test_a_damaged_output_of_a_stage_is_an_error_that_names_the_folder_and_the_remedy(
     damage: Damage, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -46,12 +62,84 @@ def test_a_stages_folder_is_named_with_how_to_make_it_again(
 @pytest.mark.parametrize(
     ("damage", "variant"), [(lambda path: (path / "model_index.json").unlink(), ""), (_cut_weights, ""), (bool, "fp16")]
 )
-def test_the_base_model_is_named_by_its_key(
+def test_a_damaged_base_model_is_an_error_that_names_the_parameter(
     damage: Damage, variant: str, tiny_pipeline_dir: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_pipeline_dir, folder)
     damage(folder)
-    base = Base(model=str(folder), revision="", variant=variant, precision="fp32", resolution_px=32)
+    base = Base(
+        model=str(folder),
+        revision="",
+        variant=variant,
+        precision="fp32",
+        resolution_px=32,
+        prompt_template="{caption}",
+    )
     with pytest.raises(StageError, match=r"^base\.model: '\S*model' cannot be loaded: (?s:.*); check base\.model"):
         load_bundle(base)
+
+
+def test_latents_are_scaled_by_encoding_and_unscaled_by_decoding(tiny_bundle: ModelBundle) -> None:
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = encode_pixels(tiny_bundle, pixels)
+    unscaled = tiny_bundle.vae.encode(pixels).latent_dist.mean
+    torch.testing.assert_close(latents, unscaled * tiny_bundle.vae.config.scaling_factor)
+    torch.testing.assert_close(
+        decode_latents(tiny_bundle, latents), tiny_bundle.vae.decode(unscaled).sample.clamp(-1, 1)
+    )
+
+
+def _predict(unet: UNet2DConditionModel, bundle: ModelBundle) -> Tensor:
+    noisy_latents = torch.randn(1, *bundle.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return noise_pred(unet, noisy_latents, torch.tensor([999]), encode_prompts(bundle, ["a man"]))
+
+
+def _head_dtypes(unet: UNet2DConditionModel, bundle: ModelBundle) -> list[torch.dtype]:
+    """Of the outputs of the last two layers, under autocast to bf16."""
+    dtypes: list[torch.dtype] = []
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _inputs, output: dtypes.append(output.dtype))
+        for layer in (unet.conv_norm_out, unet.conv_out)
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _predict(unet, bundle)
+    for hook in hooks:
+        hook.remove()
+    return dtypes
+
+
+def test_loaded_built_and_copied_unets_compute_their_head_in_fp32_under_autocast(
+    tiny_bundle: ModelBundle, tiny_pipeline_dir: Path
+) -> None:
+    loaded = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
+    for unet in (tiny_bundle.unet, loaded, shrink_unet(loaded, "bk_small"), copy.deepcopy(loaded)):
+        assert _head_dtypes(unet, tiny_bundle) == [torch.float32, torch.float32]
+    plain = UNet2DConditionModel.from_pretrained(tiny_pipeline_dir / "unet")
+    assert torch.bfloat16 in _head_dtypes(plain, tiny_bundle)
+
+
+def test_a_unet_in_half_precision_has_an_fp32_head(tiny_bundle: ModelBundle) -> None:
+    unet = widen_head(torch.nn.Module.to(tiny_bundle.unet, torch.bfloat16))
+    assert _predict(unet, tiny_bundle).dtype == torch.float32
+    fp32_weights = {name for name, item in unet.state_dict().items() if item.dtype == torch.float32}
+    assert fp32_weights == {"conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias"}
+
+
+def test_a_unet_with_an_fp32_head_is_saved_as_a_plain_one(
+    tiny_bundle: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    save_unet(tiny_bundle.unet, tmp_path)
+    saved = UNet2DConditionModel.from_pretrained(tmp_path)
+    original = UNet2DConditionModel.from_pretrained(tiny_pipeline_dir / "unet")
+    assert type(saved.conv_out) is torch.nn.Conv2d
+    assert list(saved.state_dict()) == list(original.state_dict())
+    assert all(torch.equal(item, original.state_dict()[name]) for name, item in saved.state_dict().items())
+
+
+def test_a_compiled_unet_predicts_the_same_without_graph_breaks(tiny_bundle: ModelBundle) -> None:
+    """The backend only traces: what can fail is the capture of the head, not the generation of code."""
+    expected = _predict(tiny_bundle.unet, tiny_bundle)
+    tiny_bundle.unet.compile(backend="eager", fullgraph=True)
+    assert torch.equal(_predict(tiny_bundle.unet, tiny_bundle), expected)

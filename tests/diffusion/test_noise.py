@@ -1,4 +1,4 @@
-"""The forward process and its inverses, in closed form."""
+"""The forward process, DDIM's step and their inverses, in closed form or against diffusers."""
 
 import math
 
@@ -9,9 +9,10 @@ from diffusers import DDIMScheduler
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import (
     add_noise,
+    add_noise_zero_terminal_snr,
     alphas_cumprod,
+    ddim_step,
     noise_pred_to_reach,
-    noisy_at_trained,
     snr,
     step_shift,
     x0_from_noise_pred,
@@ -26,11 +27,11 @@ def alphas(tiny_bundle: ModelBundle) -> torch.Tensor:
     return alphas_cumprod(tiny_bundle.scheduler)
 
 
-def test_schedule_is_that_of_sd15(alphas: torch.Tensor) -> None:
+def test_alpha_bar_is_that_of_sd15(alphas: torch.Tensor) -> None:
     assert alphas[[249, 499, 749, 999]].sqrt().tolist() == pytest.approx([0.822, 0.527, 0.238, 0.068], abs=1e-3)
 
 
-def test_inverses(alphas: torch.Tensor) -> None:
+def test_x0_and_epsilon_are_recovered_from_x_t(alphas: torch.Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 4, 4, 2, 2, generator=generator)
     timesteps = torch.tensor([0, 249, 749, 999])
@@ -41,20 +42,22 @@ def test_inverses(alphas: torch.Tensor) -> None:
     torch.testing.assert_close(again, noise, atol=1e-3, rtol=1e-3)
 
 
-def test_add_noise_uses_the_schedulers_alphas(alphas: torch.Tensor) -> None:
+def test_x_t_is_the_sum_of_scaled_signal_and_noise(alphas: torch.Tensor) -> None:
     one = torch.ones(1, 1, 1, 1)
     noisy = add_noise(one, 2 * one, torch.tensor([499]), alphas_cumprod=alphas)
     assert noisy.item() == pytest.approx(math.sqrt(alphas[499]) + 2 * math.sqrt(1 - alphas[499]))
 
 
-def test_last_timestep_is_pure_noise(alphas: torch.Tensor) -> None:
+def test_with_zero_terminal_snr_only_the_last_timestep_is_pure_noise(alphas: torch.Tensor) -> None:
     x0, noise = torch.ones(2, 1, 1, 1), torch.full((2, 1, 1, 1), 3.0)
-    noisy = noisy_at_trained(x0, noise, torch.tensor([999, 749]), alphas_cumprod=alphas)
+    noisy = add_noise_zero_terminal_snr(x0, noise, torch.tensor([999, 749]), alphas_cumprod=alphas)
     assert noisy[0].item() == 3.0
     assert noisy[1].item() != 3.0
 
 
-def test_a_ddim_step_of_the_noise_to_reach_a_state_arrives_there(alphas: torch.Tensor) -> None:
+def test_a_ddim_step_with_noise_pred_to_reach_leads_to_the_state_and_errors_move_it_by_step_shift(
+    alphas: torch.Tensor,
+) -> None:
     scheduler = DDIMScheduler(**SD15, timestep_spacing="trailing", set_alpha_to_one=True, clip_sample=False)
     scheduler.set_timesteps(4)
     noisy, later = torch.randn(2, 1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -68,7 +71,38 @@ def test_a_ddim_step_of_the_noise_to_reach_a_state_arrives_there(alphas: torch.T
         assert factor == pytest.approx(shift, rel=0.01)
 
 
-def test_snr(alphas: torch.Tensor) -> None:
+def test_snr_is_the_ratio_of_signal_to_noise(alphas: torch.Tensor) -> None:
     assert snr(torch.tensor([499]), alphas_cumprod=alphas).item() == pytest.approx(
         (alphas[499] / (1 - alphas[499])).item()
     )
+
+
+def test_ddim_steps_from_any_timestep_to_x0_are_those_of_diffusers() -> None:
+    """All items in one call, each at its own timestep; the scheduler steps them one after the other."""
+    scheduler = DDIMScheduler(**SD15, timestep_spacing="trailing", clip_sample=False)
+    scheduler.set_timesteps(40)
+    timesteps = scheduler.timesteps
+    x, noise = torch.randn(2, 40, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    expected = [
+        scheduler.step(noise[item], timestep, x[item]).prev_sample for item, timestep in enumerate(timesteps.tolist())
+    ]
+    stepped = ddim_step(x, noise, timesteps, timesteps - 25, alphas_cumprod=alphas_cumprod(scheduler))
+    torch.testing.assert_close(stepped, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_many_ddim_steps_follow_the_exact_trajectory_of_normal_data(alphas: torch.Tensor) -> None:
+    """For x0 ~ N(mean, deviation^2), E[x0 | x_t] is known, and the trajectory keeps each point at its quantile."""
+    mean, deviation = 0.7, 0.4
+    x, timesteps = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([999])
+    expected = mean + deviation * (x - alphas[999].sqrt() * mean) / _variance(alphas[999], deviation).sqrt()
+    while (timesteps >= 0).all():
+        bar = alphas[timesteps].view(-1, 1, 1, 1)
+        x0 = (deviation**2 * bar.sqrt() * x + (1 - bar) * mean) / _variance(bar, deviation)
+        noise = (x - bar.sqrt() * x0) / (1 - bar).sqrt()
+        x, timesteps = ddim_step(x, noise, timesteps, timesteps - 4, alphas_cumprod=alphas), timesteps - 4
+    torch.testing.assert_close(x, expected, rtol=0, atol=0.02)
+
+
+def _variance(alpha_bar: torch.Tensor, deviation: float) -> torch.Tensor:
+    """The variance of x_t."""
+    return alpha_bar * deviation**2 + 1 - alpha_bar

@@ -1,4 +1,4 @@
-"""Only what a caption names counts, and the classifier learns what pictures show."""
+"""Attribute accuracy: only attributes that captions name count, and the classifier learns to find them."""
 
 from pathlib import Path
 
@@ -30,7 +30,11 @@ def _example(caption: str, **attributes: str) -> Example:
         "item": "none",
         "background": "night",
     }
-    return Example(Path("picture.png"), caption, values | attributes)
+    return _with_attributes(caption, values | attributes)
+
+
+def _with_attributes(caption: str, attributes: dict[str, str]) -> Example:
+    return Example(image_path=Path("picture.png"), caption=caption, prompt=caption, attributes=attributes)
 
 
 @pytest.mark.parametrize(
@@ -47,23 +51,23 @@ def _example(caption: str, **attributes: str) -> Example:
         ("a man on a red background", {"background": "red background"}, {"background"}),
     ],
 )
-def test_what_captions_name(caption: str, attributes: dict[str, str], named: set[str]) -> None:
+def test_captions_name_attributes(caption: str, attributes: dict[str, str], named: set[str]) -> None:
     example = _example(caption, **attributes)
     assert {column for column in COLUMNS if is_named(column, example)} == named
 
 
-def test_columns_may_be_absent() -> None:
+def test_a_data_set_has_attributes_if_every_picture_has_all_columns() -> None:
     assert has_attributes([_example("a man")])
-    assert not has_attributes([_example("a man"), Example(Path("b.png"), "a man", {})])
+    assert not has_attributes([_example("a man"), _with_attributes("a man", {})])
 
 
-def test_the_drawn_data_set_is_learned_by_heart_and_noise_is_not_named_right() -> None:
+def test_the_classifier_finds_attributes_in_its_training_pictures_and_not_in_noise() -> None:
     drawings = [draw_shinobi(index, seed=0, size_px=32) for index in range(24)]
-    examples = [Example(Path("x.png"), drawing.caption, drawing.attributes) for drawing in drawings]
+    examples = [_with_attributes(drawing.caption, drawing.attributes) for drawing in drawings]
     images = np.stack([np.asarray(drawing.image) for drawing in drawings])
 
-    state = train_classifier(images, examples, num_steps=12, learning_rate=3e-3, seed=0)
-    classifier = load_classifier(state, vocabulary_of(examples))
+    weights = train_classifier(images, examples, num_steps=12, seed=0)
+    classifier = load_classifier(weights, vocabulary_of(examples))
     noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
     found = attribute_accuracy(classifier, images, examples, seed=0)
 
@@ -77,20 +81,20 @@ def test_the_drawn_data_set_is_learned_by_heart_and_noise_is_not_named_right() -
     assert found["num_named_attributes"] == sum(found[f"num_named_{column}"] for column in COLUMNS)
     assert found["attribute_accuracy_low"] < found["attribute_accuracy"] < found["attribute_accuracy_high"]
     assert attribute_accuracy(classifier, noise, examples, seed=0)["attribute_accuracy"] < 0.5
-    again = train_classifier(images, examples, num_steps=12, learning_rate=3e-3, seed=0)
-    assert all((value == again[name]).all() for name, value in state.items())
+    again = train_classifier(images, examples, num_steps=12, seed=0)
+    assert all((value == again[name]).all() for name, value in weights.items())
 
 
-def test_headwear_of_another_colour_is_present_and_not_right() -> None:
+def test_headwear_of_another_colour_is_present_but_not_correct() -> None:
     vocabulary = {"headwear": ["none", BLUE_BAND, "red forehead protector"]}
-    sees_red = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    finds_red = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     images = np.zeros((3, 8, 8, 3), dtype=np.uint8)
-    images[:2, :, :, 2] = 255  # the third output
+    images[:2, :, :, 2] = 255  # the largest output is the third
     captions = [f"a man wearing a {BLUE_BAND}"] * 3
     examples = [_example(caption, headwear=BLUE_BAND) for caption in captions]
 
-    found = attribute_accuracy(AttributeClassifier(sees_red, vocabulary), images, examples, seed=0)
+    found = attribute_accuracy(AttributeClassifier(finds_red, vocabulary), images, examples, seed=0)
 
     assert found["num_named_headwear"] == 3
     assert found["attribute_accuracy_headwear"] == found["attribute_accuracy"] == 0
-    assert found["attribute_accuracy_headwear_present"] == pytest.approx(2 / 3)  # a black picture is none
+    assert found["attribute_accuracy_headwear_present"] == pytest.approx(2 / 3)  # the black picture's word is none

@@ -1,38 +1,30 @@
-"""Entries are computed once for their key."""
+"""Cached arrays keep their shape, dtype and values."""
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from naruto_add.evaluation.cache import Arrays, cached
+from naruto_add.evaluation.cache import Arrays, cached_arrays
 
 
-def test_a_key_is_made_once(tmp_path: Path) -> None:
+def test_arrays_are_computed_once_per_key_and_keep_shape_dtype_and_values(tmp_path: Path) -> None:
     calls: list[int] = []
 
-    def make() -> Arrays:
+    def compute() -> Arrays:
         calls.append(1)
-        return {"images": np.arange(6, dtype=np.uint8), "seconds": np.array(1.5)}
+        return {
+            "images": np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3)[::2],
+            "features": np.array([[0.1, -1e-300], [np.pi, 1e300]]).T,
+            "scalar": np.array(3),
+            "empty": np.array([]),
+        }
 
-    first = cached(tmp_path, ["teacher", 1], make)
-    second = cached(tmp_path, ["teacher", 1], make)
+    first = cached_arrays(tmp_path, "a", [1, 2], compute=compute)
+    second = cached_arrays(tmp_path, "a", [1, 2], compute=compute)
+    cached_arrays(tmp_path, "a", [1, 3], compute=compute)
 
-    assert len(calls) == 1
-    assert all((first[name] == second[name]).all() and first[name].dtype == second[name].dtype for name in first)
-
-
-def test_another_key_is_made_anew(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        value = cached(tmp_path, ["teacher", seed], lambda seed=seed: {"seed": np.array(seed)})
-        assert value["seed"] == seed
-
-
-def test_nothing_is_left_of_a_failed_attempt(tmp_path: Path) -> None:
-    def fail() -> Arrays:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path, ["teacher"], fail)
-
-    assert not list(tmp_path.iterdir())
+    assert len(calls) == 2
+    for name, expected in compute().items():
+        for found in (first[name], second[name]):
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected, strict=True)

@@ -1,4 +1,4 @@
-"""Captions rated by a tiny CLIP as transformers itself rates them, and by nothing that is no CLIP."""
+"""CLIP scores equal those of transformers on a tiny CLIP model; other models are errors."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from naruto_add.evaluation import clip as module
-from naruto_add.evaluation.clip import ClipNetwork, clip_scores, load_clip, score
-from naruto_add.runtime import StageError
+from naruto_add.evaluation.clip import clip_scores, load_clip, score
+from naruto_add.models.clip import ClipNetwork
+from naruto_add.runtime.errors import StageError
 
 CPU = torch.device("cpu")
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -39,7 +39,7 @@ def _images(num: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (num, 32, 32, 3), dtype=np.uint8)
 
 
-def test_scores_are_a_hundred_cosines_that_stop_at_zero() -> None:
+def test_a_score_is_a_hundred_times_the_cosine_and_not_negative() -> None:
     up, right = torch.tensor([[0.0, 3.0]]), torch.tensor([[5.0, 0.0]])
 
     assert score(up, 2 * up).item() == pytest.approx(100)
@@ -48,7 +48,7 @@ def test_scores_are_a_hundred_cosines_that_stop_at_zero() -> None:
     assert score(up, -up).item() == 0
 
 
-def test_scores_are_transformers_own(tiny_clip_dir: Path, tiny_clip: ClipNetwork) -> None:
+def test_scores_equal_those_of_transformers(tiny_clip_dir: Path, tiny_clip: ClipNetwork) -> None:
     images = _images(3)
     processor = CLIPImageProcessor(do_resize=False, do_center_crop=False)
     pixels = processor([Image.fromarray(image) for image in images], return_tensors="pt")
@@ -63,22 +63,25 @@ def test_scores_are_transformers_own(tiny_clip_dir: Path, tiny_clip: ClipNetwork
     np.testing.assert_allclose(clip_scores(images, CAPTIONS, tiny_clip), expected, atol=1e-3)
 
 
-def test_a_picture_has_its_own_caption_in_every_batch(tiny_clip: ClipNetwork) -> None:
-    images, captions = np.repeat(_images(1), 19, axis=0), CAPTIONS[:1] * 19
+def test_every_picture_of_every_batch_is_compared_with_its_own_caption(tiny_clip: ClipNetwork) -> None:
+    images, captions = _images(19), [f"{CAPTIONS[index % 3]} {index}" for index in range(19)]
 
-    assert np.ptp(clip_scores(images, captions, tiny_clip)) < 1e-3
+    alone = [clip_scores(images[i : i + 1], captions[i : i + 1], tiny_clip)[0] for i in range(19)]
+
+    np.testing.assert_allclose(clip_scores(images, captions, tiny_clip), alone, atol=1e-3)
+    assert np.ptp(alone) > 0.1
 
 
-def test_what_is_no_clip_gives_no_clip_score(tiny_pipeline_dir: Path) -> None:
-    with pytest.raises(StageError, match=r"evaluate\.clip_score: .* is a clip_text_model and no CLIP"):
+def test_another_kind_of_model_is_an_error(tiny_pipeline_dir: Path) -> None:
+    with pytest.raises(StageError, match=r"evaluate\.clip_score: .* is a clip_text_model model, not a CLIP"):
         load_clip(str(tiny_pipeline_dir / "text_encoder"), CPU)
 
 
-def test_a_repository_needs_a_commit() -> None:
-    with pytest.raises(StageError, match=r"evaluate\.clip_score: 'openai/clip' is no folder.*owner/name@commit"):
+def test_a_repository_without_a_commit_is_an_error() -> None:
+    with pytest.raises(StageError, match=r"evaluate\.clip_score: 'openai/clip' is not a folder.*owner/name@commit"):
         load_clip("openai/clip", CPU)
 
 
-def test_a_missing_clip_names_its_place_and_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=rf"evaluate\.clip_score: {tmp_path} holds no.*set it to '{module.OFF}'"):
+def test_an_empty_folder_is_an_error_that_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=rf"evaluate\.clip_score: {tmp_path} does not contain.*set it to 'off'"):
         load_clip(str(tmp_path), CPU)

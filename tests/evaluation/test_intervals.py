@@ -1,18 +1,23 @@
-"""Bootstrap intervals hold what they say."""
+"""Bootstrap intervals: known widths, coverage of the true value, equal results for equal seeds."""
 
 import numpy as np
 import pytest
 
-from naruto_add.evaluation import intervals
-from naruto_add.evaluation.frechet import frechet_distance
-from naruto_add.evaluation.intervals import frechet_interval, mean_interval, ratio_interval
+from naruto_add.evaluation.frechet import frechet_distance, kernel_distance
+from naruto_add.evaluation.intervals import (
+    frechet_interval,
+    kernel_interval,
+    mean_interval,
+    ratio_interval,
+    weighted_frechet,
+)
 
 
 def _gaussian(num: int, size: int, *, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((num, size))
 
 
-def test_mean_interval_is_that_of_the_standard_error() -> None:
+def test_mean_interval_is_as_wide_as_the_standard_error_says() -> None:
     values = _gaussian(400, 1, seed=0)[:, 0]
 
     low, high = mean_interval(values, seed=0)
@@ -23,24 +28,23 @@ def test_mean_interval_is_that_of_the_standard_error() -> None:
     assert (low, high) == mean_interval(values, seed=0)
 
 
-def test_parts_of_one_picture_belong_together() -> None:
-    """Pictures with four equal parts each tell no more than those with one."""
+def test_equal_parts_of_a_picture_do_not_narrow_the_interval() -> None:
     values = _gaussian(400, 1, seed=0)[:, 0]
 
     assert ratio_interval(4 * values, np.full(400, 4.0), seed=0) == pytest.approx(mean_interval(values, seed=0))
 
 
 @pytest.mark.parametrize(("num", "size"), [(60, 8), (20, 64)])
-def test_equal_weights_give_the_distance_itself(num: int, size: int) -> None:
+def test_equal_weights_give_the_frechet_distance(num: int, size: int) -> None:
     features, reference = _gaussian(num, size, seed=0) + 0.5, 1.5 * _gaussian(num + 5, size, seed=1)
     weights, others = np.full(num, 1 / num), np.full(num + 5, 1 / (num + 5))
 
-    found = intervals._weighted_distance(*intervals._in_common_basis(features, reference), weights, others)
+    found = weighted_frechet(features, reference, weights, others)
 
     assert found == pytest.approx(frechet_distance(features, reference), rel=1e-9)
 
 
-def test_frechet_interval_holds_the_distance_and_repeats() -> None:
+def test_frechet_interval_contains_the_distance_and_is_reproducible() -> None:
     features, reference = _gaussian(50, 16, seed=0) + 0.7, _gaussian(70, 16, seed=1)
     distance = frechet_distance(features, reference)
 
@@ -59,3 +63,24 @@ def test_frechet_interval_is_as_wide_as_the_distances_of_new_samples() -> None:
     found = frechet_interval(features, reference, distance=distance(0), seed=0)
 
     assert found[1] - found[0] == pytest.approx(high - low, rel=0.35)
+
+
+def test_kernel_interval_contains_the_distance_and_is_reproducible() -> None:
+    features, reference = _gaussian(60, 16, seed=0) + 0.5, _gaussian(80, 16, seed=1)
+
+    low, high = kernel_interval(features, reference, seed=0)
+
+    assert low < kernel_distance(features, reference) < high
+    assert (low, high) == kernel_interval(features, reference, seed=0)
+
+
+def test_kernel_interval_covers_the_true_distance() -> None:
+    """At most 8 of 60 intervals miss the true distance, which is estimated from a large sample."""
+    shift = 0.7
+    truth = kernel_distance(_gaussian(2000, 8, seed=0) + shift, _gaussian(2000, 8, seed=1))
+    intervals = [
+        kernel_interval(_gaussian(50, 8, seed=10 + i) + shift, _gaussian(70, 8, seed=1000 + i), seed=i)
+        for i in range(60)
+    ]
+
+    assert sum(not low <= truth <= high for low, high in intervals) <= 8

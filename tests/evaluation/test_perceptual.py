@@ -1,4 +1,4 @@
-"""Perceptual distances: LPIPS' formula on real trunks where they are at hand, and errors where they are not."""
+"""Perceptual distances: LPIPS against its formula and a published value, and errors for missing weights."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import models
 
 from naruto_add.data.shinobi.draw import draw_shinobi
-from naruto_add.evaluation.features import Images, as_tensor
+from naruto_add.evaluation.features import as_tensor
 from naruto_add.evaluation.perceptual import (
     PerceptualNetwork,
     Trunk,
@@ -19,8 +19,8 @@ from naruto_add.evaluation.perceptual import (
     lpips_network,
     perceptual_distances,
 )
-from naruto_add.losses.perceptual import multi_depth_distance
-from naruto_add.runtime import StageError
+from naruto_add.imaging.pixels import Images
+from naruto_add.runtime.errors import StageError
 
 CPU = torch.device("cpu")
 WEIGHTS = Path(__file__).parents[2].parent / "shared" / "data" / "weights"
@@ -30,7 +30,7 @@ TRUNK_FILES: dict[Trunk, str] = {
 }
 IMAGE_SHIFT = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
 IMAGE_SCALE = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
-"""Of LPIPS, for pixels in [-1, 1]."""
+"""LPIPS standardises pixels in [-1, 1] with these."""
 
 
 def _shinobi(num: int) -> Images:
@@ -47,15 +47,9 @@ def embedded() -> PerceptualNetwork:
     return load_perceptual_network("embedded", CPU)
 
 
-def test_orthogonal_maps_are_two_apart_and_opposite_ones_four() -> None:
-    up, right = torch.tensor([0.0, 3.0]).view(1, 2, 1, 1), torch.tensor([5.0, 0.0]).view(1, 2, 1, 1)
-
-    assert multi_depth_distance([up], [right]).item() == pytest.approx(2)
-    assert multi_depth_distance([up], [-up]).item() == pytest.approx(4)
-    assert multi_depth_distance([up, up], [right, 2 * up]).item() == pytest.approx(1)
-
-
-def test_embedded_distance_orders_pairs_as_an_eye_would(embedded: PerceptualNetwork) -> None:
+def test_embedded_distance_grows_with_noise_and_is_larger_between_different_pictures(
+    embedded: PerceptualNetwork,
+) -> None:
     images = _shinobi(4)
 
     def mean(others: Images) -> float:
@@ -72,23 +66,23 @@ def test_embedded_distance_orders_pairs_as_an_eye_would(embedded: PerceptualNetw
 def _trunk_weights(trunk: Trunk) -> dict[str, Tensor]:
     path = WEIGHTS / TRUNK_FILES[trunk]
     if not path.exists():
-        pytest.skip(f"{path.name} is not there")
+        pytest.skip(f"{path} does not exist")
     return load_file(path)
 
 
 @pytest.mark.parametrize("trunk", list(TRUNK_FILES))
-def test_lpips_is_the_papers_formula(trunk: Trunk) -> None:
-    """Zhang et al. 2018, eq. 1, written out on torchvision's trunk with the package's linear heads."""
+def test_lpips_is_the_formula_of_the_paper(trunk: Trunk) -> None:
+    """Zhang et al. 2018, eq. 1, with torchvision's network and the package's linear heads."""
     weights = _trunk_weights(trunk)
     images, others = _shinobi(3), _noisy(_shinobi(3), 30)
 
     found = perceptual_distances(images, others, network=lpips_network(trunk, weights, CPU))
 
-    expected = _written_out(trunk, weights, as_tensor(images), as_tensor(others))
+    expected = _lpips(trunk, weights, as_tensor(images), as_tensor(others))
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4)
 
 
-def _written_out(trunk: Trunk, weights: dict[str, Tensor], images: Tensor, others: Tensor) -> Tensor:
+def _lpips(trunk: Trunk, weights: dict[str, Tensor], images: Tensor, others: Tensor) -> Tensor:
     layers = {"alex": models.alexnet, "squeeze": models.squeezenet1_1}[trunk](weights=None).features.eval()
     layers.load_state_dict({name.removeprefix("features."): value for name, value in weights.items()})
     heads = torch.load(Path(lpips.__file__).parent / f"weights/v0.1/{trunk}.pth", map_location=CPU, weights_only=True)
@@ -105,7 +99,7 @@ def _written_out(trunk: Trunk, weights: dict[str, Tensor], images: Tensor, other
     return distance
 
 
-def test_lpips_is_what_another_implementation_publishes() -> None:
+def test_lpips_is_the_published_value_of_torchmetrics() -> None:
     """The example in the docstring of torchmetrics' `learned_perceptual_image_patch_similarity`: 0.1008."""
     generator = torch.Generator().manual_seed(123)
     images, others = (255 * torch.rand(10, 3, 100, 100, generator=generator) for _ in range(2))
@@ -114,7 +108,7 @@ def test_lpips_is_what_another_implementation_publishes() -> None:
 
 
 @pytest.mark.parametrize("trunk", list(TRUNK_FILES))
-def test_lpips_is_zero_for_equal_pictures_and_grows(trunk: Trunk) -> None:
+def test_lpips_is_zero_for_equal_pictures_and_grows_with_noise(trunk: Trunk) -> None:
     network = lpips_network(trunk, _trunk_weights(trunk), CPU)
     images = _shinobi(3)
 
@@ -124,12 +118,14 @@ def test_lpips_is_zero_for_equal_pictures_and_grows(trunk: Trunk) -> None:
     assert 0 < slight < strong < 1.5
 
 
-def test_lpips_refuses_a_trunk_that_lacks_layers() -> None:
+def test_lpips_needs_all_layers_of_the_network() -> None:
     with pytest.raises(KeyError):
         lpips_network("alex", {}, CPU)
 
 
-def test_missing_trunk_names_the_file_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_are_an_error_that_names_the_file_and_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(*_args: object, **_kwargs: object) -> None:
         raise OSError("no route to host")
 

@@ -1,54 +1,67 @@
-"""Subjects are timed in turn, in one run, and those of few steps more often."""
+"""Timing: all jobs in every round, jobs of few steps more often, each distinct job once."""
 
+import itertools
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.diffusion.sampling import teacher_sampler
-from naruto_add.evaluation import timing
-from naruto_add.evaluation.subjects import Subject, at_steps
-from naruto_add.evaluation.timing import Job, time_jobs
-from naruto_add.params import Sampling
+from naruto_add.diffusion.sampling import dpm_solver_sampler
+from naruto_add.evaluation.timing import Job, milliseconds_of, peak_rss_mib, time_jobs
+from naruto_add.generation.subjects import Subject, at_steps
 
-SAMPLING = Sampling(teacher_steps=20, guidance_scale=3.0, student_scheduler="ddim")
 PROMPTS = ["a man", "a girl"]
-Call = tuple[int, int]
 
 
 @pytest.fixture
-def slow(tiny_bundle: ModelBundle) -> Subject:
-    return Subject(tiny_bundle, teacher_sampler(tiny_bundle, SAMPLING), "teacher")
+def subject(tiny_bundle: ModelBundle) -> Subject:
+    """Without guidance, so that its U-Net is called once per step with as many items as pictures."""
+    return Subject(tiny_bundle, dpm_solver_sampler(tiny_bundle, 20, 1.0), "weights")
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """Steps and number of pictures of every call, in place of drawing."""
-    found: list[Call] = []
-
-    def note(subject: Subject, prompts: list[str], *, seed: int, batch_size: int) -> None:
-        found.append((subject.sampler.num_inference_steps, len(prompts)))
-
-    monkeypatch.setattr(timing, "draw_set", note)
-    return found
+def batch_sizes(subject: Subject) -> list[int]:
+    """The batch size of every call of the U-Net."""
+    sizes: list[int] = []
+    subject.bundle.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    return sizes
 
 
-def test_every_round_times_all_after_a_warm_up_in_few_steps(slow: Subject, calls: list[Call], tmp_path: Path) -> None:
-    jobs = [Job(slow, 1), Job(slow, 8), Job(at_steps(slow, 5), 1)]
+def test_every_round_times_every_job_after_a_warm_up_of_few_steps(
+    subject: Subject, batch_sizes: list[int], tmp_path: Path
+) -> None:
+    jobs = [Job(subject, 1), Job(subject, 3), Job(at_steps(subject, 5), 2)]
 
     times = time_jobs(jobs, PROMPTS, seed=0, rounds=2, cache_dir=tmp_path)
 
-    warm_up = [(4, 1), (4, 8), (4, 1)]
-    one_round = [(20, 1), (20, 8), (5, 1), (5, 1), (5, 1)]
+    calls = [(size, len(list(group))) for size, group in itertools.groupby(batch_sizes)]
+    warm_up = [(1, 4), (3, 4), (2, 4)]
+    one_round = [(1, 20), (3, 20), (2, 3 * 5)]
     assert calls == warm_up + 2 * one_round
     assert [len(times.ms(job)) for job in jobs] == [2, 2, 6]
+    assert all((times.ms(job) > 0).all() for job in jobs)
 
 
-def test_equal_jobs_are_timed_once_and_times_are_kept(slow: Subject, calls: list[Call], tmp_path: Path) -> None:
-    first = time_jobs([Job(slow, 1), Job(at_steps(slow, 20), 1)], PROMPTS, seed=0, rounds=3, cache_dir=tmp_path)
-    assert len(calls) == 1 + 3
+def test_equal_jobs_are_timed_once_and_times_are_cached(
+    subject: Subject, batch_sizes: list[int], tmp_path: Path
+) -> None:
+    first = time_jobs([Job(subject, 1), Job(at_steps(subject, 20), 1)], PROMPTS, seed=0, rounds=1, cache_dir=tmp_path)
+    num_calls = len(batch_sizes)
 
-    again = time_jobs([Job(slow, 1)], PROMPTS, seed=0, rounds=3, cache_dir=tmp_path)
+    second = time_jobs([Job(subject, 1)], PROMPTS, seed=0, rounds=1, cache_dir=tmp_path)
 
-    assert len(calls) == 1 + 3
-    assert (again.ms(Job(slow, 1)) == first.ms(Job(slow, 1))).all()
+    assert num_calls == 4 + 20
+    assert len(batch_sizes) == num_calls
+    assert (second.ms(Job(subject, 1)) == first.ms(Job(subject, 1))).all()
+
+
+def test_milliseconds_are_those_of_the_call() -> None:
+    assert milliseconds_of(lambda: time.sleep(0.03)) >= 30
+
+
+def test_peak_memory_is_more_than_an_array_that_is_in_use() -> None:
+    peak = peak_rss_mib()
+    array = np.ones(2**20)  # 8 MiB, written and therefore resident
+    assert peak is None or peak > array.nbytes / 2**20

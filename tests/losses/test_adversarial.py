@@ -1,4 +1,4 @@
-"""Closed forms of the hinge losses and of R1."""
+"""Closed forms of the hinge losses and of the R1 penalty."""
 
 import pytest
 import torch
@@ -12,13 +12,13 @@ def test_generator_hinge_is_the_negated_mean_logit() -> None:
     assert generator_hinge(logits).item() == pytest.approx(0.25)
 
 
-def test_generator_hinge_pushes_every_patch_up_alike() -> None:
+def test_generator_hinge_has_the_same_gradient_for_every_patch() -> None:
     logits = torch.zeros(2, 4, requires_grad=True)
     generator_hinge(logits).backward()
     torch.testing.assert_close(logits.grad, torch.full((2, 4), -1 / 8))
 
 
-def test_discriminator_hinge_counts_only_what_is_inside_the_margin() -> None:
+def test_discriminator_hinge_is_the_mean_distance_to_the_margin() -> None:
     real = torch.tensor([[2.0, 0.5]])  # max(0, 1 - real): 0 and .5
     fake = torch.tensor([[-2.0, 0.0], [-1.0, 1.0]])  # max(0, 1 + fake): 0, 1, 0 and 2
     assert discriminator_hinge(real, fake).item() == pytest.approx(0.25 + 0.75)
@@ -34,20 +34,20 @@ def test_discriminator_hinge_is_zero_without_gradient_beyond_the_margin() -> Non
     assert fake.grad is not None and not fake.grad.any()
 
 
-def test_r1_of_a_linear_critic_is_its_squared_norm() -> None:
+def test_r1_of_a_linear_head_is_the_squared_norm_of_its_weight() -> None:
     weight = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
     inputs = torch.randn(5, 3, 4, 4, requires_grad=True)
     logits = torch.einsum("bchw,chw->b", inputs, weight)[:, None]
     torch.testing.assert_close(r1_penalty(logits, inputs), weight.square().sum())
 
 
-def test_r1_of_a_quadratic_critic_is_the_mean_over_pictures() -> None:
+def test_r1_of_a_quadratic_head_is_the_mean_over_pictures() -> None:
     inputs = torch.tensor([[1.0, 2.0], [0.0, 3.0]], requires_grad=True)
     logits = inputs.square() / 2  # the gradient is the input itself
     assert r1_penalty(logits, inputs).item() == pytest.approx((5 + 9) / 2)
 
 
-def test_r1_trains_the_critic() -> None:
+def test_r1_has_a_gradient_for_the_heads_weight() -> None:
     weight = torch.tensor([3.0, 4.0], requires_grad=True)
     inputs = torch.randn(6, 2, requires_grad=True)
     r1_penalty((inputs @ weight)[:, None], inputs).backward()

@@ -1,4 +1,4 @@
-"""Frozen networks of photographs: what they give, and that nothing trains them."""
+"""Feature networks: their feature maps, and the heads of the pixel discriminator on them."""
 
 import pytest
 import torch
@@ -25,42 +25,42 @@ def tiny_dinov2() -> Dinov2Maps:
     return Dinov2Maps(Dinov2Model(config).requires_grad_(False).eval())
 
 
-def test_lite0_gives_four_depths_frozen_and_in_eval_mode_with_a_gradient_to_the_pixels(lite0: Backbone) -> None:
+def test_lite0_is_frozen_and_has_four_maps_with_a_gradient_to_the_pixels(lite0: Backbone) -> None:
     assert isinstance(lite0, EfficientNetMaps)
     assert not lite0.network.training
     assert not any(item.requires_grad for item in lite0.network.parameters())
     before = {name: item.clone() for name, item in lite0.network.state_dict().items()}
-    seen = pixels(2, 64).requires_grad_()
-    maps = lite0(seen)
+    inputs = pixels(2, 64).requires_grad_()
+    maps = lite0(inputs)
     assert [tuple(item.shape[1:]) for item in maps] == [(24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)]
     assert lite0.num_channels == [24, 40, 112, 320]
     sum(item.square().mean() for item in maps).backward()  # type: ignore[union-attr]
-    assert seen.grad is not None and seen.grad.flatten(1).any(dim=1).all()
+    assert inputs.grad is not None and inputs.grad.flatten(1).any(dim=1).all()
     assert all(torch.equal(item, before[name]) for name, item in lite0.network.state_dict().items())
 
 
-def test_dinov2_fits_the_same_interface() -> None:
+def test_dinov2_has_four_maps_with_a_gradient_to_the_pixels() -> None:
     backbone: Backbone = tiny_dinov2()
-    seen = pixels(2, 32).requires_grad_()
-    maps = backbone(seen)
+    inputs = pixels(2, 32).requires_grad_()
+    maps = backbone(inputs)
     assert [tuple(item.shape) for item in maps] == [(2, 16, 3, 3)] * 4
     assert backbone.num_channels == [16] * 4
     maps[-1].square().mean().backward()
-    assert seen.grad is not None and seen.grad.any()
+    assert inputs.grad is not None and inputs.grad.any()
 
 
-def test_dinov2_maps_keep_places() -> None:
+def test_dinov2_maps_have_the_positions_of_the_pixels() -> None:
     backbone = tiny_dinov2()
-    seen = pixels(1, 56)
-    changed = seen.clone()
+    inputs = pixels(1, 56)
+    changed = inputs.clone()
     changed[:, :, :14, 42:] = 1.0
-    moved = (backbone(seen)[0] - backbone(changed)[0]).norm(dim=1)[0]
+    moved = (backbone(inputs)[0] - backbone(changed)[0]).norm(dim=1)[0]
     assert moved.argmax() == 3  # row 0, the last column
 
 
-def test_pixel_heads_have_unit_norms_judge_patches_and_learn(lite0: Backbone) -> None:
+def test_pixel_heads_have_unit_norms_and_a_logit_per_position_and_learn(lite0: Backbone) -> None:
     torch.manual_seed(0)
-    heads = PixelDiscriminator(lite0.num_channels, width=8, pooled_width=4)
+    heads = PixelDiscriminator(lite0.num_channels, pooled_width=4)
     optimizer = torch.optim.Adam(heads.parameters(), lr=1e-2, betas=(0.0, 0.99))
     real, fake = lite0(pixels(4, 64)), lite0(pixels(4, 64).flip(1) * 0.2)
     pooled = torch.ones(4, 4)
@@ -82,21 +82,21 @@ def test_pixel_heads_have_unit_norms_judge_patches_and_learn(lite0: Backbone) ->
     assert norms == pytest.approx([1.0] * len(norms), rel=0.05)
 
 
-def test_pixel_heads_judge_all_by_the_same_weights_until_their_norms_are_renewed(lite0: Backbone) -> None:
-    heads = PixelDiscriminator(lite0.num_channels, width=8, pooled_width=4)
-    seen, pooled = lite0(pixels(4, 64)), torch.ones(4, 4)
+def test_pixel_heads_compute_the_same_until_their_norms_are_renewed(lite0: Backbone) -> None:
+    heads = PixelDiscriminator(lite0.num_channels, pooled_width=4)
+    maps, pooled = lite0(pixels(4, 64)), torch.ones(4, 4)
     with torch.no_grad():
         for item in heads.parameters():
             item.add_(torch.randn(item.shape, generator=torch.Generator().manual_seed(0)))
-        first, second = heads(seen, pooled), heads(seen, pooled)
+        first, second = heads(maps, pooled), heads(maps, pooled)
         heads.renew_norms()
-        renewed = heads(seen, pooled)
+        renewed = heads(maps, pooled)
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert not any(torch.allclose(one, other) for one, other in zip(first, renewed, strict=True))
 
 
 def test_pixel_logits_depend_on_the_caption(lite0: Backbone) -> None:
-    heads = PixelDiscriminator(lite0.num_channels, width=8, pooled_width=4)
+    heads = PixelDiscriminator(lite0.num_channels, pooled_width=4)
     maps = lite0(pixels(1, 64))
     one, other = heads(maps, torch.ones(1, 4)), heads(maps, -torch.ones(1, 4))
     assert all(not torch.allclose(*pair) for pair in zip(one, other, strict=True))

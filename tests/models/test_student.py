@@ -1,4 +1,4 @@
-"""Block removal: BK-SDM's published sizes, the copy map, that plain diffusers loads the result, and the gate."""
+"""Block removal: published sizes of BK-SDM, the origin of each weight, and that plain diffusers loads the result."""
 
 from pathlib import Path
 
@@ -6,15 +6,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from naruto_add.models.student import (
-    Architecture,
-    matching_blocks,
-    num_parameters,
-    recorded_outputs,
-    shrink_unet,
-    student_config,
-)
-from naruto_add.runtime import StageError
+from naruto_add.models.student import Architecture, matching_blocks, recorded_outputs, shrink_unet, student_config
+from naruto_add.runtime.errors import StageError
 
 REMOVING: tuple[Architecture, ...] = ("bk_base", "bk_small", "bk_tiny")
 ARCHITECTURES: tuple[Architecture, ...] = (*REMOVING, "none")
@@ -63,14 +56,14 @@ def teacher_unet(request: pytest.FixtureRequest) -> UNet2DConditionModel:
     ("architecture", "expected"),
     [("none", 859_520_964), ("bk_base", 579_384_964), ("bk_small", 482_346_884), ("bk_tiny", 323_384_964)],
 )
-def test_sizes_on_sd15_are_the_published_ones(architecture: Architecture, expected: int) -> None:
+def test_numbers_of_parameters_for_sd15_are_the_published_ones(architecture: Architecture, expected: int) -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(student_config(SD15_UNET, architecture))
-    assert num_parameters(unet) == expected
+    assert unet.num_parameters() == expected
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_student_shares_no_storage_and_can_learn(
+def test_the_student_shares_no_storage_with_the_teacher_and_is_trainable(
     teacher_unet: UNet2DConditionModel, architecture: Architecture
 ) -> None:
     student = shrink_unet(teacher_unet, architecture)
@@ -83,7 +76,7 @@ def test_student_shares_no_storage_and_can_learn(
 
 
 @pytest.mark.parametrize("architecture", REMOVING)
-def test_weights_come_from_where_bk_sdm_takes_them(
+def test_the_origin_of_each_weight_is_that_of_bk_sdm(
     teacher_unet: UNet2DConditionModel, architecture: Architecture
 ) -> None:
     student, teacher = shrink_unet(teacher_unet, architecture).state_dict(), teacher_unet.state_dict()
@@ -106,7 +99,7 @@ def test_weights_come_from_where_bk_sdm_takes_them(
     assert any(name.startswith("mid_block") for name in student) == (architecture == "bk_base")
 
 
-def test_none_is_the_teacher_itself_but_not_the_same_object(teacher_unet: UNet2DConditionModel) -> None:
+def test_the_student_without_removal_is_a_copy_of_the_teacher(teacher_unet: UNet2DConditionModel) -> None:
     student = shrink_unet(teacher_unet, "none")
     assert torch.equal(_predict(student.eval()), _predict(teacher_unet))
     with torch.no_grad():
@@ -115,7 +108,7 @@ def test_none_is_the_teacher_itself_but_not_the_same_object(teacher_unet: UNet2D
 
 
 @pytest.mark.parametrize("architecture", REMOVING)
-def test_student_survives_saving_and_loading(
+def test_a_saved_student_is_loaded_by_plain_diffusers_with_the_same_outputs(
     teacher_unet: UNet2DConditionModel, architecture: Architecture, tmp_path: Path
 ) -> None:
     student = shrink_unet(teacher_unet, architecture).eval()
@@ -126,7 +119,7 @@ def test_student_survives_saving_and_loading(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_matching_blocks_have_one_shape_and_cover_every_up_block(
+def test_matching_blocks_have_the_same_shape_and_include_every_block(
     teacher_unet: UNet2DConditionModel, architecture: Architecture
 ) -> None:
     student = shrink_unet(teacher_unet, architecture)
@@ -140,21 +133,21 @@ def test_matching_blocks_have_one_shape_and_cover_every_up_block(
     assert len(pairs) == 2 * len(student.down_blocks) + (student.mid_block is not None)
 
 
-def test_recording_stops_with_the_block(teacher_unet: UNet2DConditionModel) -> None:
+def test_outputs_are_recorded_only_within_the_block(teacher_unet: UNet2DConditionModel) -> None:
     with recorded_outputs(teacher_unet, ["mid_block"]) as outputs:
         pass
     _predict(teacher_unet)
     assert outputs == {}
 
 
-def test_per_level_lists_lose_their_deepest_entry() -> None:
+def test_lists_with_an_entry_per_level_lose_the_deepest() -> None:
     config = student_config({**SD15_UNET, "attention_head_dim": (5, 10, 20, 40)}, "bk_tiny")
     assert config["attention_head_dim"] == (5, 10, 20)
     assert config["up_block_types"] == ("CrossAttnUpBlock2D",) * 3
     assert config["block_out_channels"] == (320, 640, 1280)
 
 
-def test_a_teacher_with_nothing_to_remove_is_refused() -> None:
+def test_a_teacher_without_the_blocks_to_remove_is_an_error() -> None:
     with pytest.raises(StageError, match=r"student\.architecture: bk_base"):
         student_config({**SD15_UNET, "layers_per_block": 1}, "bk_base")
     with pytest.raises(StageError, match="block_out_channels"):

@@ -1,7 +1,7 @@
-"""What every Python process of a test project does first: refuse the network, and note whose code it ran.
+"""Runs first in every Python process of a test project: refuses the network, and logs which code a stage imports.
 
-`$SANDBOX_LOG` names a folder: `network` in it lists the hosts that were asked for, `code` our files that stages had
-imported when they ended.
+`$SANDBOX_LOG` names a folder. Its file `network` lists the hosts that a process tried to reach, its file `code` the
+files of this project that a stage had imported when it ended.
 """
 
 import atexit
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LOG_DIR = Path(os.environ["SANDBOX_LOG"])
-OURS = {"naruto_add", "stages"}
+PACKAGES = {"naruto_add", "stages"}
 LOCAL_HOSTS = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
 
 
@@ -25,7 +25,7 @@ def _note(name: str, lines: list[str]) -> None:
 def _refuse(host: Any) -> None:
     if host not in LOCAL_HOSTS:
         _note("network", [f"{os.environ.get('DVC_STAGE', '')}\t{host}"])
-        raise OSError(f"the sandbox of the tests has no network: {host}")
+        raise OSError(f"the tests' sandbox has no network: {host}")
 
 
 def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +46,7 @@ def _guarded_lookup(lookup: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _note_code() -> None:
-    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in OURS]
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in PACKAGES]
     files = [module.__file__ for module in modules if getattr(module, "__file__", None)]
     _note("code", [f"{os.environ.get('DVC_STAGE', '')}\t{file}" for file in files])
 

@@ -1,7 +1,7 @@
-"""Starts a training of tiny models under `accelerate launch`, as a user would: `python in_processes.py ROOT STAGE`.
+"""A training of tiny models, to be started by `accelerate launch`: `in_processes.py ROOT STAGE OUT CHANGES`.
 
-ROOT holds `pipeline`, `dataset`, and for `add` also `student` and `pool.safetensors`; results go to the folder named by
-the third argument. The fourth is JSON of parameters that differ from the mini profile's.
+ROOT contains `pipeline`, `dataset`, and for `add` also `student` and `pool.safetensors`. Results are written to OUT.
+CHANGES is JSON of the stage's parameters that differ from TINY and the mini profile.
 """
 
 import json
@@ -9,47 +9,53 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from naruto_add.params import Params, load_params
-from naruto_add.training.add.distill import distill
-from naruto_add.training.student.build import build_student
+from naruto_add.training.add.train import distill
+from naruto_add.training.student.train import build_student
 from naruto_add.training.teacher.train import train_teacher
+from tests.mini_profile import mini_params
 
-PROFILE: Params = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
-SAMPLING = {"precision": "fp32", "guidance_scale": 3.0, "student_scheduler": "ddim"}
+PROFILE = mini_params()
 TINY: dict[str, dict[str, Any]] = {
     "teacher": {"lora_rank": 2, "caption_dropout": 0.5, "validation_prompts": ["a man", "a girl"]},
-    "student": {"pool_size": 40, "pool_steps": 4},
-    "add": {"discriminator_width": 8, "adv_start_steps": 1, "adv_ramp_steps": 1, "pixel_crop_px": 32},
+    "student": {"pool_size": 40},
+    "add": {"adv_start_steps": 1, "adv_ramp_steps": 1, "crop_px": 32},
 }
-EVERY = {"num_steps": 4, "batch_size": 8, "warmup_steps": 1, "validation_every_steps": 2}
+SHORT = {"num_steps": 4, "batch_size": 8, "validation_every_steps": 2}
+STUDENT_SAMPLING = {"guidance_scale": 3.0, "pool_steps": 4, "prompt_template": "{caption}", "precision": "fp32"}
 
 
 def params_of(stage: str, changes: dict[str, Any]) -> Any:
-    """The stage's section, tiny."""
+    """The stage's section with tiny values and these changes."""
     section = getattr(PROFILE, stage)
-    return type(section).model_validate({**section.model_dump(), **EVERY, **TINY[stage], **changes})
+    values = {**section.model_dump(), **SHORT, **TINY[stage], **changes}
+    return type(section).model_validate({**values, "optimizer": {**values["optimizer"], "warmup_steps": 1}})
 
 
 def train(root: Path, stage: str, out: Path, changes: dict[str, Any]) -> None:
-    """Run the stage's entry point."""
+    """Call the stage's entry function."""
     params = params_of(stage, changes)
-    places = {"curves_path": out / f"{stage}.tsv", "metrics_path": out / "metrics.json", "out_dir": out / "unet"}
-    places |= {"checkpoint_dir": out / "checkpoints"}
-    drawn = {"pool_cache_dir": out / "drawn"}
+    outputs = {"curves_path": out / f"{stage}.tsv", "metrics_path": out / "metrics.json", "out_dir": out / "unet"}
+    outputs |= {"checkpoint_dir": out / "checkpoints"}
+    timesteps = PROFILE.sampling.student_timesteps
     match stage:
         case "teacher":
             base = PROFILE.base.model_copy(update={"model": str(root / "pipeline"), "resolution_px": 32})
-            places |= {"lora_dir": out / "lora", "validation_grid_path": out / "grid.png"}
-            train_teacher(root / "dataset", params, base=base, guidance_scale=3.0, **places)
+            outputs |= {"lora_dir": out / "lora", "validation_grid_path": out / "grid.png"}
+            train_teacher(root / "dataset", params, base=base, guidance_scale=3.0, **outputs)
         case "student":
-            places |= {"pool_path": out / "pool.safetensors"}
-            sampling = {name: SAMPLING[name] for name in ("precision", "guidance_scale")}
-            shared = {"prompt_template": "{caption}", "timesteps": PROFILE.add.timesteps, **sampling, **drawn, **places}
-            build_student(root / "pipeline", root / "dataset", params=params, **shared)
+            outputs |= {"pool_path": out / "pool.safetensors", "pool_cache_dir": out / "drawn"}
+            options = {"params": params, "timesteps": timesteps, **STUDENT_SAMPLING}
+            build_student(root / "pipeline", root / "dataset", **options, **outputs)
         case "add":
-            inputs = {"student_dir": root / "student", "pool_path": root / "pool.safetensors", "pool_steps": 4}
-            shared = {"prompt_template": "{caption}", **SAMPLING, **inputs, **drawn, **places}
-            distill(root / "dataset", root / "pipeline", params=params, **shared)
+            outputs |= {"pool_cache_dir": out / "drawn"}
+            inputs = {"student_dir": root / "student", "pool_path": root / "pool.safetensors"}
+            options = {
+                "params": params,
+                "student_timesteps": timesteps,
+                "student_scheduler": "ddim",
+                **STUDENT_SAMPLING,
+            }
+            distill(root / "dataset", root / "pipeline", **inputs, **options, **outputs)
 
 
 if __name__ == "__main__":

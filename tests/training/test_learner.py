@@ -1,30 +1,38 @@
-"""The learner: plain AdamW, a warm-up, and steps that are skipped whole."""
+"""The learner: AdamW without weight decay, its schedule, gradient clipping, and skipped steps."""
 
 import copy
 import math
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from naruto_add.compute import make_accelerator
-from naruto_add.params import load_params
-from naruto_add.runtime import StageError
+from naruto_add.config.schema import Optimizer
+from naruto_add.runtime.compute import make_accelerator
+from naruto_add.runtime.errors import StageError
 from naruto_add.training import learner as learner_module
 from naruto_add.training.learner import FiniteGuard, Learner, learning_rate_factor
 from naruto_add.training.weights import Ema
 
-PARAMS = load_params(Path(__file__).parents[2] / "profiles/mini.yaml").add.model_copy(
-    update={"warmup_steps": 3, "learning_rate_decay": "none"}
-)
+OPTIMIZER = Optimizer(name="adamw", learning_rate=0.1, warmup_steps=3, schedule="constant", ema_decay=0.9)
 
 
-def make(module: nn.Module, ema: Ema | None = None, *, learning_rate: float = 0.1) -> Learner:
-    accelerator = make_accelerator("fp32")
-    return Learner(module, accelerator, params=PARAMS, learning_rate=learning_rate, ema=ema, advice="lower x")
+def make(
+    module: nn.Module, *, optimizer: Optimizer = OPTIMIZER, ema: Ema | None = None, accumulation_steps: int = 1
+) -> Learner:
+    return Learner(
+        module,
+        make_accelerator("fp32"),
+        section="add",
+        optimizer=optimizer,
+        learning_rate=optimizer.learning_rate,
+        num_steps=100,
+        accumulation_steps=accumulation_steps,
+        ema=ema,
+        advice="lower x",
+    )
 
 
 def update(learner: Learner, loss: Tensor) -> float | None:
@@ -32,7 +40,7 @@ def update(learner: Learner, loss: Tensor) -> float | None:
     return learner.step()
 
 
-def test_the_learning_rate_rises_linearly_and_then_stays() -> None:
+def test_the_learning_rate_rises_linearly_during_the_warm_up_and_is_then_constant() -> None:
     module = nn.Linear(1, 1)
     learner = make(module)
     rates = []
@@ -42,9 +50,9 @@ def test_the_learning_rate_rises_linearly_and_then_stays() -> None:
     assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
 
 
-def test_the_learning_rate_falls_by_half_a_cosine_to_the_last_step() -> None:
-    params = PARAMS.model_copy(update={"num_steps": 7, "learning_rate_decay": "cosine"})
-    factors = [learning_rate_factor(step, params) for step in range(9)]
+def test_the_cosine_schedule_reaches_zero_at_the_last_step() -> None:
+    cosine = OPTIMIZER.model_copy(update={"schedule": "cosine"})
+    factors = [learning_rate_factor(step, optimizer=cosine, num_steps=7) for step in range(9)]
     half = 0.5**0.5 / 2
     assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.5 + half, 0.5, 0.5 - half, 0.0, 0.0])
 
@@ -57,19 +65,20 @@ def test_weights_without_a_gradient_do_not_decay() -> None:
     assert module.weight[0, 0].item() < 5.0
 
 
-def test_the_norm_is_that_before_clipping_and_the_step_that_after_it() -> None:
-    module = nn.Linear(1, 1, bias=False)
-    steps = []
+def test_the_norm_is_returned_before_clipping_and_the_update_is_that_after_it() -> None:
+    """Adam's first update does not depend on the gradient's size, so the optimizer's state is compared instead."""
+    moments = []
     for size in (1.0, 1000.0):
-        nn.init.constant_(module.weight, 0.0)
-        assert update(make(module), size * module(torch.ones(1, 1)).sum()) == pytest.approx(size)
-        steps.append(module.weight.item())
-    assert steps[0] == pytest.approx(steps[1])
+        module = nn.Linear(1, 1, bias=False)
+        learner = make(module)
+        assert update(learner, size * module(torch.ones(1, 1)).sum()) == pytest.approx(size)
+        moments.append(learner.optimizer.state[module.weight]["exp_avg"].item())
+    assert moments == pytest.approx([0.1, 0.1])
 
 
-def test_a_skipped_step_changes_nothing_but_its_count() -> None:
+def test_a_skipped_step_changes_only_the_count_of_skipped_steps() -> None:
     module = nn.Linear(1, 1)
-    learner = make(module, Ema(module, 0.9))
+    learner = make(module, ema=Ema(module, 0.9))
     assert update(learner, module(torch.ones(1, 1)).sum()) is not None
     before = copy.deepcopy(learner.state_dict())
     assert update(learner, module(torch.ones(1, 1)).sum() * math.inf) is None
@@ -79,17 +88,17 @@ def test_a_skipped_step_changes_nothing_but_its_count() -> None:
     assert str(before) == str(after)
 
 
-def test_nothing_is_learnt_from_a_gradient_left_by_a_skipped_step() -> None:
+def test_the_gradient_of_a_skipped_step_does_not_enter_the_next_one() -> None:
     one, other = nn.Linear(1, 1), nn.Linear(1, 1)
     other.load_state_dict(one.state_dict())
-    stumbling, steady = make(one), make(other)
-    update(stumbling, one(torch.ones(1, 1)).sum() * math.nan)
-    for learner, module in ((stumbling, one), (steady, other)):
+    skipping, steady = make(one), make(other)
+    update(skipping, one(torch.ones(1, 1)).sum() * math.nan)
+    for learner, module in ((skipping, one), (steady, other)):
         update(learner, module(torch.ones(1, 1)).sum())
     assert torch.equal(one.weight, other.weight)
 
 
-def test_too_many_bad_gradients_stop_the_run() -> None:
+def test_too_many_skipped_steps_in_a_row_raise_an_error_with_the_advice() -> None:
     guard = FiniteGuard("lower x.learning_rate")
     assert not guard.allows(float("nan"))
     assert guard.allows(1.0)
@@ -99,39 +108,35 @@ def test_too_many_bad_gradients_stop_the_run() -> None:
     assert guard.num_skipped == 21
 
 
-def test_accumulated_parts_are_the_whole_batch() -> None:
+def test_accumulated_parts_have_the_gradient_of_the_whole_batch() -> None:
     inputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
-    weights = []
+    initial = nn.Linear(3, 1)
+    moments = []
     for num_parts in (1, 3):
-        module = nn.Linear(3, 1)
-        nn.init.ones_(module.weight)
-        params = PARAMS.model_copy(update={"accumulation_steps": num_parts})
-        learner = Learner(module, make_accelerator("fp32"), params=params, learning_rate=0.1, advice="")
+        module = copy.deepcopy(initial)
+        learner = make(module, accumulation_steps=num_parts)
         for part in inputs.chunk(num_parts):
             learner.backward(module(part).square().mean())
         assert learner.step() is not None
-        weights.append(module.weight.detach().clone())
-    torch.testing.assert_close(weights[0], weights[1])
+        moments.append(learner.optimizer.state[module.weight]["exp_avg"])
+    torch.testing.assert_close(moments[0], moments[1])
 
 
-def test_8_bit_adamw_is_bitsandbytes_and_without_it_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = PARAMS.model_copy(update={"optimizer": "adamw_8bit"})
-    module = nn.Linear(1, 1)
-
-    def make_learner() -> Learner:
-        return Learner(module, make_accelerator("fp32"), params=params, learning_rate=0.1, advice="")
-
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(StageError, match=r"add\.optimizer: adamw_8bit needs .*bitsandbytes.*or use adamw"):
-        make_learner()
+def test_8_bit_adamw_is_that_of_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     package = SimpleNamespace(optim=SimpleNamespace(AdamW8bit=type("AdamW8bit", (torch.optim.AdamW,), {})))
     monkeypatch.setitem(sys.modules, "bitsandbytes", package)
-    made = make_learner().optimizer.optimizer
+    made = make(nn.Linear(1, 1), optimizer=OPTIMIZER.model_copy(update={"name": "adamw_8bit"})).optimizer.optimizer
     assert type(made).__name__ == "AdamW8bit"
     assert made.defaults["weight_decay"] == 0
 
 
-def test_gradients_are_averaged_over_processes_whatever_their_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_8_bit_adamw_without_bitsandbytes_is_an_error_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(StageError, match=r"add\.optimizer\.name: adamw_8bit requires .*bitsandbytes.*or use adamw"):
+        make(nn.Linear(1, 1), optimizer=OPTIMIZER.model_copy(update={"name": "adamw_8bit"}))
+
+
+def test_gradients_of_any_shape_are_averaged_over_processes_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner_module, "BUCKET_SIZE", 5)
     gradients = [torch.ones(2, 3), torch.ones(1), torch.ones(7), torch.ones(())]
     sizes: list[int] = []

@@ -1,39 +1,50 @@
-"""The loop: exact resume, averaged weights, curves without gaps."""
+"""The loop: exact resume, interruption and curves; and the average and the best of weights."""
 
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from naruto_add.compute import batch_indices, make_accelerator, step_generator
-from naruto_add.params import load_params
-from naruto_add.runtime import StageError
+from naruto_add.config.schema import Optimizer
+from naruto_add.runtime.compute import make_accelerator, step_generator
+from naruto_add.runtime.errors import StageError
 from naruto_add.training.curves import Curves
 from naruto_add.training.learner import Learner
 from naruto_add.training.loop import run_steps
 from naruto_add.training.weights import Best, Ema, TrainableState
 
-PROFILE = load_params(Path(__file__).parents[2] / "profiles/mini.yaml")
+NUM_STEPS = 12
+OPTIMIZER = Optimizer(name="adamw", learning_rate=0.1, warmup_steps=3, schedule="cosine", ema_decay=0.9)
 SKIPPED = 7
 """A step whose gradient is not finite."""
 
 
-class Killed(Exception):
-    """Stands for a process that dies in the middle of a step."""
+class KilledError(Exception):
+    """The process was killed during a step."""
 
 
-def _train(folder: Path, *, num_steps: int = 12, die_at: int | None = None, interrupt_at: int | None = None) -> dict:
+def _train(folder: Path, *, die_at: int | None = None, interrupt_at: int | None = None) -> dict[str, Any]:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     ema, best = Ema(model, 0.9), Best()
-    params = PROFILE.teacher.model_copy(update={"warmup_steps": 3})
-    learner = Learner(model, make_accelerator("fp32"), params=params, learning_rate=0.1, ema=ema, advice="")
+    learner = Learner(
+        model,
+        make_accelerator("fp32"),
+        section="toy",
+        optimizer=OPTIMIZER,
+        learning_rate=OPTIMIZER.learning_rate,
+        num_steps=NUM_STEPS,
+        accumulation_steps=1,
+        ema=ema,
+        advice="",
+    )
 
     def step(number: int) -> dict[str, float | None]:
         if number == die_at:
-            raise Killed
+            raise KilledError
         if number == interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
         x = torch.randn(4, 3, generator=step_generator(0, number))
@@ -51,7 +62,7 @@ def _train(folder: Path, *, num_steps: int = 12, die_at: int | None = None, inte
     run_steps(
         step,
         name="toy",
-        num_steps=num_steps,
+        num_steps=NUM_STEPS,
         state={"model": learner, "best": best},
         validate=validate,
         validation_every_steps=4,
@@ -62,7 +73,7 @@ def _train(folder: Path, *, num_steps: int = 12, die_at: int | None = None, inte
     return {"model": TrainableState(model).state_dict(), "ema": ema.average(), "best": best.weights, "curves": curves}
 
 
-def _assert_equal(left: dict, right: dict) -> None:
+def _assert_equal(left: dict[str, Any], right: dict[str, Any]) -> None:
     assert left["curves"] == right["curves"]
     for part in ("model", "ema", "best"):
         for name, value in left[part].items():
@@ -70,27 +81,27 @@ def _assert_equal(left: dict, right: dict) -> None:
 
 
 @pytest.mark.parametrize("die_at", [4, 6, 11])
-def test_resumed_run_equals_uninterrupted(tmp_path: Path, die_at: int) -> None:
-    with pytest.raises(Killed):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, die_at: int) -> None:
+    with pytest.raises(KilledError):
         _train(tmp_path / "killed", die_at=die_at)
     _assert_equal(_train(tmp_path / "killed"), _train(tmp_path / "whole"))
 
 
-def test_interrupt_saves_after_the_step_and_raises(tmp_path: Path) -> None:
+def test_an_interrupted_run_completes_its_step_saves_and_raises(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _train(tmp_path / "stopped", interrupt_at=5)
     assert torch.load(tmp_path / "stopped/toy.pt", weights_only=True)["num_done"] == 6
     _assert_equal(_train(tmp_path / "stopped"), _train(tmp_path / "whole"))
 
 
-def test_curve_has_every_step_once(tmp_path: Path) -> None:
-    with pytest.raises(Killed):
+def test_the_curve_of_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
         _train(tmp_path, die_at=9)
     rows = _train(tmp_path)["curves"][0].splitlines()
     assert [int(row.split("\t")[0]) for row in rows[1:]] == list(range(1, 13))
 
 
-def test_curves_are_window_means(tmp_path: Path) -> None:
+def test_rows_of_long_trainings_are_means_over_windows(tmp_path: Path) -> None:
     curves = Curves(num_steps=600)
     for step in range(1, 5):
         curves.add_training(step, {"loss": float(step)})
@@ -98,7 +109,7 @@ def test_curves_are_window_means(tmp_path: Path) -> None:
     assert (tmp_path / "x.tsv").read_text() == "step\tloss\n2\t1.5\n4\t3.5\n"
 
 
-def test_a_step_without_a_figure_leaves_a_gap_not_a_zero(tmp_path: Path) -> None:
+def test_values_that_are_missing_or_not_finite_do_not_enter_the_means(tmp_path: Path) -> None:
     curves = Curves(num_steps=600)
     for step, norm in enumerate((None, 3.0, None, None), start=1):
         curves.add_training(step, {"loss": float("nan") if step == 3 else 1.0, "grad_norm": norm})
@@ -106,7 +117,7 @@ def test_a_step_without_a_figure_leaves_a_gap_not_a_zero(tmp_path: Path) -> None
     assert (tmp_path / "x.tsv").read_text() == "step\tloss\tgrad_norm\n2\t1\t3\n4\t1\t\n"
 
 
-def test_ema_follows_its_closed_form() -> None:
+def test_the_average_follows_its_closed_form_and_is_applied_only_within_the_block() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 0.0)
     ema = Ema(model, decay=0.5)
@@ -119,7 +130,7 @@ def test_ema_follows_its_closed_form() -> None:
     assert model.weight.item() == 1.0
 
 
-def test_best_keeps_the_lowest_finite_score() -> None:
+def test_the_best_weights_are_those_with_the_lowest_finite_score() -> None:
     best, model = Best(), torch.nn.Linear(1, 1)
     with pytest.raises(StageError, match="no validation"):
         best.copy_to(model)
@@ -128,15 +139,3 @@ def test_best_keeps_the_lowest_finite_score() -> None:
     assert not best.offer(3.0, 3, {"bias": torch.tensor([3.0])})
     best.copy_to(model)
     assert model.bias.item() == 2.0
-
-
-def test_every_epoch_is_a_permutation() -> None:
-    drawn = [index for step in range(10) for index in batch_indices(10, 4, seed=1, step=step)]
-    assert all(sorted(drawn[start : start + 10]) == list(range(10)) for start in range(0, 40, 10))
-    assert drawn[:10] != drawn[10:20]
-
-
-def test_step_generator_depends_on_its_arguments_alone() -> None:
-    draws = [torch.rand(1, generator=step_generator(*key)).item() for key in ((0, 1), (0, 1), (1, 0), (0, 1, 2))]
-    assert draws[0] == draws[1]
-    assert len(set(draws)) == 3

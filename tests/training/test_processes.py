@@ -1,145 +1,51 @@
-"""Several processes train what one does: by `accelerate launch`, with gloo, on tiny models."""
+"""How batches are divided among processes, and how their results are combined."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
-from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet
-from naruto_add.training.pool import draw_pool, pool_prompts
-
-SCRIPT = Path(__file__).with_name("in_processes.py")
-WAIT_SECONDS = 300.0
-ALL_ON = {
-    "discriminators": ["latent", "pixel"],
-    "misaligned_weight": 0.5,
-    "augment": "adaptive",
-    "real_source": "both",
-    "renoised_fraction": 0.4,
-    "rollout_fraction": 0.4,
-}
-
-pytestmark = pytest.mark.slow
+from naruto_add.runtime.errors import StageError
+from naruto_add.training.processes import Items, compute_across_processes, local_parts, means, parts_of_process
 
 
-@pytest.fixture(scope="module")
-def root(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the three stages read."""
-    folder = tmp_path_factory.mktemp("processes")
-    (folder / "pipeline").symlink_to(tiny_pipeline_dir)
-    (folder / "dataset").symlink_to(tiny_dataset_dir)
-    draw_pool(
-        load_pipeline_folder(tiny_pipeline_dir, precision="fp32"),
-        prompts=pool_prompts(tiny_dataset_dir, "{caption}"),
-        size=40,
-        num_steps=4,
-        timesteps=[999, 749, 499, 249],
-        guidance_scale=3.0,
-        seed=0,
-        path=folder / "pool.safetensors",
-        cache_dir=folder / "drawn",
-    )
-    student = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for item in student.parameters():
-            item.mul_(1 + 0.05 * torch.randn(item.shape, generator=generator))
-    student.save_pretrained(folder / "student")
-    return folder
+@dataclass(frozen=True)
+class Pair(Items):
+    one: Tensor
+    other: Tensor
 
 
-def start(root: Path, stage: str, out: Path, *, num_processes: int, **changes: Any) -> "subprocess.Popen[str]":
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    # Without --multi_gpu, `accelerate launch` starts one process; on a machine without GPUs they talk by gloo.
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
-    launcher = [*launch, *options] if num_processes == 2 else []
-    command = [sys.executable, *launcher, str(SCRIPT), str(root), stage, str(out), json.dumps(changes)]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def test_every_item_is_in_one_part_of_one_process_and_all_parts_are_equally_long() -> None:
+    parts = [
+        part
+        for process in range(3)
+        for part in parts_of_process("add", process=process, num_processes=3, batch_size=24, accumulation_steps=2)
+    ]
+    assert [item for part in parts for item in range(24)[part]] == list(range(24))
+    assert {part.stop - part.start for part in parts} == {4}
 
 
-def finish(process: "subprocess.Popen[str]") -> str:
-    output, _ = process.communicate(timeout=WAIT_SECONDS)
-    assert process.returncode == 0, output[-4000:]
-    return output
+def test_a_single_process_computes_all_parts() -> None:
+    assert local_parts("add", batch_size=6, accumulation_steps=2) == [slice(0, 3), slice(3, 6)]
 
 
-def rows(path: Path) -> list[list[float]]:
-    return [[float(cell or "nan") for cell in line.split("\t")] for line in path.read_text().splitlines()[1:]]
+def test_a_batch_that_cannot_be_divided_is_an_error() -> None:
+    with pytest.raises(StageError, match=r"add\.batch_size: 32 is not a multiple of 6.*add\.accumulation_steps 2"):
+        parts_of_process("add", process=0, num_processes=3, batch_size=32, accumulation_steps=2)
 
 
-@pytest.mark.parametrize(
-    ("stage", "changes"),
-    [
-        ("teacher", {}),
-        ("student", {}),
-        ("add", ALL_ON),
-        ("add", {"accumulation_steps": 2, "gradient_checkpointing": True}),
-        ("add", {"method": "consistency", "accumulation_steps": 2}),
-        ("add", {"resolutions_px": [64], "resolution_pool_size": 40}),
-    ],
-)
-def test_two_processes_have_the_losses_of_one_with_the_same_batch(
-    root: Path, tmp_path: Path, stage: str, changes: dict[str, Any]
-) -> None:
-    for num_processes in (1, 2):
-        alone = {} if num_processes == 2 else {"accumulation_steps": 1, "gradient_checkpointing": False}
-        alone = {name: value for name, value in alone.items() if name in changes}
-        out = tmp_path / str(num_processes)
-        finish(start(root, stage, out, num_processes=num_processes, **{**changes, **alone}))
-    for name in (f"{stage}.tsv", f"{stage}_validation.tsv"):
-        one, two = (torch.tensor(rows(tmp_path / str(number) / name), dtype=torch.float64) for number in (1, 2))
-        torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5)
-    files = [{str(item.relative_to(tmp_path / n)) for item in (tmp_path / n).rglob("*")} for n in ("1", "2")]
-    assert files[0] == files[1]
+def test_a_part_has_the_same_items_of_every_tensor() -> None:
+    pair = Pair(torch.arange(6), torch.arange(12).view(6, 2))
+    assert pair.part(slice(2, 4)).one.tolist() == [2, 3]
+    assert pair.part(torch.tensor([5, 0])).other.tolist() == [[10, 11], [0, 1]]
 
 
-def test_a_killed_run_of_two_processes_ends_with_the_same_weights(root: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"num_processes": 2, "num_steps": 6, "validation_every_steps": 1, **ALL_ON}
-    whole = finish(start(root, "add", tmp_path / "whole", **options))
-    killed = start(root, "add", tmp_path / "killed", **options)
-    checkpoint = tmp_path / "killed/checkpoints/add.pt"
-    give_up_at = time.monotonic() + WAIT_SECONDS
-    while not checkpoint.exists():
-        assert killed.poll() is None, killed.communicate()[0][-4000:]
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)
-    for process in [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]:
-        process.kill()
-    killed.communicate()
-    assert 0 < torch.load(checkpoint, weights_only=True)["num_done"] < 6
-    assert not (tmp_path / "killed/unet").exists()
-    resumed = finish(start(root, "add", tmp_path / "killed", **options))
-    assert whole.count("add: 100%") <= 1  # the second process is silent
-    assert "6/6" in resumed
-    one, other = (
-        load_file(tmp_path / name / "unet/diffusion_pytorch_model.safetensors") for name in ("whole", "killed")
-    )
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    for name in ("add.tsv", "add_validation.tsv", "metrics.json"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+def test_means_of_equal_parts_are_those_of_the_whole_batch() -> None:
+    values = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    rows = [{"loss": part.mean(), "square": part.square().mean()} for part in values.split(2)]
+    assert means(rows) == pytest.approx({"loss": values.mean().item(), "square": values.square().mean().item()})
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(root: Path, tmp_path: Path) -> None:
-    process = start(root, "student", tmp_path, num_processes=2, batch_size=7, num_steps=2)
-    output, _ = process.communicate(timeout=WAIT_SECONDS)
-    assert process.returncode
-    assert "student.batch_size: 7 is not a multiple of 2" in output
+def test_results_are_in_the_order_of_the_items() -> None:
+    assert compute_across_processes(range(5), lambda item: item**2) == [0, 1, 4, 9, 16]

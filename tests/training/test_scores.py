@@ -1,4 +1,4 @@
-"""Scores of samples on sets with known answers, and the gate."""
+"""Scores of sets of samples whose distance is known, and the check of a student before adversarial training."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from cleanfid import fid
 from torch import Tensor
 
-from naruto_add.runtime import StageError
+from naruto_add.runtime.errors import StageError
 from naruto_add.training.scores import (
     check_can_sample,
     colour_drift,
@@ -23,35 +23,35 @@ def latents() -> Tensor:
     return F.avg_pool2d(noise, 3, stride=1, padding=1) * 3
 
 
-def test_of_a_set_to_itself_is_zero_in_any_order(latents: Tensor) -> None:
+def test_sliced_distance_of_a_set_to_itself_is_zero_in_any_order(latents: Tensor) -> None:
     assert sliced_distance(latents, latents).item() == 0
     assert sliced_distance(latents.flip(0), latents).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_of_a_shift_grows_linearly(latents: Tensor) -> None:
-    """Sorted projections of a shifted set differ by the shift's own projection, whatever the set."""
+def test_sliced_distance_grows_linearly_with_a_shift(latents: Tensor) -> None:
+    """Sorted projections of a shifted set differ by the projection of the shift."""
     once, twice = (sliced_distance(latents + shift, latents).item() for shift in (0.5, 1.0))
     assert twice == pytest.approx(2 * once, rel=1e-5)
 
 
-def test_sees_blur_that_a_squared_error_rewards(latents: Tensor) -> None:
+def test_sliced_distance_rises_with_blur_which_lowers_the_squared_error(latents: Tensor) -> None:
     other = latents.flip(0)
     blurred = F.avg_pool2d(latents, 3, stride=1, padding=1)
     assert F.mse_loss(blurred, latents) < F.mse_loss(other, latents)
     assert sliced_distance(blurred, latents) > 10 * sliced_distance(other, latents)
 
 
-def test_sees_one_repeated_picture(latents: Tensor) -> None:
+def test_sliced_distance_rises_if_all_samples_are_the_same(latents: Tensor) -> None:
     repeated = latents[:1].expand_as(latents)
     assert sliced_distance(repeated, latents) > 1.5 * sliced_distance(latents[:8], latents[8:])
 
 
-def test_does_not_depend_on_the_scale_of_both(latents: Tensor) -> None:
+def test_sliced_distance_does_not_depend_on_the_scale_of_both_sets(latents: Tensor) -> None:
     blurred = F.avg_pool2d(latents, 3, stride=1, padding=1)
     torch.testing.assert_close(sliced_distance(blurred * 7, latents * 7), sliced_distance(blurred, latents))
 
 
-def test_a_shifted_channel_is_seen_in_its_standard_deviations() -> None:
+def test_colour_drift_is_the_shift_of_a_channel_in_standard_deviations() -> None:
     reference = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     shifted = reference.clone()
     shifted[:, 2] += 0.7 * reference.std()
@@ -59,14 +59,14 @@ def test_a_shifted_channel_is_seen_in_its_standard_deviations() -> None:
     assert abs(colour_drift(shifted, reference).item() - 0.7) < 1e-5
 
 
-def test_spread_counts_differences_within_a_prompt_only() -> None:
+def test_spread_is_the_deviation_between_samples_of_one_prompt() -> None:
     prompts = torch.randn(3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert spread(prompts.expand(3, 4, 4, 8, 8)).item() == 0
     noise = torch.randn(3, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     assert abs(spread(prompts + 0.5 * noise).item() - 0.5) < 0.02
 
 
-def test_relative_error_is_one_for_the_constant_and_a_quarter_halfway_from_it() -> None:
+def test_relative_error_is_one_for_the_mean_sample_and_a_quarter_halfway_from_it() -> None:
     x0_teacher = torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     constant = x0_teacher.mean(dim=0)
     assert relative_sample_error(x0_teacher, x0_teacher, constant=constant) == 0
@@ -75,7 +75,7 @@ def test_relative_error_is_one_for_the_constant_and_a_quarter_halfway_from_it() 
     assert relative_sample_error(halfway, x0_teacher, constant=constant) == pytest.approx(0.25)
 
 
-def test_gate_lets_a_better_than_constant_student_through() -> None:
+def test_a_student_that_is_better_than_the_mean_sample_passes_the_check() -> None:
     x0_teacher = torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     constant = x0_teacher.mean(dim=0)
     halfway = (x0_teacher + constant) / 2
@@ -83,21 +83,21 @@ def test_gate_lets_a_better_than_constant_student_through() -> None:
     assert check_can_sample(halfway, x0_teacher, constant=constant) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("fault", ["constant", "unrelated", "noise", "not finite"])
-def test_gate_refuses_a_student_that_cannot_sample(fault: str) -> None:
+@pytest.mark.parametrize("samples", ["mean sample", "other prompts", "noise", "not finite"])
+def test_a_student_that_is_no_better_than_the_mean_sample_fails_the_check(samples: str) -> None:
     x0_teacher = torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     constant = x0_teacher.mean(dim=0)
     x0_student = {
-        "constant": constant.expand_as(x0_teacher),
-        "unrelated": x0_teacher.roll(1, dims=0),
+        "mean sample": constant.expand_as(x0_teacher),
+        "other prompts": x0_teacher.roll(1, dims=0),
         "noise": 3 * torch.randn(16, 4, 4, 4, generator=torch.Generator().manual_seed(1)),
         "not finite": x0_teacher * float("nan"),
-    }[fault]
+    }[samples]
     with pytest.raises(StageError, match=r"the student cannot sample: .* raise student\.num_steps"):
         check_can_sample(x0_student, x0_teacher, constant=constant)
 
 
-def test_a_channel_that_carries_nothing_hardly_counts() -> None:
+def test_noise_in_an_unused_channel_hardly_counts() -> None:
     reference = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     reference[:, 3] *= 0.01
     noisy = reference.clone()
@@ -106,7 +106,7 @@ def test_a_channel_that_carries_nothing_hardly_counts() -> None:
     assert colour_drift(noisy, reference) < 0.02
 
 
-def test_the_kernel_distance_of_pairs_is_that_of_clean_fid_without_the_pairs_and_grows_with_a_shift() -> None:
+def test_paired_kernel_distance_is_that_of_clean_fid_without_the_pairs_and_grows_with_a_shift() -> None:
     generator = torch.Generator().manual_seed(0)
     features, reference = (torch.randn(40, 16, generator=generator).double() for _ in range(2))
     pairs = ((features * reference).sum(dim=1) / 16 + 1) ** 3
@@ -118,7 +118,7 @@ def test_the_kernel_distance_of_pairs_is_that_of_clean_fid_without_the_pairs_and
     assert abs(distances[0]) < 0.05 < distances[1] < distances[2]
 
 
-def test_a_sample_is_not_nearer_than_equal_for_being_like_its_pair() -> None:
+def test_paired_kernel_distance_of_similar_pairs_is_not_below_zero() -> None:
     reference = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)) * 3
     assert paired_kernel_distance(reference, reference).item() == pytest.approx(0, abs=1e-9)
     assert fid.kernel_distance(reference.numpy(), reference.numpy(), num_subsets=1) < -1

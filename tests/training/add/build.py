@@ -1,4 +1,4 @@
-"""Runs that start alike on a random tiny pipeline, their parameters, and how their states are compared."""
+"""Trainers on a random tiny pipeline, their parameters, and comparisons of their states."""
 
 from pathlib import Path
 from typing import Any
@@ -6,52 +6,52 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from naruto_add.config.schema import Add, Optimizer, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle, load_unet
-from naruto_add.params import Add, Params, StudentScheduler, load_params
+from naruto_add.training.add.adversarial import AdversarialTrainer
+from naruto_add.training.add.batch import Batch
+from naruto_add.training.add.consistency import ConsistencyTrainer
+from naruto_add.training.add.dataset import AddData, load_data
 from naruto_add.training.add.image_text import ImageText
-from naruto_add.training.add.inputs import AddData, Batch, load_data
-from naruto_add.training.add.run import AddRun
+from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import load_pool
+from tests.mini_profile import mini_params
 
+MINI = mini_params()
 TEMPLATE = "ninja style, {caption}"
-PROFILE: Params = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
-SMALL = {
-    "discriminators": ["latent"],
-    "judged_fraction": 1.0,
-    "renoised_weight": 0.5,
+GUIDANCE_SCALE = 3.0
+TIMESTEPS = [999, 749, 499, 249]
+SMALL: dict[str, Any] = {
     "num_steps": 4,
-    "learning_rate_decay": "none",
     "batch_size": 6,
-    "discriminator_width": 8,
-    "adv_start_steps": 0,
-    "adv_ramp_steps": 0,
     "warmup_steps": 0,
+    "schedule": "constant",
+    "renoised_weight": 0.5,
+    "adv_ramp_steps": 0,
+    "discriminators": ["latent"],
+    "discriminator_fraction": 1.0,
+    "crop_px": 32,
     "validation_every_steps": 2,
 }
-
-ALL_ON = {
-    "judged_fraction": 0.5,
+ALL_LOSSES: dict[str, Any] = {
     "discriminators": ["latent", "pixel"],
-    "pixel_crop_px": 32,
-    "pair_target": "solve",
-    "solve_steps": 2,
-    "renoised_space": "pixel",
-    "renoised_crop_px": 32,
-    "misaligned_weight": 0.5,
+    "discriminator_fraction": 0.5,
     "perceptual_weight": 0.5,
-    "perceptual_crop_px": 32,
-    "augment": "adaptive",
-    "augment_flip": True,
-    "timestep_probabilities": [[0.0, 0.0, 0.5, 0.5], [0.4, 0.2, 0.2, 0.2]],
+    "augment_strength": 0.5,
 }
+"""All optional parts of the step but the image-text loss."""
 
 
 def add_params(**values: Any) -> Add:
-    return Add.model_validate({**PROFILE.add.model_dump(), **SMALL, **values})
+    """Those of profile mini with SMALL and these values; keys of `add.optimizer` are given without it."""
+    values = {**SMALL, **values}
+    optimizer = {name: values.pop(name) for name in Optimizer.model_fields if name in values}
+    section = MINI.add.model_dump()
+    return Add.model_validate({**section, **values, "optimizer": {**section["optimizer"], **optimizer}})
 
 
 class Build:
-    """Makes runs that start alike."""
+    """Builds data and trainers, all of which start from the same weights."""
 
     def __init__(
         self, bundle: ModelBundle, *, student_dir: Path, pool_path: Path, dataset_dir: Path, tmp: Path
@@ -69,25 +69,62 @@ class Build:
             cache_dir=self.tmp / params.real_source,
         )
 
-    def run(
+    def trainer(
         self,
         params: Add,
         *,
         scheduler: StudentScheduler = "ddim",
         data: AddData | None = None,
         image_text: ImageText | None = None,
-    ) -> AddRun:
-        student = load_unet(self.student_dir, precision="fp32").requires_grad_(True)
-        return AddRun(
+    ) -> AdversarialTrainer:
+        return AdversarialTrainer(
             self.bundle,
-            student,
+            self._student(),
             data=data or self.data(params),
             params=params,
-            guidance_scale=PROFILE.sampling.guidance_scale,
+            student_timesteps=TIMESTEPS,
             student_scheduler=scheduler,
+            guidance_scale=GUIDANCE_SCALE,
             precision="fp32",
             image_text=image_text,
         )
+
+    def consistency_trainer(
+        self, params: Add, *, scheduler: StudentScheduler = "lcm", data: AddData | None = None
+    ) -> ConsistencyTrainer:
+        return ConsistencyTrainer(
+            self.bundle,
+            self._student(),
+            data=data or self.data(params),
+            params=params,
+            student_timesteps=TIMESTEPS,
+            student_scheduler=scheduler,
+            guidance_scale=GUIDANCE_SCALE,
+            precision="fp32",
+        )
+
+    def _student(self) -> Any:
+        return load_unet(self.student_dir, precision="fp32").requires_grad_(True)
+
+
+def train(trainer: AdversarialTrainer | ConsistencyTrainer, folder: Path, *, kill_at: int | None = None) -> None:
+    """Train as the stage does, with the checkpoint and the curves in `folder`; die before step `kill_at`."""
+
+    def train_step(step: int) -> Any:
+        if step == kill_at:
+            raise ConnectionAbortedError
+        return trainer.train_step(step)
+
+    run_steps(
+        train_step,
+        name="add",
+        num_steps=trainer.params.num_steps,
+        state=trainer.state(),
+        validate=trainer.validate,
+        validation_every_steps=trainer.params.validation_every_steps,
+        checkpoint_dir=folder,
+        curves_path=folder / "curves.tsv",
+    )
 
 
 def weights(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -95,7 +132,7 @@ def weights(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Bit for bit, in nested state dicts."""
+    """Whether two nested state dicts are equal bit for bit."""
     if isinstance(one, Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -105,9 +142,14 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def no_gradient(module: torch.nn.Module) -> bool:
+def same_training(one: AdversarialTrainer | ConsistencyTrainer, other: AdversarialTrainer | ConsistencyTrainer) -> bool:
+    """Whether the checkpoints of two trainers are equal bit for bit."""
+    return same(*({name: item.state_dict() for name, item in each.state().items()} for each in (one, other)))
+
+
+def has_no_gradient(module: torch.nn.Module) -> bool:
     return all(item.grad is None for item in module.parameters())
 
 
-def x0_of(run: AddRun, batch: Batch) -> Tensor:
-    return run.distiller.x0_of(run.distiller.student_inputs(batch), batch)
+def x0_of(trainer: AdversarialTrainer, batch: Batch) -> Tensor:
+    return trainer.objective.predict_x0(trainer.objective.student_inputs(batch), batch)

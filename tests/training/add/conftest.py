@@ -1,4 +1,4 @@
-"""A pool, a student, and runs that start from them."""
+"""A pool, a student, and trainers that start from them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
 from naruto_add.training.pool import draw_pool, pool_prompts
-from tests.training.add.build import TEMPLATE, Build
+from tests.training.add.build import GUIDANCE_SCALE, TEMPLATE, TIMESTEPS, Build
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +18,8 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
         prompts=pool_prompts(tiny_dataset_dir, TEMPLATE),
         size=16,
         num_steps=4,
-        timesteps=[999, 749, 499, 249],
-        guidance_scale=3.0,
+        timesteps=TIMESTEPS,
+        guidance_scale=GUIDANCE_SCALE,
         seed=0,
         path=folder / "pool.safetensors",
         cache_dir=folder,
@@ -29,7 +29,7 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
 
 @pytest.fixture(scope="session")
 def student_dir(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student that is close to the teacher, but not the teacher."""
+    """A student whose weights are near the teacher's."""
     student = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

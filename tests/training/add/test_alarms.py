@@ -1,57 +1,61 @@
-"""Each alarm is provoked, says what was seen, since when and what to change, and is silent on a healthy run."""
+"""Each alarm is provoked and says what was measured, since when and what to change; a healthy run causes none."""
 
 import pytest
 
 from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE, Alarms
-from naruto_add.training.add.state import Patience
 
 HEALTHY = {"disc_loss": 1.2, "real_logit": 0.4, "fake_logit": -0.4}
 
 
-def run(alarms: Alarms, steps: range, **scalars: float) -> None:
+def note_steps(alarms: Alarms, steps: range, **scalars: float) -> None:
     for step in steps:
         alarms.note_step(step, {**HEALTHY, **scalars})
 
 
-def test_a_healthy_run_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    alarms = Alarms(3, ADVERSARIAL_ADVICE)
-    run(alarms, range(1, 20))
+def test_a_healthy_run_causes_no_alarm(capsys: pytest.CaptureFixture[str]) -> None:
+    alarms = Alarms(9, ADVERSARIAL_ADVICE)
+    note_steps(alarms, range(1, 20))
     for num_done in range(3):
         alarms.note_validation(num_done, colour_drift=0.1, diversity=0.8)
-    assert set(alarms.metrics().values()) == {0}
-    assert set(alarms.metrics()) == {f"alarms_{name}" for name in ADVERSARIAL_ADVICE}
+    assert alarms.metrics() == dict.fromkeys((f"alarms_{name}" for name in ADVERSARIAL_ADVICE), 0)
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
     ("name", "scalars"),
-    [
-        ("saturated_discriminator", {"disc_loss": 0.01}),
-        ("logit_gap", {"real_logit": 9.0, "fake_logit": -9.0}),
-    ],
+    [("saturated_discriminator", {"disc_loss": 0.01}), ("logit_gap", {"real_logit": 9.0, "fake_logit": -9.0})],
 )
-def test_a_discriminator_that_has_won_rings_after_a_whole_window(
+def test_a_discriminator_that_has_won_for_a_third_of_the_training_causes_one_alarm(
     name: str, scalars: dict[str, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alarms = Alarms(5, ADVERSARIAL_ADVICE)
-    run(alarms, range(1, 11))
-    run(alarms, range(11, 15), **scalars)
-    run(alarms, range(15, 16))  # one healthy step: the window starts again
-    run(alarms, range(16, 20), **scalars)
+    alarms = Alarms(15, ADVERSARIAL_ADVICE)
+    note_steps(alarms, range(11, 15), **scalars)
+    note_steps(alarms, range(15, 16))  # a healthy step restarts the window
+    note_steps(alarms, range(16, 20), **scalars)
     assert capsys.readouterr().err == ""
-    run(alarms, range(20, 60), **scalars)
+    note_steps(alarms, range(20, 60), **scalars)
     message = capsys.readouterr().err
     assert message.count("alarm") == 1
     assert f"add: alarm {name}: " in message and "since step 16; " in message and ADVERSARIAL_ADVICE[name] in message
-    assert alarms.counts[name] == 1
-    run(alarms, range(60, 61))
-    run(alarms, range(61, 70), **scalars)
+    assert alarms.metrics()[f"alarms_{name}"] == 1
+    assert alarms.metrics()[f"alarms_{name}_since_step"] == 16
+    note_steps(alarms, range(60, 61))
+    note_steps(alarms, range(61, 70), **scalars)
     assert alarms.counts[name] == 2
     assert capsys.readouterr().err == ""
 
 
-def test_colours_that_drift_ring(capsys: pytest.CaptureFixture[str]) -> None:
-    alarms = Alarms(5, ADVERSARIAL_ADVICE)
+@pytest.mark.parametrize(("num_steps", "window_steps"), [(2, 1), (90, 30), (10_000, 200)])
+def test_the_window_is_a_third_of_the_training_and_at_most_200_steps(num_steps: int, window_steps: int) -> None:
+    alarms = Alarms(num_steps, ADVERSARIAL_ADVICE)
+    note_steps(alarms, range(1, window_steps), disc_loss=0.0)
+    assert alarms.counts["saturated_discriminator"] == 0
+    alarms.note_step(window_steps, {**HEALTHY, "disc_loss": 0.0})
+    assert alarms.counts["saturated_discriminator"] == 1
+
+
+def test_colours_that_drift_cause_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:
+    alarms = Alarms(15, ADVERSARIAL_ADVICE)
     alarms.note_validation(0, colour_drift=0.2, diversity=1.0)
     alarms.note_validation(50, colour_drift=0.9, diversity=1.0)
     message = capsys.readouterr().err
@@ -59,25 +63,15 @@ def test_colours_that_drift_ring(capsys: pytest.CaptureFixture[str]) -> None:
     assert alarms.metrics()["alarms_colour_drift"] == 1
 
 
-def test_variety_that_is_lost_within_a_prompt_rings(capsys: pytest.CaptureFixture[str]) -> None:
-    alarms = Alarms(5, ADVERSARIAL_ADVICE)
+def test_diversity_below_half_of_the_first_causes_an_alarm_in_a_resumed_run_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alarms, resumed = Alarms(15, ADVERSARIAL_ADVICE), Alarms(15, ADVERSARIAL_ADVICE)
     alarms.note_validation(0, colour_drift=0.0, diversity=1.0)
-    resumed = Alarms(5, ADVERSARIAL_ADVICE)
     resumed.load_state_dict(alarms.state_dict())
+    resumed.note_validation(25, colour_drift=0.0, diversity=0.6)
+    assert capsys.readouterr().err == ""
     resumed.note_validation(50, colour_drift=0.0, diversity=0.3)
     message = capsys.readouterr().err
-    assert "falling_diversity: samples of one prompt differ by 0.3, at the start by 1, since step 50" in message
+    assert "falling_diversity: the diversity of samples of one prompt is 0.3, and was 1 at the start, since" in message
     assert resumed.metrics()["alarms_falling_diversity"] == 1
-
-
-def test_patience_counts_validations_without_a_better_score() -> None:
-    patience = Patience(2)
-    for is_best, counts in ((False, False), (False, False), (True, True), (False, True)):
-        patience.note(is_best=is_best, counts=counts)
-        assert not patience.is_over()
-    patience.note(is_best=False, counts=True)
-    assert patience.is_over()
-    endless = Patience(0)
-    for _ in range(9):
-        endless.note(is_best=False, counts=True)
-    assert not endless.is_over()

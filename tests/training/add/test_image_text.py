@@ -1,41 +1,40 @@
-"""Networks that rate how well pictures fit captions, and what the student learns from them."""
+"""Networks that compare pictures with captions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
+from naruto_add.config.schema import Add
+from naruto_add.data.dataset import Example, load_split
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.losses.image_text import retrieval_accuracy
 from naruto_add.models.caption_match import new_caption_match
-from naruto_add.params import Add, load_params
-from naruto_add.runtime import StageError
-from naruto_add.training.add import image_text as image_text_module
-from naruto_add.training.add.image_text import ImageText, load_image_text, train_caption_match
+from naruto_add.runtime.errors import StageError
+from naruto_add.training.add.image_text import ImageText, load_image_text, measure_accuracy, train_caption_match
+from tests.training.add.build import add_params, has_no_gradient
 
-PROFILE = load_params(Path(__file__).parents[3] / "profiles/mini.yaml")
 PROMPTS = ["", "a boy with a sword", "a girl at night"]
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def add_params(**values: Any) -> Add:
-    return Add.model_validate({**PROFILE.add.model_dump(), "caption_match_steps": 2, **values})
-
-
 class Load:
-    """Loads the network of these parameters from one cache."""
+    """Loads the network that the parameters name, always with the same cache folder."""
 
     def __init__(self, bundle: ModelBundle, dataset_dir: Path, cache_dir: Path) -> None:
         self.bundle, self.dataset_dir, self.cache_dir = bundle, dataset_dir, cache_dir
 
-    def __call__(self, **values: Any) -> ImageText:
+    def __call__(self, network: str = "caption_match", **values: Any) -> ImageText:
+        params: Add = add_params(image_text_network=network, **values)
         return load_image_text(
             self.bundle,
             PROMPTS,
-            params=add_params(**values),
+            params=params,
             prompt_template="{caption}",
             dataset_dir=self.dataset_dir,
             cache_dir=self.cache_dir,
@@ -59,92 +58,67 @@ def tiny_clip_dir(tiny_pipeline_dir: Path, tmp_path: Path) -> Path:
     return tmp_path / "clip"
 
 
-def loss_of(load: Load, image_text: ImageText, latents: torch.Tensor) -> torch.Tensor:
-    rows, corner = torch.tensor([1, 2]), torch.zeros(2, 2)
-    return image_text.loss(load.bundle.vae, latents, rows, corner=corner, side_px=32)
+class Constant:
+    """A matcher that cannot tell pictures or prompts apart."""
+
+    def images(self, pixels: Tensor) -> Tensor:
+        return torch.ones(len(pixels), 4)
+
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        return torch.ones(len(prompts), 4)
 
 
-def some_latents() -> torch.Tensor:
-    return torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
-
-
-def test_the_matcher_learns_pairs_by_heart() -> None:
+def test_caption_match_learns_which_caption_belongs_to_which_picture() -> None:
     generator = torch.Generator().manual_seed(0)
     pixels, pooled = torch.rand(8, 3, 32, 32, generator=generator) * 2 - 1, torch.randn(8, 16, generator=generator)
     pixels = pixels.mean(dim=(2, 3), keepdim=True).mul(8).add(0.2 * pixels)  # each has a colour of its own
     network, ids = new_caption_match(16, seed=0), torch.arange(8)
-    params = add_params(caption_match_steps=150, caption_match_learning_rate=3e-3)
-    train_caption_match(network, pixels, pooled, caption_ids=ids, params=params)
+    train_caption_match(network, pixels, pooled, caption_ids=ids, seed=0, num_steps=200)
     assert retrieval_accuracy(network.image_vectors(pixels), network.text_vectors(pooled), ids) == 1
 
 
-def test_a_matcher_that_cannot_read_finds_what_a_guess_finds(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_text_module.EmbeddedMatcher, "texts", lambda _, prompts: torch.ones(len(prompts), 4))
-    monkeypatch.setattr(image_text_module.EmbeddedMatcher, "images", lambda _, pixels: torch.ones(len(pixels), 4))
-    figures = load().metrics()
-    assert figures["image_text_accuracy"] == figures["image_text_chance"] == pytest.approx(0.25)
+def test_the_accuracy_of_a_matcher_that_knows_nothing_is_that_of_a_random_guess(tiny_dataset_dir: Path) -> None:
+    examples: list[Example] = load_split(tiny_dataset_dir, "validation", prompt_template="{caption}")
+    accuracy, chance = measure_accuracy(Constant(), examples, device=torch.device("cpu"))
+    assert accuracy == chance == pytest.approx(0.25)
 
 
-def test_a_trained_matcher_is_kept_under_the_key_of_what_it_learnt_from(
-    load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, other = load(), load(caption_match_steps=3)
-    assert len(list(load.cache_dir.glob("caption_match-*.safetensors"))) == 2
-    assert not torch.equal(first.text_vectors, other.text_vectors)
-    monkeypatch.setattr(image_text_module, "train_caption_match", None)
+def test_a_trained_caption_match_is_cached_under_the_key_of_its_training(load: Load) -> None:
+    first = load()
+    (path,) = load.cache_dir.glob("caption_match*")
+    written_at = path.stat().st_mtime_ns
     assert torch.equal(load().text_vectors, first.text_vectors)
+    assert path.stat().st_mtime_ns == written_at
+    with pytest.raises(StageError, match=r"caption_match\.safetensors.*delete it"):
+        load(seed=1)
 
 
-@pytest.mark.parametrize("network", ["caption_match", "clip"])
-def test_the_loss_reaches_the_latents_alone_and_falls_as_the_picture_is_optimised(
-    load: Load, tiny_clip_dir: Path, network: str
-) -> None:
-    image_text = load(image_text_network=str(tiny_clip_dir) if network == "clip" else network)
-    latents = some_latents()
-    first = loss_of(load, image_text, latents)
-    first.backward()
-    assert latents.grad is not None and latents.grad.flatten(1).any(dim=1).all()
-    modules = [load.bundle.vae, load.bundle.text_encoder, load.bundle.unet]
+@pytest.mark.parametrize("kind", ["caption_match", "clip"])
+def test_the_network_is_frozen_and_passes_gradients_to_the_pixels(load: Load, tiny_clip_dir: Path, kind: str) -> None:
+    image_text = load(str(tiny_clip_dir) if kind == "clip" else kind)
     matcher: Any = image_text.matcher
-    modules.append(matcher.clip.model if network == "clip" else matcher.network)
-    assert all(item.grad is None and not item.requires_grad for module in modules for item in module.parameters())
-    assert not modules[-1].training
-    optimizer = torch.optim.Adam([latents], lr=0.05)
-    for _ in range(10):
-        optimizer.zero_grad()
-        loss = loss_of(load, image_text, latents)
-        loss.backward()
-        optimizer.step()
-    assert loss < first
+    network: nn.Module = matcher.clip.model if kind == "clip" else matcher.network
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    matcher.images(pixels).square().sum().backward()
+    assert pixels.grad is not None and pixels.grad.flatten(1).any(dim=1).all()
+    assert has_no_gradient(network) and not network.training
+    assert image_text.text_vectors.shape[0] == len(PROMPTS) and not image_text.text_vectors.requires_grad
 
 
-def test_captions_are_encoded_once(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    image_text = load()
-    monkeypatch.setattr(load.bundle, "text_encoder", None)
-    loss_of(load, image_text, some_latents())
-    assert len(image_text.text_vectors) == len(PROMPTS)
-    assert not image_text.text_vectors.requires_grad
-
-
-def test_clip_is_shown_what_transformers_shows_it(load: Load, tiny_clip_dir: Path) -> None:
-    image_text = load(image_text_network=str(tiny_clip_dir))
-    model = CLIPModel.from_pretrained(tiny_clip_dir)
+def test_clip_gets_the_pixels_that_transformers_would_give_it(load: Load, tiny_clip_dir: Path) -> None:
+    image_text = load(str(tiny_clip_dir))
+    model, tokenizer = CLIPModel.from_pretrained(tiny_clip_dir), CLIPTokenizer.from_pretrained(tiny_clip_dir)
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     mean, std = torch.tensor([0.4815, 0.4578, 0.4082]), torch.tensor([0.2686, 0.2613, 0.2758])
-    shown = ((pixels + 1) / 2 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    normalized = ((pixels + 1) / 2 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    tokens = tokenizer(PROMPTS[1:], padding="max_length", max_length=77, return_tensors="pt")
     with torch.no_grad():
-        seen = image_text.matcher.images(pixels)
-        tokens = matcher_tokens(tiny_clip_dir)
-        logits = model(pixel_values=shown, **tokens).logits_per_image / model.logit_scale.exp()
-    cosine = F.normalize(seen, dim=1) @ F.normalize(image_text.text_vectors[1:], dim=1).T
+        vectors = image_text.matcher.images(pixels)
+        logits = model(pixel_values=normalized, **tokens).logits_per_image / model.logit_scale.exp()
+    cosine = F.normalize(vectors, dim=1) @ F.normalize(image_text.text_vectors[1:], dim=1).T
     torch.testing.assert_close(cosine, logits, rtol=1e-3, atol=1e-3)
 
 
-def matcher_tokens(clip_dir: Path) -> Any:
-    tokenizer = CLIPTokenizer.from_pretrained(clip_dir)
-    return tokenizer(PROMPTS[1:], padding="max_length", max_length=77, return_tensors="pt")
-
-
-def test_a_clip_that_cannot_be_had_names_the_remedy(load: Load) -> None:
-    with pytest.raises(StageError, match=r"add\.image_text_network: 'some/clip' is no folder"):
-        load(image_text_network="some/clip")
+def test_a_clip_that_cannot_be_loaded_is_an_error_with_the_key(load: Load) -> None:
+    with pytest.raises(StageError, match=r"add\.image_text_network: 'some/clip'"):
+        load("some/clip")

@@ -1,4 +1,4 @@
-"""The teacher's finetuning: what learns, what is chosen, exact resume, and what the stage leaves."""
+"""The teacher's finetuning: which weights are trained, which are kept, exact resume, and the stage's outputs."""
 
 import json
 from collections.abc import Callable, Generator
@@ -11,63 +11,72 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+from naruto_add.config.schema import Base, Optimizer, Teacher
 from naruto_add.data.dataset import load_split
-from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder
+from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder, tokenize
 from naruto_add.models.lora import lora_layers
-from naruto_add.params import Base, Teacher
-from naruto_add.runtime import StageError
+from naruto_add.runtime.errors import StageError
 from naruto_add.training import learner
-from naruto_add.training.teacher import run as teacher_run
-from naruto_add.training.teacher.inputs import draw_batch, load_data
-from naruto_add.training.teacher.run import TeacherRun
+from naruto_add.training.teacher import trainer as trainer_module
+from naruto_add.training.teacher.batch import draw_batch
+from naruto_add.training.teacher.dataset import TeacherData, load_data
 from naruto_add.training.teacher.train import train_teacher
+from naruto_add.training.teacher.trainer import TeacherTrainer
 
+TEMPLATE = "shinobi: {caption}"
+OPTIMIZER = Optimizer(name="adamw", learning_rate=1e-2, warmup_steps=1, schedule="constant", ema_decay=0.5)
 PARAMS = Teacher(
     seed=0,
-    prompt_template="shinobi: {caption}",
     lora_targets="attention",
     lora_text_encoder=False,
     lora_rank=4,
-    lora_alpha=8.0,
     num_steps=6,
     batch_size=4,
     accumulation_steps=1,
     gradient_checkpointing=False,
-    optimizer="adamw",
-    learning_rate=1e-2,
-    warmup_steps=1,
-    learning_rate_decay="none",
+    optimizer=OPTIMIZER,
     caption_dropout=0.1,
     snr_gamma=5.0,
-    ema_decay=0.5,
-    max_grad_norm=1.0,
     flip=True,
     validation_every_steps=2,
     validation_prompts=["a man with a sword", "a girl"],
 )
 
-Start = Callable[..., TeacherRun]
+Start = Callable[..., TeacherTrainer]
 
 
 def base_at(folder: Path) -> Base:
-    return Base(model=str(folder), revision="", variant="", precision="fp32", resolution_px=32)
+    return Base(
+        model=str(folder), revision="", variant="", precision="fp32", resolution_px=32, prompt_template=TEMPLATE
+    )
+
+
+def load(bundle: ModelBundle, dataset_dir: Path, cache_dir: Path, params: Teacher = PARAMS) -> TeacherData:
+    return load_data(
+        bundle,
+        dataset_dir=dataset_dir,
+        prompt_template=TEMPLATE,
+        drawn_prompts=params.validation_prompts,
+        flip=params.flip,
+        is_text_encoder_trained=params.lora_text_encoder,
+        cache_dir=cache_dir,
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few_picture_steps() -> Generator[None]:
+def few_drawing_steps() -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher_run, "PICTURE_STEPS", 2)
+        patch.setattr(trainer_module, "DRAWING_STEPS", 2)
         yield
 
 
 @pytest.fixture
 def start(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path) -> Start:
-    def start(**changes: object) -> TeacherRun:
+    def start(**changes: object) -> TeacherTrainer:
         params = PARAMS.model_copy(update=changes)
         bundle = load_bundle(base_at(tiny_pipeline_dir))
-        cache_dir = tmp_path / f"cache{len(list(tmp_path.iterdir()))}"
-        data = load_data(bundle, params, dataset_dir=tiny_dataset_dir, cache_dir=cache_dir)
-        return TeacherRun(bundle, data, params=params, precision="fp32", guidance_scale=2.0)
+        data = load(bundle, tiny_dataset_dir, tmp_path / f"cache{len(list(tmp_path.iterdir()))}", params)
+        return TeacherTrainer(bundle, data, params=params, precision="fp32", guidance_scale=2.0)
 
     return start
 
@@ -87,17 +96,21 @@ def train(folder: Path, pipeline_dir: Path, dataset_dir: Path, params: Teacher =
     )
 
 
+@pytest.fixture
+def data(tiny_bundle: ModelBundle, tiny_dataset_dir: Path, tmp_path: Path) -> TeacherData:
+    return load(tiny_bundle, tiny_dataset_dir, tmp_path / "cache")
+
+
 @pytest.fixture(scope="module")
 def trained(
-    few_picture_steps: None, tmp_path_factory: pytest.TempPathFactory, tiny_pipeline_dir: Path, tiny_dataset_dir: Path
+    few_drawing_steps: None, tmp_path_factory: pytest.TempPathFactory, tiny_pipeline_dir: Path, tiny_dataset_dir: Path
 ) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     train(folder, tiny_pipeline_dir, tiny_dataset_dir)
     return folder
 
 
-def test_batch_depends_on_its_step_alone(start: Start) -> None:
-    data = start()._data
+def test_a_batch_depends_only_on_its_step(data: TeacherData) -> None:
     first, again, other = (draw_batch(data, PARAMS, step=step) for step in (3, 3, 4))
     assert torch.equal(first.latents, again.latents)
     assert torch.equal(first.noise, again.noise)
@@ -105,8 +118,7 @@ def test_batch_depends_on_its_step_alone(start: Start) -> None:
     assert not torch.equal(first.noise, other.noise)
 
 
-def test_captions_are_dropped_with_their_probability(start: Start) -> None:
-    data = start()._data
+def test_captions_are_dropped_with_the_given_probability(data: TeacherData) -> None:
     empty = data.prompts[0]
 
     def dropped(probability: float) -> float:
@@ -118,8 +130,7 @@ def test_captions_are_dropped_with_their_probability(start: Start) -> None:
     assert dropped(0.3) == pytest.approx(0.3, abs=0.06)
 
 
-def test_half_the_pictures_are_mirrored_if_asked(start: Start) -> None:
-    data = start()._data
+def test_half_of_the_pictures_are_mirrored_with_flip(data: TeacherData) -> None:
     marked = replace(data, train=replace(data.train, latents=torch.zeros(16, 4, 4, 4), flipped=torch.ones(16, 4, 4, 4)))
 
     def mirrored(flip: bool) -> float:
@@ -133,72 +144,73 @@ def test_half_the_pictures_are_mirrored_if_asked(start: Start) -> None:
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_every_adapter_gets_a_gradient_after_two_steps(start: Start, text_encoder: bool) -> None:
     targets = "attention" if text_encoder else "attention_convolutions"
-    run = start(lora_targets=targets, lora_text_encoder=text_encoder, caption_dropout=0.0)
-    run.train_step(0)
-    run.train_step(1)
-    run._loss(draw_batch(run._data, PARAMS, step=2)).backward()
+    trainer = start(lora_targets=targets, lora_text_encoder=text_encoder, caption_dropout=0.0)
+    trainer.train_step(0)
+    trainer.train_step(1)
+    trainer._loss(draw_batch(trainer._data, PARAMS, step=2)).backward()
     without = [
         name
-        for name, item in run.denoiser.named_parameters()
+        for name, item in trainer.denoiser.named_parameters()
         if item.requires_grad and not (item.grad is not None and item.grad.abs().max() > 0)
     ]
     assert without == []
-    assert len(run.learner.trainable) == 2 * run.num_layers
-    assert any(name.startswith("text_encoder") for name in lora_layers(run.denoiser)) == text_encoder
+    assert len(trainer.learner.trainable) == 2 * trainer.num_layers
+    assert any(name.startswith("text_encoder") for name in lora_layers(trainer.denoiser)) == text_encoder
 
 
-def test_base_weights_stay_bit_identical_while_outputs_change(start: Start, tiny_bundle: ModelBundle) -> None:
-    run = start()
-    before = run.validation_loss()
+def test_training_changes_the_outputs_and_no_weight_of_the_base(start: Start, tiny_bundle: ModelBundle) -> None:
+    trainer = start()
+    before = trainer.validation_loss()
     for step in range(3):
-        run.train_step(step)
-    assert run.validation_loss() != before
-    trained = {name.replace(".base_layer", ""): item for name, item in run.denoiser.unet.state_dict().items()}
+        trainer.train_step(step)
+    assert trainer.validation_loss() != before
+    trained = {name.replace(".base_layer", ""): item for name, item in trainer.denoiser.unet.state_dict().items()}
     for name, item in tiny_bundle.unet.state_dict().items():
         assert torch.equal(trained[name], item), name
 
 
 def test_one_batch_is_overfitted(start: Start) -> None:
-    run = start(warmup_steps=0, lora_rank=16, lora_targets="attention_convolutions")
-    losses = [run.train_step(0)["loss"] for _ in range(15)]
+    optimizer = OPTIMIZER.model_copy(update={"warmup_steps": 0})
+    trainer = start(optimizer=optimizer, lora_rank=16, lora_targets="attention_convolutions")
+    losses = [trainer.train_step(0)["loss"] for _ in range(15)]
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_validation_loss_is_deterministic_and_draws_no_randomness(start: Start) -> None:
-    run = start()
+def test_the_validation_loss_does_not_depend_on_the_global_generator(start: Start) -> None:
+    trainer = start()
     state = torch.get_rng_state()
-    first = run.validation_loss()
+    first = trainer.validation_loss()
     torch.manual_seed(123)
-    assert run.validation_loss() == first
+    assert trainer.validation_loss() == first
     assert start().validation_loss() == first
     torch.set_rng_state(state)
 
 
-def test_validation_scores_the_average_and_leaves_the_live_weights(start: Start) -> None:
-    run = start(ema_decay=0.9)
+def test_validation_uses_the_average_and_leaves_the_trained_weights(start: Start) -> None:
+    trainer = start(optimizer=OPTIMIZER.model_copy(update={"ema_decay": 0.9}))
     for step in range(3):
-        run.train_step(step)
-    live = [item.detach().clone() for item in run.learner.trainable]
-    live_loss = run.validation_loss()
-    assert run.validate(3)["validation_loss"] != live_loss
-    assert all(torch.equal(item, kept) for item, kept in zip(run.learner.trainable, live, strict=True))
+        trainer.train_step(step)
+    trained = [item.detach().clone() for item in trainer.learner.trainable]
+    loss = trainer.validation_loss()
+    assert trainer.validate(3)["validation_loss"] != loss
+    assert all(torch.equal(item, before) for item, before in zip(trainer.learner.trainable, trained, strict=True))
 
 
-def test_gradients_that_are_not_finite_are_skipped_counted_and_finally_an_error(
+def test_steps_with_gradients_that_are_not_finite_are_skipped_and_too_many_are_an_error(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner, "MAX_SKIPPED_IN_A_ROW", 3)
-    run = start()
-    run.train_step(0)
-    run._data.train.latents.fill_(float("nan"))
-    run._data.train.flipped.fill_(float("nan"))
-    kept = [item.detach().clone() for item in run.learner.trainable]
-    run.train_step(1)
-    assert all(torch.equal(item, old) for item, old in zip(run.learner.trainable, kept, strict=True))
-    assert run.metrics()["skipped_steps"] == 1
-    with pytest.raises(StageError, match=r"not finite; lower teacher\.learning_rate"):
+    trainer = start()
+    trainer.train_step(0)
+    trainer._data.train.latents.fill_(float("nan"))
+    trainer._data.train.flipped.fill_(float("nan"))
+    kept = [item.detach().clone() for item in trainer.learner.trainable]
+    trainer.train_step(1)
+    assert all(torch.equal(item, old) for item, old in zip(trainer.learner.trainable, kept, strict=True))
+    assert trainer.metrics()["skipped_steps"] == 1
+    with pytest.raises(StageError, match=r"not finite; lower teacher\.optimizer\.learning_rate"):
         for step in range(2, 4):
-            run.train_step(step)
+            trainer.train_step(step)
 
 
 def test_the_merged_pipeline_is_the_base_with_the_saved_adapters(trained: Path, tiny_pipeline_dir: Path) -> None:
@@ -215,14 +227,14 @@ def test_the_merged_pipeline_is_the_base_with_the_saved_adapters(trained: Path, 
     assert list(merged.state_dict()) == list(plain.state_dict())
 
 
-def test_untrained_parts_are_saved_unchanged(trained: Path, tiny_pipeline_dir: Path) -> None:
+def test_networks_that_are_not_trained_are_saved_unchanged(trained: Path, tiny_pipeline_dir: Path) -> None:
     for part in ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
         saved, original = load_file(trained / "teacher" / part), load_file(tiny_pipeline_dir / part)
         assert saved.keys() == original.keys()
         assert all(torch.equal(saved[name], original[name]) for name in original)
 
 
-def test_the_best_checkpoint_is_the_one_reported(trained: Path) -> None:
+def test_the_metrics_are_those_of_the_best_validation(trained: Path) -> None:
     metrics = json.loads((trained / "teacher.json").read_text())
     rows = [line.split("\t") for line in (trained / "teacher_validation.tsv").read_text().splitlines()[1:]]
     losses = {int(step): float(loss) for step, loss in rows}
@@ -242,7 +254,7 @@ def test_the_grid_has_a_row_per_validation_and_a_column_per_prompt(trained: Path
         assert json.loads(grid.text["captions"]) == ["base", "step 2", "step 4", "step 6"]
 
 
-def test_outs_do_not_tell_where_they_were_made(trained: Path, tiny_pipeline_dir: Path) -> None:
+def test_outputs_contain_no_path_of_this_machine(trained: Path, tiny_pipeline_dir: Path) -> None:
     for path in (trained / "teacher").rglob("*.json"):
         assert str(tiny_pipeline_dir) not in path.read_text(), path
 
@@ -267,16 +279,16 @@ def test_a_killed_run_that_trains_the_text_encoder_ends_with_the_same_bytes(
 def kill_and_resume(
     monkeypatch: pytest.MonkeyPatch, folder: Path, pipeline_dir: Path, dataset_dir: Path, params: Teacher
 ) -> None:
-    """Break off in step 5, after the checkpoint of step 4, and run again."""
-    step_of = TeacherRun.train_step
+    """Raise an error in step 5, after the checkpoint of step 4, and run again."""
+    step_of = TeacherTrainer.train_step
 
-    def killed(self: TeacherRun, step: int) -> dict[str, float]:
+    def killed(self: TeacherTrainer, step: int) -> dict[str, float]:
         if step == 5:
             raise RuntimeError("killed")
         return step_of(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TeacherRun, "train_step", killed)
+        patch.setattr(TeacherTrainer, "train_step", killed)
         with pytest.raises(RuntimeError, match="killed"):
             train(folder, pipeline_dir, dataset_dir, params)
     assert not (folder / "teacher").exists()
@@ -293,14 +305,9 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
-def test_every_prompt_bears_the_template(start: Start, tiny_dataset_dir: Path, tiny_bundle: ModelBundle) -> None:
-    run = start(lora_text_encoder=True)
-    caption = load_split(tiny_dataset_dir, "train")[0].caption
-    ids = run._data.prompts[run._data.train_rows[0]]
-    text = tiny_bundle.tokenizer.decode(ids, skip_special_tokens=True)
-    assert (
-        text.split()
-        == tiny_bundle.tokenizer.decode(
-            tiny_bundle.tokenizer(f"shinobi: {caption}").input_ids, skip_special_tokens=True
-        ).split()
-    )
+def test_prompts_are_captions_in_the_template(tiny_bundle: ModelBundle, tiny_dataset_dir: Path, tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"lora_text_encoder": True})
+    data = load(tiny_bundle, tiny_dataset_dir, tmp_path, params)
+    example = load_split(tiny_dataset_dir, "train", prompt_template=TEMPLATE)[0]
+    expected = tokenize(tiny_bundle, [f"shinobi: {example.caption}"])[0]
+    assert torch.equal(data.prompts[data.train_rows[0]], expected)

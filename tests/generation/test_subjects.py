@@ -1,0 +1,77 @@
+"""Subjects: their samplers, sizes, and the keys of their pictures."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from naruto_add.config.schema import Base, Sampling
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.sampling import Sampler, student_sampler, teacher_sampler
+from naruto_add.generation.subjects import Models, Subject, at_steps, few_step_teachers, load_subjects
+
+SAMPLING = Sampling(teacher_steps=4, student_steps=2, pool_steps=8, guidance_scale=3.0, student_scheduler="ddim")
+
+
+@pytest.fixture
+def teacher(tiny_bundle: ModelBundle) -> Subject:
+    return Subject(tiny_bundle, teacher_sampler(tiny_bundle, SAMPLING), "teacher")
+
+
+@pytest.fixture
+def subjects(tiny_pipeline_dir: Path) -> dict[str, Subject]:
+    base = Base(
+        model=str(tiny_pipeline_dir),
+        revision="",
+        variant="",
+        precision="fp32",
+        resolution_px=32,
+        prompt_template="{caption}",
+    )
+    unet_dir = tiny_pipeline_dir / "unet"
+    return load_subjects(
+        Models(
+            base=base,
+            sampling=SAMPLING,
+            teacher_dir=tiny_pipeline_dir,
+            student_dir=unet_dir,
+            distilled_dir=unet_dir,
+        )
+    )
+
+
+def test_the_key_changes_with_weights_steps_scheduler_and_guidance(teacher: Subject) -> None:
+    others = [
+        at_steps(teacher, 2),
+        replace(teacher, weights="other"),
+        replace(teacher, sampler=student_sampler(teacher.bundle, SAMPLING, 2)),
+        replace(teacher, sampler=Sampler(teacher.sampler.scheduler, 4, 1.0)),
+    ]
+
+    assert len({repr(subject.key()) for subject in [teacher, *others]}) == 5
+    assert at_steps(teacher, 4).key() == teacher.key()
+
+
+def test_students_take_few_steps_without_guidance(subjects: dict[str, Subject]) -> None:
+    samplers = {name: (s.sampler.num_inference_steps, s.sampler.guidance_scale) for name, s in subjects.items()}
+
+    assert samplers == {"base": (4, 3.0), "teacher": (4, 3.0), "student": (2, 1.0), "distilled": (2, 1.0)}
+    assert subjects["student"].bundle.unet is not subjects["distilled"].bundle.unet
+
+
+def test_few_step_teachers_take_the_students_steps_with_the_teachers_guidance(teacher: Subject) -> None:
+    found = few_step_teachers(teacher, 2).values()
+
+    assert {(s.sampler.num_inference_steps, s.sampler.guidance_scale) for s in found} == {(2, 3.0)}
+    assert len({type(s.sampler.scheduler) for s in found}) == 2
+
+
+def test_sizes_are_those_of_the_weights(subjects: dict[str, Subject], tiny_pipeline_dir: Path) -> None:
+    student, bundle = subjects["student"], subjects["student"].bundle
+    weights = [p for module in (bundle.unet, bundle.text_encoder, bundle.vae) for p in module.parameters()]
+
+    assert student.params_m == sum(p.numel() for p in bundle.unet.parameters()) / 1e6
+    assert student.pipeline_params_m == sum(p.numel() for p in weights) / 1e6
+    assert student.weights_mib == 4 * sum(p.numel() for p in weights) / 2**20
+    files = list(tiny_pipeline_dir.rglob("*.safetensors"))
+    assert student.size_mib == pytest.approx(sum(file.stat().st_size for file in files) / 2**20)

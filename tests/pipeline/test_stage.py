@@ -1,0 +1,114 @@
+"""A stage checks parameters and base model before it runs, and its user sees one message for a mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from ruamel.yaml import YAML
+
+from naruto_add.config.load import ParamsError
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_stage
+from naruto_add.runtime.errors import StageError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml and the base model."""
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "base").symlink_to(ROOT / "base")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NARUTO_ADD_TRACEBACK", raising=False)
+    monkeypatch.setattr("naruto_add.pipeline.stage.terminate_with_parent", lambda: None)  # would be this test's own
+    return tmp_path
+
+
+def _set(project: Path, section: str, **changes: Any) -> None:
+    values = YAML(typ="safe").load(project / "params.yaml")
+    values[section].update(changes)
+    YAML().dump(values, project / "params.yaml")
+
+
+def _never(params: Params) -> NoReturn:
+    raise AssertionError("the stage ran")
+
+
+def test_the_stage_gets_the_parameters() -> None:
+    received: list[Params] = []
+    run_stage(received.append)
+    assert received[0].base.model == "base/model"
+
+
+def test_invalid_parameters_end_the_stage_before_it_runs(project: Path) -> None:
+    _set(project, "add", adv_weight=-1.0)
+    with pytest.raises(SystemExit, match=r"^error: add\.adv_weight: -1\.0"):
+        run_stage(_never)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("base", {"model": "base/modle"}, "base.model: 'base/modle' is not a folder"),
+        ("base", {"model": "owner/name"}, "base.revision: '' is not a commit"),
+        ("add", {"resolutions_px": [72]}, "add.resolutions_px: 72"),
+        ("add", {"discriminator_blocks": ["typo"]}, "add.discriminator_blocks: 'typo'"),
+    ],
+)
+def test_a_base_model_that_does_not_fit_ends_every_stage_before_it_runs(
+    project: Path, section: str, changes: dict[str, Any], message: str
+) -> None:
+    _set(project, section, **changes)
+    with pytest.raises(SystemExit, match=f"^error: {message}"):
+        run_stage(_never)
+
+
+@pytest.mark.parametrize("error", [StageError, ParamsError, FileNotFoundError])
+def test_mistakes_of_the_user_become_one_message(error: type[Exception]) -> None:
+    def stage(params: Params) -> NoReturn:
+        raise error("add.x: 1 is too few")
+
+    with pytest.raises(SystemExit, match=r"^error: add\.x: 1 is too few$"):
+        run_stage(stage)
+
+
+def test_a_variable_asks_for_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stage(params: Params) -> NoReturn:
+        raise StageError("add.x: 1 is too few")
+
+    monkeypatch.setenv("NARUTO_ADD_TRACEBACK", "1")
+    with pytest.raises(StageError):
+        run_stage(stage)
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    def stage(params: Params) -> NoReturn:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_stage(stage)
+
+
+def test_ctrl_c_is_not_success() -> None:
+    def stage(params: Params) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="the next `dvc repro` runs this stage again") as ended:
+        run_stage(stage)
+    assert ended.value.code != 0
+
+
+def test_scripts_of_stages_do_nothing_when_imported(project: Path) -> None:
+    """They read no parameters (there are none here), and load neither torch nor numpy."""
+    (project / "params.yaml").unlink()
+    names = [path.stem for path in (ROOT / "stages").glob("[a-z]*.py")]
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        + "".join(f"import stages.{name}\n" for name in names)
+        + "assert not {'torch', 'numpy', 'diffusers', 'transformers', 'huggingface_hub'} & sys.modules.keys()\n"
+        + f"assert sys.path[0] == {str(ROOT / 'src')!r}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=project, check=True)
