@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from naruto_add.data.images import PictureRules, UnusablePictureError, read_picture
 
@@ -256,3 +257,79 @@ def test_values_without_a_known_white_level_are_rejected() -> None:
 def test_a_folder_or_a_missing_file_is_broken(tmp_path: Path) -> None:
     assert _rejected(tmp_path).reason == "broken"
     assert _rejected(tmp_path / "none.png").reason == "broken"
+
+
+def _tiff(values: NDArray[np.uint16], **tags: int) -> bytes:
+    """An uncompressed grey TIFF of 16-bit samples with these tags."""
+    directory = ImageFileDirectory_v2()
+    for name, value in tags.items():
+        directory[{"photometric": 262}[name]] = value
+    return _file(Image.fromarray(values), "TIFF", tiffinfo=directory)
+
+
+def _tiff_12_bit(grey: int, *, side_px: int = 16) -> bytes:
+    """A TIFF whose samples are all `grey`, of 4095, packed without padding."""
+    pair = bytes([grey >> 4, (grey & 15) << 4 | grey >> 8, grey & 255])
+    strip = pair * (side_px * side_px // 2)
+    tags = [(256, side_px), (257, side_px), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, side_px)]
+    tags.append((279, len(strip)))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("grey", [0, 1000, 2048, 4095])
+def test_grey_values_of_12_bits_are_scaled_by_their_own_white(grey: int) -> None:
+    assert np.abs(_pixels(_tiff_12_bit(grey)) - 255 * grey / 4095).max() <= 1
+
+
+@pytest.mark.parametrize(("photometric", "expected"), [(0, 191), (1, 64)])
+def test_a_16_bit_tiff_whose_zero_is_white_is_no_negative(photometric: int, expected: int) -> None:
+    values = np.full((16, 16), 64 * 257, np.uint16)
+    assert (_pixels(_tiff(values, photometric=photometric)) == expected).all()
+
+
+def _swapped_profile() -> bytes:
+    """sRGB whose red and blue primaries are exchanged."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * profile[131], 12)}
+    red, blue = tags[b"rXYZ"], tags[b"bXYZ"]
+    profile[red : red + 4], profile[blue : blue + 4] = profile[blue : blue + 4], profile[red : red + 4]
+    return bytes(profile)
+
+
+def test_the_profile_of_a_palette_picture_is_used() -> None:
+    image, profile = _halves(), _swapped_profile()
+    in_rgb = _pixels(_file(image, icc_profile=profile))
+    in_palette = _pixels(_file(image.quantize(2), icc_profile=profile))
+    assert np.abs(in_rgb - in_palette).max() <= 2
+    assert np.abs(in_rgb - _pixels(_file(image))).max() > 50
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}, {"optimize": True}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("part", [0.3, 0.95])
+def test_half_a_jpeg_is_truncated_although_it_ends_with_a_marker(
+    options: dict[str, Any], mode: str, part: float
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 64, 3), np.uint8)
+    content = _file(Image.fromarray(noise).convert(mode), "JPEG", quality=90, **options)
+    read_picture(content, _RULES)
+    cut = content.index(b"\xff\xda") + 14
+    half = content[: cut + round(part * (len(content) - cut))].rstrip(b"\xff") + b"\xff\xd9"
+    assert _rejected(half).reason in ("truncated", "broken")
+
+
+@pytest.mark.parametrize("color", [0, 127, 128, 129, 255])
+@pytest.mark.parametrize("trailer", [b"", b"\xff\xd8\xff\xd9 a second picture"])
+def test_a_whole_jpeg_that_ends_grey_is_taken(color: int, trailer: bytes) -> None:
+    for is_progressive in (False, True):
+        content = _file(Image.new("RGB", (33, 17), (color,) * 3), "JPEG", progressive=is_progressive)
+        assert (_pixels(content + trailer) == color).all()
+
+
+@pytest.mark.parametrize("exif", [b"", b"II", b"no TIFF file", b"II*\0\xff\xff\xff\xff"])
+def test_a_png_with_damaged_exif_data_is_taken(exif: bytes) -> None:
+    content = _file(_halves())
+    end_of_header = 8 + 25
+    damaged = content[:end_of_header] + _png_chunk(b"eXIf", exif) + content[end_of_header:]
+    assert np.array_equal(_pixels(damaged), _pixels(content))

@@ -6,10 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
+
+from naruto_add.data.formats import installed_formats
+from naruto_add.data.jpeg import is_cut_short
 
 Reason = Literal[
     "animated",
@@ -25,9 +29,9 @@ Reason = Literal[
 ]
 """Why an entry is rejected."""
 
-# Single bitmaps only: Pillow's other formats start programs (EPS) or hold several pictures (ICO, ICNS, PSD).
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _WHITE_16_BIT = 65535
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+"""Tags of TIFF that say which grey values are white and black."""
 # ImageOps.exif_transpose gives the same pixels, but it also rewrites the EXIF data and fails if other tags are damaged.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,12 +64,6 @@ class UnusablePictureError(Exception):
         self.detail = detail
 
 
-def picture_suffixes() -> set[str]:
-    """The file name endings of the supported formats, in lower case with the dot."""
-    Image.init()
-    return {suffix for suffix, name in Image.EXTENSION.items() if name in _FORMATS}
-
-
 def read_picture(file: Path | bytes, rules: PictureRules) -> Image.Image:
     """The picture, cropped to a square and scaled to the resolution (Lanczos).
 
@@ -75,10 +73,11 @@ def read_picture(file: Path | bytes, rules: PictureRules) -> Image.Image:
     try:
         with (
             _without_pillows_size_limit(),
-            Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=_installed_formats()) as image,
+            Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=installed_formats()) as image,
         ):
             _check_header(image, rules)
             image.load()
+            _check_complete(image, file)
             rgb = _rgb(_upright(image))
     except UnusablePictureError:
         raise
@@ -101,11 +100,6 @@ def _without_pillows_size_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _installed_formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
 def _check_header(image: Image.Image, rules: PictureRules) -> None:
     width_px, height_px = image.size
     megapixels = width_px * height_px / 1e6
@@ -120,6 +114,13 @@ def _check_header(image: Image.Image, rules: PictureRules) -> None:
         raise UnusablePictureError("animated", f"{getattr(image, 'n_frames', 1)} frames")
 
 
+def _check_complete(image: Image.Image, file: Path | bytes) -> None:
+    if image.format not in ("JPEG", "MPO"):
+        return
+    if is_cut_short(image, file if isinstance(file, bytes) else file.read_bytes()):
+        raise UnusablePictureError("truncated", "its data end before its last line, although an end marker follows")
+
+
 def _unreadable(error: Exception) -> UnusablePictureError:
     detail = f"{type(error).__name__}: {error}"
     if "truncated" in str(error).lower():
@@ -128,40 +129,73 @@ def _unreadable(error: Exception) -> UnusablePictureError:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 (damaged EXIF data raise nearly any error, and the picture is sound without them)
+        return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     """The picture in sRGB with 8 bits per channel, transparency over white."""
+    profile = image.info.get("icc_profile")
     image = _eight_bits(image)
-    if image.mode in ("PA", "La", "RGBa") or image.has_transparency_data:
+    if image.mode == "LA" and profile:
+        image = _grey_in_srgb(image, profile)
+    elif image.mode in ("PA", "La", "RGBa") or image.has_transparency_data:
         image = image.convert("RGBA")
-    image = _in_srgb(image)
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    image = _in_srgb(image, profile)
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey values to 8 bits; Pillow's own conversion clips them to white."""
+    """Scale grey values of 9 to 16 bits to 8 bits; Pillow's own conversion clips them to white."""
     if image.mode == "F":
         raise UnusablePictureError("unsupported", "floating-point values have no known white level; use 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > _WHITE_16_BIT:
+    white = _white_level(image)
+    if values.min() < 0 or values.max() > white:
         raise UnusablePictureError("unsupported", "values beyond 16 bits have no known white level; use 8 or 16 bits")
-    grey = Image.fromarray(np.rint(values * (255 / _WHITE_16_BIT)).astype(np.uint8))
+    levels = np.rint(values * (255 / white)).astype(np.uint8)
+    grey = Image.fromarray(255 - levels if _is_white_zero(image) else levels)
     transparent_value = image.info.get("transparency")
     if transparent_value is not None:
         grey.putalpha(Image.fromarray(np.where(values == transparent_value, 0, 255).astype(np.uint8)))
     return grey
 
 
-def _in_srgb(image: Image.Image) -> Image.Image:
+def _white_level(image: Image.Image) -> int:
+    """The largest value of a sample. Of Pillow's formats only TIFF keeps values of 9 to 15 bits as they are."""
+    bits = _tiff_tag(image, _BITS_PER_SAMPLE)
+    num_bits = bits[0] if isinstance(bits, tuple) else bits
+    return 2**num_bits - 1 if isinstance(num_bits, int) and 8 < num_bits < 16 else _WHITE_16_BIT
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Whether 0 is white. Pillow inverts such pictures itself if they have at most 8 bits."""
+    return bool(_tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO)
+
+
+def _tiff_tag(image: Image.Image, tag: int) -> Any:
+    return image.tag_v2.get(tag) if isinstance(image, TiffImageFile) else None
+
+
+def _grey_in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """A grey picture with transparency as RGBA: a grey profile fits its grey channel alone."""
+    grey, alpha = image.split()
+    color = _in_srgb(grey, profile).convert("RGB")
+    color.putalpha(alpha)
+    return color
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """The picture converted from the colour space of its ICC profile, if it has one (photographs, CMYK)."""
-    profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
         return image
     output_mode = "RGBA" if image.mode == "RGBA" else "RGB"
