@@ -1,5 +1,30 @@
 """The error that a stage reports to the user."""
 
+import unicodedata
+
+_ESCAPED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"
+"""They join emoji and letters."""
+
 
 class StageError(RuntimeError):
-    """A stage cannot continue. The message is shown to the user as it is and says what to do."""
+    """A stage cannot continue. The message is shown to the user as it is and says what to do.
+
+    Control characters and direction marks in it are escaped, because names of foreign files may contain any.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(shown, message.split("\n"))))
+
+
+def shown(text: object) -> str:
+    """The text in one line, with escapes for characters that move a terminal's cursor, set colours or reorder text."""
+    return "".join(_escaped(char) if _is_escaped(char) else char for char in str(text))
+
+
+def _is_escaped(char: str) -> bool:
+    return unicodedata.category(char) in _ESCAPED_CATEGORIES and char not in _JOINERS
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
