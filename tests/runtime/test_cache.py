@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from naruto_add.runtime.cache import cache_path, cached_tensors, hash_array, hash_model
+from naruto_add.runtime.cache import cache_path, cached_tensors, hash_array, hash_model, hash_state
 from naruto_add.runtime.errors import StageError
 
 
@@ -121,3 +121,29 @@ def test_the_hash_of_a_model_depends_on_weights_dtype_and_configuration_but_not_
     with torch.no_grad():
         model.weight[0] += 1e-6
     assert hash_model(model) != before
+
+
+@pytest.mark.parametrize("position", range(1, 80, 7))
+def test_a_flipped_byte_is_an_error_that_names_the_file(position: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    cached_tensors(path, key="key", compute=_tensors)
+    content = bytearray(path.read_bytes())
+    content[-position] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(StageError, match=r"a\.safetensors: this cache file .*; delete it and run again"):
+        cached_tensors(path, key="key", compute=_never)
+
+
+def test_the_hash_of_a_state_depends_on_values_names_types_and_order() -> None:
+    states = [
+        {"a": [torch.ones(2), 1], "b": "x"},
+        {"a": [torch.ones(2), 1.0], "b": "x"},
+        {"a": [1, torch.ones(2)], "b": "x"},
+        {"a": [torch.ones(2).half(), 1], "b": "x"},
+        {"a": [torch.ones(2, 1), 1], "b": "x"},
+        {"a": [torch.ones(2), [1]], "b": "x"},
+        {"b": [torch.ones(2), 1], "a": "x"},
+        {"a": [torch.ones(2), 1], "b": None},
+    ]
+    assert len({hash_state(state) for state in states}) == len(states)
+    assert hash_state({"b": "x", "a": [torch.ones(2), 1]}) == hash_state(states[0])

@@ -1,4 +1,4 @@
-"""The one cache of computed tensors: a safetensors file that stores the key of what it was computed from.
+"""The one cache of computed tensors: a safetensors file that stores its key and a hash of its tensors.
 
 A missing file is computed and written. A damaged file, or one with another key, is an error and never a silent
 recomputation.
@@ -41,15 +41,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, key: str) -> Non
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    with new_file(path) as partial:
-        save_file(copies, partial, metadata={"key": key})
+    with new_file(path) as partial:  # one entry: metadata with a second one has no fixed order
+        save_file(copies, partial, metadata={"key": f"{key} {hash_state(copies)}"})
 
 
 def read_tensors(path: Path, *, key: str) -> dict[str, Tensor]:
     """What `write_tensors` stored. Raises StageError if the file is missing, damaged or was stored with another key."""
     try:
         with safe_open(path, framework="pt") as file:
-            stored_key = (file.metadata() or {}).get("key")
+            stored_key, _, stored_hash = (file.metadata() or {}).get("key", "").rpartition(" ")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise StageError(f"{path}: this cache file is damaged ({error}); delete it and run again") from error
@@ -57,7 +57,16 @@ def read_tensors(path: Path, *, key: str) -> dict[str, Tensor]:
         raise StageError(
             f"{path}: this cache file was computed from other data, weights or options; delete it and run again"
         )
+    if stored_hash != hash_state(tensors):
+        raise StageError(f"{path}: this cache file is damaged (its values changed on disk); delete it and run again")
     return tensors
+
+
+def hash_state(state: Any) -> str:
+    """A hash of tensors, numbers and strings in dicts and lists, of their names, shapes and types."""
+    digest = hashlib.blake2b(digest_size=16)
+    _add_state(digest, state)
+    return digest.hexdigest()
 
 
 def hash_array(array: NDArray[Any]) -> str:
@@ -75,6 +84,22 @@ def hash_model(module: nn.Module) -> str:
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _add_state(digest: "hashlib.blake2b", state: Any) -> None:
+    if isinstance(state, Tensor):
+        digest.update(f"{state.dtype} {tuple(state.shape)}".encode())
+        digest.update(state.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(state, Mapping):
+        for name in sorted(state, key=repr):
+            digest.update(f"{name!r}:".encode())
+            _add_state(digest, state[name])
+    elif isinstance(state, (list, tuple)):
+        digest.update(f"{len(state)} items:".encode())
+        for item in state:
+            _add_state(digest, item)
+    else:
+        digest.update(f"{state!r};".encode())
 
 
 def _configuration(module: nn.Module) -> dict[str, object]:

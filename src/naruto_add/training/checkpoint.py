@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from naruto_add.runtime.cache import hash_state
+from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_file
 
 CHECKPOINT_SECONDS = 60.0
@@ -42,15 +44,34 @@ class Checkpoint:
         started = time.monotonic()
         states = {name: item.state_dict() for name, item in self._state.items()}
         with new_file(self._path) as partial:
-            torch.save({"num_done": num_done, "states": states}, partial)
+            torch.save({"num_done": num_done, "states": states, "hash": hash_state([num_done, states])}, partial)
         self._saved_at = time.monotonic()
         self._interval = max(CHECKPOINT_SECONDS, MIN_TRAINING_PER_SAVING * (self._saved_at - started))
 
     def load(self) -> int | None:
-        """Restore the states and return the number of steps done, or return None if the file does not exist."""
+        """Restore the states and return the number of steps done, or return None if the file does not exist.
+
+        Raises StageError, before any state is changed, if the file is damaged.
+        """
         if not self._path.exists():
             return None
-        saved = torch.load(self._path, map_location="cpu", weights_only=True)
+        saved = self._read()
         for name, item in self._state.items():
             item.load_state_dict(saved["states"][name])
         return int(saved["num_done"])
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            saved: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+            is_whole = saved["hash"] == hash_state([saved["num_done"], saved["states"]])
+        except Exception as error:  # torch's readers raise nearly any error for damaged files
+            raise self._damaged(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+        if not is_whole:
+            raise self._damaged("its values changed on disk")
+        return saved
+
+    def _damaged(self, problem: str) -> StageError:
+        return StageError(
+            f"{self._path}: this checkpoint is damaged ({problem}); delete it and run again, which trains this stage "
+            "from its first step"
+        )
