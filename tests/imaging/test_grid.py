@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
+from naruto_add.imaging import grid
 from naruto_add.imaging.grid import (
     FONT,
     GAP_PX,
@@ -86,3 +87,14 @@ def test_an_integer_scale_repeats_pixels() -> None:
 def test_pixels_become_pillow_images() -> None:
     pixels = torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1)
     assert to_images(pixels)[0].getpixel((0, 0)) == (0, 128, 255)
+
+
+@pytest.mark.parametrize("text", ["忍者", "닌자", "نينجا", "🥷", "a 忍"])
+def test_letters_that_the_font_lacks_are_boxes_and_never_blank(text: str) -> None:
+    known = text.encode("ascii", "ignore").decode() or " "
+    drawn = []
+    for each in (text, known):
+        image = Image.new("RGB", (200, 40), "white")
+        grid.draw_text(image, each, at=(4, 4), width_px=190, max_lines=1, font=grid.load_font(16))
+        drawn.append(image.tobytes())
+    assert drawn[0] != drawn[1]

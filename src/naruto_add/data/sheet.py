@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from naruto_add.imaging.grid import PAPER, draw_text, fit_cell, line_px, load_font
+from naruto_add.imaging.grid import PAPER, draw_text, fit_cell, line_px, load_font, png_info
 from naruto_add.runtime.files import new_file
 
 FONT_PX = 12
@@ -14,19 +15,22 @@ NUM_COLUMNS, MAX_PICTURES = 8, 48
 PICTURE_PX, GAP_PX = 144, 8
 
 
-def draw_sheet(dataset_dir: Path, rows: Sequence[Mapping[str, str]], *, sheet_path: Path) -> None:
-    """Writes a PNG with up to 48 of the rows' pictures, evenly spaced, above their splits and captions."""
+def draw_sheet(dataset_dir: Path, rows: Sequence[Mapping[str, Any]], *, sheet_path: Path) -> None:
+    """Writes a PNG with up to 48 of the rows' pictures, evenly spaced, above their splits and captions.
+
+    Its text chunk `captions` holds the captions in full.
+    """
     font = load_font(FONT_PX)
     width_px, height_px = PICTURE_PX + GAP_PX, PICTURE_PX + NUM_LINES * line_px(font) + GAP_PX
     num_pictures = min(len(rows), MAX_PICTURES)
     num_rows = -(-num_pictures // NUM_COLUMNS)
     sheet = Image.new("RGB", (NUM_COLUMNS * width_px + GAP_PX, num_rows * height_px + GAP_PX), PAPER)
-    for number in range(num_pictures):
-        row = rows[number * len(rows) // num_pictures]
+    shown = [rows[number * len(rows) // num_pictures] for number in range(num_pictures)]
+    for number, row in enumerate(shown):
         left, top = GAP_PX + number % NUM_COLUMNS * width_px, GAP_PX + number // NUM_COLUMNS * height_px
         with Image.open(dataset_dir / row["file_name"]) as image:
             sheet.paste(fit_cell(image, PICTURE_PX), (left, top))
         text = f"{row['split']}: {row['text']}"
         draw_text(sheet, text, at=(left, top + PICTURE_PX), width_px=PICTURE_PX, max_lines=NUM_LINES, font=font)
     with new_file(sheet_path) as partial:
-        sheet.save(partial)
+        sheet.save(partial, pnginfo=png_info({"captions": [row["text"] for row in shown]}))

@@ -1,6 +1,7 @@
 """Labelled grids of images, and the functions that draw their text and cells. This module does not import torch."""
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def make_grid(
     _check_shape(rows, columns)
     text = {"captions": [row.caption for row in rows], "columns": [f"{item.name}: {item.note}" for item in columns]}
     with new_file(path) as partial:
-        draw_grid(rows, columns=columns, cell_px=cell_px).save(partial, pnginfo=_png_info(text | dict(metadata)))
+        draw_grid(rows, columns=columns, cell_px=cell_px).save(partial, pnginfo=png_info(text | dict(metadata)))
 
 
 def draw_grid(rows: Sequence[GridRow], *, columns: Sequence[GridColumn], cell_px: int) -> Image.Image:
@@ -88,10 +89,12 @@ def draw_text(
     font: ImageFont.FreeTypeFont,
     color: str = INK,
 ) -> None:
-    """Draw wrapped text with its upper left corner at `at`; text that does not fit ends in an ellipsis."""
-    draw = ImageDraw.Draw(image)
+    """Draw wrapped text with its upper left corner at `at`; text that does not fit ends in an ellipsis.
+
+    A letter that the font lacks is drawn as a box.
+    """
     for index, line in enumerate(wrap(text, font=font, width_px=width_px, max_lines=max_lines)):
-        draw.text((at[0], at[1] + index * line_px(font)), line, color, font)
+        _draw_line(image, line, at=(at[0], at[1] + index * line_px(font)), font=font, color=color)
 
 
 def fit_cell(image: Image.Image, cell_px: int) -> Image.Image:
@@ -156,6 +159,28 @@ def _draw_caption(grid: Image.Image, text: str, *, top: int, side_px: int, font:
     draw_text(grid, text, at=(GAP_PX, middle), width_px=width_px, max_lines=max_lines, font=font)
 
 
+def _draw_line(image: Image.Image, line: str, *, at: tuple[int, int], font: ImageFont.FreeTypeFont, color: str) -> None:
+    draw = ImageDraw.Draw(image)
+    if not any(_is_missing(char, font) for char in line):
+        draw.text(at, line, color, font)
+        return
+    left: float = at[0]
+    for char in line:
+        width_px = font.getlength(char)
+        if _is_missing(char, font):
+            top, inset = at[1] + round(0.3 * font.size), max(1, round(width_px / 8))
+            draw.rectangle((round(left) + inset, top, round(left + width_px) - inset, at[1] + font.size), None, color)
+        else:
+            draw.text((left, at[1]), char, color, font)
+        left += width_px
+
+
+def _is_missing(char: str, font: ImageFont.FreeTypeFont) -> bool:
+    """Whether the font shows nothing for a letter or symbol; marks that join or modify letters need no box."""
+    is_shown = unicodedata.category(char)[0] in "LNPS" or unicodedata.category(char) in ("Co", "Cn")
+    return is_shown and font.getmask(char).getbbox() is None
+
+
 def _words(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
     """The words of a text; a word that is wider than a line is split into pieces that are not."""
     words: list[str] = []
@@ -170,7 +195,8 @@ def _words(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
     return words
 
 
-def _png_info(text: Mapping[str, Any]) -> PngInfo:
+def png_info(text: Mapping[str, Any]) -> PngInfo:
+    """Text chunks for a PNG: strings as they are, other values as JSON."""
     info = PngInfo()
     for key in sorted(text):
         value = text[key]
