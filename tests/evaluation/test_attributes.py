@@ -34,7 +34,7 @@ def _example(caption: str, **attributes: str) -> Example:
 
 
 def _with_attributes(caption: str, attributes: dict[str, str]) -> Example:
-    return Example(image_path=Path("picture.png"), caption=caption, prompt=caption, attributes=attributes)
+    return Example(image_path=Path("picture.png"), captions=(caption,), prompts=(caption,), attributes=attributes)
 
 
 @pytest.mark.parametrize(

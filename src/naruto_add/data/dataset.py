@@ -3,22 +3,40 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+from naruto_add.data.entries import Split
 from naruto_add.data.prompts import fill_template
 from naruto_add.runtime.errors import StageError
 
-Split = Literal["train", "validation", "test"]
+MIN_PICTURES: dict[Split, int] = {"test": 4, "validation": 1, "train": 5}
+"""The smallest splits that the later stages can use; `evaluate` halves the test pictures, and 2 make a distribution."""
+FURTHER_CAPTIONS = "further_captions"
+"""The column of captions after the first; missing if no picture of the data set has any."""
+_OWN_COLUMNS = ("file_name", "text", "split", FURTHER_CAPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A captioned picture. `prompt` is the caption in the prompt template; `attributes` are its row's other columns."""
+    """A picture with at least one caption; training draws one of them, and everything else uses the first.
+
+    `prompts` are the captions in the prompt template; `attributes` are its row's other columns.
+    """
 
     image_path: Path
-    caption: str
-    prompt: str
+    captions: tuple[str, ...]
+    prompts: tuple[str, ...]
     attributes: dict[str, str]
+
+    @property
+    def caption(self) -> str:
+        """The first caption."""
+        return self.captions[0]
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of the first caption."""
+        return self.prompts[0]
 
 
 def load_split(dataset_dir: Path, split: Split, *, prompt_template: str) -> list[Example]:
@@ -31,10 +49,11 @@ def load_split(dataset_dir: Path, split: Split, *, prompt_template: str) -> list
     return examples
 
 
-def _example(dataset_dir: Path, row: dict[str, str], prompt_template: str) -> Example:
+def _example(dataset_dir: Path, row: dict[str, Any], prompt_template: str) -> Example:
+    captions = (row["text"], *row.get(FURTHER_CAPTIONS, ()))
     return Example(
         image_path=dataset_dir / row["file_name"],
-        caption=row["text"],
-        prompt=fill_template(prompt_template, row["text"]),
-        attributes={column: value for column, value in row.items() if column not in ("file_name", "text", "split")},
+        captions=captions,
+        prompts=tuple(fill_template(prompt_template, caption) for caption in captions),
+        attributes={column: value for column, value in row.items() if column not in _OWN_COLUMNS},
     )

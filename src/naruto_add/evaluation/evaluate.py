@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from naruto_add.config.schema import Evaluate
-from naruto_add.data.dataset import Example, load_split
+from naruto_add.data.dataset import MIN_PICTURES, Example, load_split
 from naruto_add.evaluation.attributes import attribute_accuracy, fit_classifier, has_attributes
 from naruto_add.evaluation.catalog import FEW, headline, is_companion
 from naruto_add.evaluation.cost import cost_jobs, cost_rows
@@ -23,8 +23,6 @@ from naruto_add.generation.subjects import Models, few_step_teachers, load_subje
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import write_json
 
-MIN_TEST_IMAGES = 4
-"""So that `real_halves` compares sets of at least 2 pictures."""
 ACCURACY = "attribute_accuracy"
 RELIABLE_ACCURACY = 0.95
 """Accuracy on real pictures below which the classifier's results for drawn pictures are doubtful."""
@@ -90,10 +88,10 @@ def evaluate(
 
 
 def _check_test_size(num_test: int) -> None:
-    if num_test < MIN_TEST_IMAGES:
+    if num_test < MIN_PICTURES["test"]:
         raise StageError(
             f"ingest.test_fraction: leaves {num_test} pictures in the test split, but evaluate needs at least "
-            f"{MIN_TEST_IMAGES}; raise it"
+            f"{MIN_PICTURES['test']}; raise it"
         )
 
 

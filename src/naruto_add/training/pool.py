@@ -66,8 +66,8 @@ def pool_prompts(dataset_dir: Path, prompt_template: str) -> list[str]:
     train, *others = (
         load_split(dataset_dir, split, prompt_template=prompt_template) for split in ("train", "validation", "test")
     )
-    excluded = {example.prompt for split in others for example in split}
-    prompts = list(dict.fromkeys(example.prompt for example in train))
+    excluded = {prompt for split in others for example in split for prompt in example.prompts}
+    prompts = list(dict.fromkeys(prompt for example in train for prompt in example.prompts))
     return [prompt for prompt in prompts if prompt not in excluded] or prompts
 
 

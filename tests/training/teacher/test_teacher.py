@@ -310,4 +310,4 @@ def test_prompts_are_captions_in_the_template(tiny_bundle: ModelBundle, tiny_dat
     data = load(tiny_bundle, tiny_dataset_dir, tmp_path, params)
     example = load_split(tiny_dataset_dir, "train", prompt_template=TEMPLATE)[0]
     expected = tokenize(tiny_bundle, [f"shinobi: {example.caption}"])[0]
-    assert torch.equal(data.prompts[data.train_rows[0]], expected)
+    assert torch.equal(data.prompts[data.train_rows.rows[0, 0]], expected)

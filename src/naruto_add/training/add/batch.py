@@ -18,6 +18,8 @@ RENOISED_RANGE = (round(0.02 * NUM_TRAIN_TIMESTEPS), round(0.98 * NUM_TRAIN_TIME
 """Timesteps of the renoised loss. Below, the teacher's prediction adds nothing; above, its error in x0 is too large."""
 RESOLUTION_STREAM = 4
 """Separates the draw of a step's picture size from the draws of its batch."""
+CAPTION_STREAM = 5
+"""Separates the draw of captions from the draws of a step's batch, which it must not shift."""
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -69,7 +71,7 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
     generator = step_generator(params.seed, step)
     size, num_steps, latent_shape = len(items), pairs.num_student_steps, pairs.noise.shape[1:]
     rows = pairs.rows[items]
-    real_latents, real_rows = _draw_real(data, pairs, items, params, generator)
+    real_latents, real_rows = _draw_real(data, pairs, items, params, generator, step)
     timestep_index = torch.randint(len(params.discriminator_timesteps), (size,), generator=generator)
     discriminator_weight = discriminator_weights(params)
     # With a fraction below 1, the discriminators are shown only final pictures: rollouts up to the last timestep.
@@ -124,14 +126,15 @@ def scattered_weights(fraction: float, size: int) -> Float[Tensor, " size"]:
 
 
 def _draw_real(
-    data: AddData, pairs: Pairs, items: Tensor, params: Add, generator: torch.Generator
+    data: AddData, pairs: Pairs, items: Tensor, params: Add, generator: torch.Generator, step: int
 ) -> tuple[Float[Tensor, "batch c h w"], Int[Tensor, " batch"]]:
     """Latents and prompts' rows: the teacher's samples of these items, random training pictures, or half of each."""
     from_teacher, teacher_rows = pairs.x0[items], pairs.rows[items]
     if params.real_source == "teacher":
         return from_teacher, teacher_rows
     picked = torch.randint(len(data.real.rows), (len(items),), generator=generator)
-    from_dataset, dataset_rows = data.real.latents[picked], data.real.rows[picked]
+    caption_draws = torch.rand(len(items), generator=step_generator(params.seed, step, CAPTION_STREAM))
+    from_dataset, dataset_rows = data.real.latents[picked], data.real.rows.drawn(picked, caption_draws)
     if params.real_source == "dataset":
         return from_dataset, dataset_rows
     is_picture = torch.rand(len(items), generator=generator) < 0.5

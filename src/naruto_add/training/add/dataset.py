@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.config.schema import Add
+from naruto_add.data.alternatives import PromptRows, prompt_rows
 from naruto_add.data.dataset import load_split
 from naruto_add.data.latents import cached_embeddings, cached_latents, unique_prompts
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
@@ -41,7 +42,7 @@ class RealLatents:
     """Scaled latents of the training pictures, and the rows of their prompts; empty if `add.real_source` is teacher."""
 
     latents: Float[Tensor, "pictures c h w"]
-    rows: Int[Tensor, " pictures"]
+    rows: PromptRows
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def load_data(
     """
     needs_pictures = params.real_source != "teacher"
     examples = load_split(dataset_dir, "train", prompt_template=prompt_template) if needs_pictures else []
-    prompts = unique_prompts([*pool.prompts, *(example.prompt for example in examples)])
+    prompts = unique_prompts([*pool.prompts, *(prompt for example in examples for prompt in example.prompts)])
     row_of = {prompt: row for row, prompt in enumerate(prompts)}
     prompt_embeds = cached_embeddings(
         prompts,
@@ -92,7 +93,7 @@ def load_data(
         train=train,
         held_out=held_out,
         further=(),
-        real=RealLatents(real_latents, torch.tensor([row_of[item.prompt] for item in examples], dtype=torch.long)),
+        real=RealLatents(real_latents, prompt_rows(examples, row_of)),
         prompts=prompts,
         prompt_embeds=prompt_embeds,
         pooled=pooled_embeds(prompt_embeds, tokenize(bundle, prompts), eos_token_id=bundle.tokenizer.eos_token_id),

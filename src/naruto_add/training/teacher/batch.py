@@ -8,6 +8,7 @@ from torch import Tensor
 
 from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS
 from naruto_add.config.schema import Teacher
+from naruto_add.data.alternatives import epoch_draws
 from naruto_add.data.batches import batch_indices
 from naruto_add.runtime.compute import step_generator
 from naruto_add.training.processes import Items
@@ -28,8 +29,9 @@ class Batch(Items):
 
 
 def draw_batch(data: TeacherData, params: Teacher, *, step: int) -> Batch:
-    """The batch of this step, a function of the arguments: pictures, flips, dropped captions, noise and timesteps."""
-    items = torch.tensor(batch_indices(len(data.train.latents), params.batch_size, seed=params.seed, step=step))
+    """The batch of this step, a function of the arguments: pictures, captions, flips, noise and timesteps."""
+    pictures = batch_indices(len(data.train.latents), params.batch_size, seed=params.seed, step=step)
+    items = torch.tensor(pictures)
     generator = step_generator(params.seed, step)
     noise = torch.randn(len(items), *data.train.latents.shape[1:], generator=generator)
     timesteps = torch.randint(NUM_TRAIN_TIMESTEPS, (len(items),), generator=generator)
@@ -38,7 +40,8 @@ def draw_batch(data: TeacherData, params: Teacher, *, step: int) -> Batch:
     latents = data.train.latents[items]
     if params.flip:
         latents = torch.where(is_flipped.view(-1, 1, 1, 1), data.train.flipped[items], latents)
-    rows = data.train_rows[items].masked_fill(is_dropped, 0)
+    caption_draws = epoch_draws(pictures, len(data.train.latents), seed=params.seed, step=step)
+    rows = data.train_rows.drawn(items, caption_draws).masked_fill(is_dropped, 0)
     return Batch(latents, noise, timesteps, data.prompts[rows])
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from naruto_add.data.alternatives import PromptRows, prompt_rows
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.latents import CachedLatents, cached_embeddings, cached_latents, unique_prompts
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
@@ -14,10 +15,13 @@ from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_promp
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherData:
-    """Latents and prompts, on the CPU. Fields named `_rows` are rows of `prompts`; row 0 is the empty prompt."""
+    """Latents and prompts, on the CPU. Fields named `_rows` are rows of `prompts`; row 0 is the empty prompt.
+
+    A training picture may have several prompts; a validation picture has its first.
+    """
 
     train: CachedLatents
-    train_rows: Int[Tensor, " train"]
+    train_rows: PromptRows
     validation: CachedLatents
     validation_rows: Int[Tensor, " validation"]
     drawn_rows: Int[Tensor, " drawn"]
@@ -43,7 +47,8 @@ def load_data(
     train, validation = (
         load_split(dataset_dir, split, prompt_template=prompt_template) for split in ("train", "validation")
     )
-    train_prompts, validation_prompts = ([example.prompt for example in split] for split in (train, validation))
+    train_prompts = [prompt for example in train for prompt in example.prompts]
+    validation_prompts = [example.prompt for example in validation]
     unique = unique_prompts([*train_prompts, *validation_prompts, *drawn_prompts])
     row_of = {prompt: row for row, prompt in enumerate(unique)}
 
@@ -52,7 +57,7 @@ def load_data(
 
     return TeacherData(
         train=_latents(bundle, train, flip=flip, cache_path=cache_dir / "latents_train.safetensors"),
-        train_rows=rows(train_prompts),
+        train_rows=prompt_rows(train, row_of),
         validation=_latents(bundle, validation, flip=False, cache_path=cache_dir / "latents_validation.safetensors"),
         validation_rows=rows(validation_prompts),
         drawn_rows=rows(drawn_prompts),
