@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from naruto_add.data.captions import clean_caption, count_tokens
+from naruto_add.data.captions import clean_caption, clean_captions, count_tokens
 from naruto_add.runtime.errors import StageError
 
 _MODEL = Path(__file__).parents[2] / "base/model"
@@ -24,6 +24,11 @@ _MODEL = Path(__file__).parents[2] / "base/model"
         pytest.param(None, "", id="missing"),
         pytest.param(7, "", id="number"),
         pytest.param(["a man"], "", id="list"),
+        pytest.param("\u200b\u200d\u2060", "", id="zero-width characters only"),
+        pytest.param("\u200e\u202b \u2069", "", id="direction marks only"),
+        pytest.param("\ufe0f\u0301", "", id="marks without a letter"),
+        pytest.param("\u3164 \u2800", "", id="letters that show nothing"),
+        pytest.param("\u200fולד", "\u200fולד", id="direction mark before letters"),
     ],
 )
 def test_captions_are_cleaned(text: object, cleaned: str) -> None:
@@ -33,8 +38,32 @@ def test_captions_are_cleaned(text: object, cleaned: str) -> None:
 
 def test_tokens_are_counted_by_the_base_models_tokenizer() -> None:
     counts = count_tokens(["a man", "a " * 75, "a " * 76], str(_MODEL), "")
-    assert (counts.max, counts.num_truncated) == (78, 1)
+    assert (counts.max, counts.lost) == (78, {"a " * 76: "a "})
     assert counts.mean == pytest.approx((4 + 77 + 78) / 3)
+
+
+def test_the_lost_part_of_a_caption_begins_at_the_first_token_that_is_cut_off() -> None:
+    caption = "a man " * 37 + "with unbelievable hair, ÉTUDE 忍者"
+    (lost,) = count_tokens([caption, "a man"], str(_MODEL), "").lost.values()
+    assert caption.endswith(lost)
+    seen, all_tokens = (count_tokens([text], str(_MODEL), "").max for text in (caption.removesuffix(lost), caption))
+    assert seen <= 77 < all_tokens
+    assert lost.endswith("hair, ÉTUDE 忍者")
+
+
+@pytest.mark.parametrize(
+    ("texts", "cleaned"),
+    [
+        ("a man", ("a man",)),
+        (["a man ", "", "a  man", "a ninja", 3, None], ("a man", "a ninja")),
+        (("a man",), ("a man",)),
+        ([], ()),
+        (None, ()),
+        ({"en": "a man"}, ()),
+    ],
+)
+def test_the_captions_of_a_picture_are_cleaned_and_each_is_kept_once(texts: object, cleaned: tuple[str, ...]) -> None:
+    assert clean_captions(texts) == cleaned
 
 
 def test_a_missing_tokenizer_is_an_error_that_names_the_parameter(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Decoding pictures in one or several processes."""
 
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageCms
 
 from naruto_add.data.entries import Entry, Reject, ShinobiId, Source
 from naruto_add.data.images import PictureRules
@@ -14,8 +16,8 @@ _RULES = PictureRules(resolution_px=16, min_side_px=16, max_megapixels=1.0, crop
 def _source() -> Source:
     """Twenty drawings, a picture that is broken, one without a caption, and a reject of the source itself."""
     entries: list[Entry | Reject] = [Entry(name=f"{i}", picture=ShinobiId(index=i, seed=0)) for i in range(20)]
-    entries.insert(5, Entry(name="broken", picture=b"no picture", caption="a man"))
-    entries.insert(9, Entry(name="silent", picture=b"", caption="\u3000"))
+    entries.insert(5, Entry(name="broken", picture=b"no picture", captions="a man"))
+    entries.insert(9, Entry(name="silent", picture=b"", captions="\u3000"))
     entries.append(Reject(name="lost", reason="missing_file", detail="does not exist"))
     return Source(num_entries=len(entries), entries=iter(entries))
 
@@ -41,8 +43,19 @@ def test_two_processes_prepare_the_same_pictures_as_one(tmp_path: Path) -> None:
         assert isinstance(first, Prepared) == isinstance(second, Prepared)
         if isinstance(first, Prepared) and isinstance(second, Prepared):
             assert first.path.read_bytes() == second.path.read_bytes()
-            assert (first.caption, first.fingerprint) == (second.caption, second.fingerprint)
+            assert (first.captions, first.fingerprint) == (second.captions, second.fingerprint)
 
 
 def test_few_entries_need_one_process() -> None:
     assert usable_processes(1) == usable_processes(128) == 1
+
+
+def test_a_converted_picture_is_saved_without_its_profile(tmp_path: Path) -> None:
+    """The profile that Pillow attaches contains the time of the conversion, so two runs would differ."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    stream = BytesIO()
+    Image.new("RGB", (16, 16), "red").save(stream, "PNG", icc_profile=profile)
+    source = Source(num_entries=1, entries=[Entry(name="a", picture=stream.getvalue(), captions="a man")])
+    list(prepare_pictures(source, rules=_RULES, folder=tmp_path, num_processes=1))
+    with Image.open(tmp_path / "00000.png") as image:
+        assert "icc_profile" not in image.info

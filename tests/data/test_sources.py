@@ -23,6 +23,8 @@ _PARAMS = Ingest(
     revision="",
     image_column="image",
     caption_column="text",
+    captions="auto",
+    caption="",
     num_drawings=1,
     seed=0,
     min_side_px=8,
@@ -78,7 +80,7 @@ def test_a_folder_with_metadata_jsonl_yields_its_rows(tmp_path: Path) -> None:
     assert entry == Entry(
         name="sub/a.png",
         picture=(tmp_path / "sub/a.png").resolve(),
-        caption="a man",
+        captions="a man",
         attributes={"hair": "red", "n": "3"},
     )
 
@@ -91,9 +93,9 @@ def test_a_folder_with_metadata_csv_yields_its_rows(tmp_path: Path) -> None:
     )
     first, second = _entries("folder", tmp_path, caption_column="caption")
     assert isinstance(first, Entry)
-    assert (first.caption, first.attributes) == ("a man,\u2028tall", {"hair": "red"})
+    assert (first.captions, first.attributes) == ("a man,\u2028tall", {"hair": "red"})
     assert isinstance(second, Entry)
-    assert second.caption is None
+    assert second.captions is None
 
 
 def test_a_folder_with_text_files_yields_its_pictures(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_a_folder_with_text_files_yields_its_pictures(tmp_path: Path) -> None:
         "lost.png": "no_caption",
         "sub/a.jpg": "taken",
     }
-    assert [entry.caption for entry in entries if isinstance(entry, Entry)] == ["a man", "étude"]
+    assert [entry.captions for entry in entries if isinstance(entry, Entry)] == [["a man"], ["étude"]]
 
 
 def test_text_files_without_a_supported_picture_are_rejected(tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def test_a_parquet_row_holds_bytes_or_a_path(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "set/train.parquet")
     entries = _entries("parquet", tmp_path / "set")
     first = entries[0]
-    assert first == Entry(name="train.parquet:0", picture=_png("red"), caption="a", attributes={"hair": "v"})
+    assert first == Entry(name="train.parquet:0", picture=_png("red"), captions="a", attributes={"hair": "v"})
     assert list(_reasons(entries).values()) == ["taken", "taken", "path_escape", "missing_file", "missing_file"]
 
 
@@ -280,7 +282,7 @@ def test_parquet_files_are_read_in_order_of_name_and_may_hold_plain_bytes(tmp_pa
         table = pa.table({"picture": [_png("red")] * 100, "text": [f"{number} {i}" for i in range(100)]})
         pq.write_table(table, tmp_path / f"{number}.parquet")
     entries = _entries("parquet", tmp_path, image_column="picture")
-    assert [entry.caption for entry in entries if isinstance(entry, Entry)] == [
+    assert [entry.captions for entry in entries if isinstance(entry, Entry)] == [
         f"{number} {i}" for number in (0, 1) for i in range(100)
     ]
     assert len(_entries("parquet", tmp_path / "0.parquet", image_column="picture")) == 100
@@ -337,4 +339,195 @@ def test_a_parquet_string_that_is_not_utf_8_costs_only_its_own_row(tmp_path: Pat
         "a.parquet:0": "taken",
         "a.parquet:1": "bad_row",
         "a.parquet:2": "taken",
+    }
+
+
+def test_caption_files_are_found_whatever_the_case_of_their_ending(tmp_path: Path) -> None:
+    for name in ("a.JPG", "b.png", "c.PNG", "d.png"):
+        _picture(tmp_path / name)
+    for name in ("a.TXT", "b.caption", "c.Caption", "d.caption", "d.Txt"):
+        (tmp_path / name).write_text(name)
+    entries = _entries("folder", tmp_path)
+    assert [entry.captions for entry in entries if isinstance(entry, Entry)] == [
+        ["a.TXT"],
+        ["b.caption"],
+        ["c.Caption"],
+        ["d.Txt"],
+    ]
+
+
+def test_each_line_of_a_text_file_and_each_item_of_a_list_is_a_caption(tmp_path: Path) -> None:
+    _picture(tmp_path / "texts/a.png")
+    (tmp_path / "texts/a.txt").write_bytes(b"a man\r\n\n  \na ninja\rtall")
+    (entry,) = _entries("folder", tmp_path / "texts")
+    assert isinstance(entry, Entry)
+    assert entry.captions == ["a man", "a ninja", "tall"]
+    _picture(tmp_path / "table/a.png")
+    (entry,) = _entries("folder", _jsonl(tmp_path / "table", {"file_name": "a.png", "text": ["a man", "a ninja"]}))
+    assert isinstance(entry, Entry)
+    assert entry.captions == ["a man", "a ninja"]
+
+
+def test_texts_with_a_byte_order_mark_are_read_and_other_encodings_are_named(tmp_path: Path) -> None:
+    texts = {"a": "é".encode("utf-8-sig"), "b": "é".encode("utf-16"), "c": "忍者の少年、赤い髪".encode("shift_jis")}
+    for name, content in texts.items():
+        _picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    first, second, third = _entries("folder", tmp_path)
+    assert [entry.captions for entry in (first, second) if isinstance(entry, Entry)] == [["é"], ["é"]]
+    assert isinstance(third, Reject)
+    assert third.reason == "no_caption"
+    assert "c.txt cannot be read: not UTF-8" in third.detail
+    assert "it looks like cp932" in third.detail
+
+
+def test_tables_in_subfolders_are_read_with_the_splits_that_their_folders_name(tmp_path: Path) -> None:
+    for name in ("train/a.png", "data/valid/b.png", "data/valid/c.png", "other/d.png", "train/lost.png"):
+        _picture(tmp_path / name)
+    _jsonl(tmp_path / "train", {"file_name": "a.png", "text": "a man"})
+    rows = [{"file_name": "b.png", "text": "a man"}, {"file_name": "c.png", "text": "a man", "split": "Test"}]
+    _jsonl(tmp_path / "data/valid", *rows)
+    (tmp_path / "other/metadata.csv").write_text("file_name,text\nd.png,a man\n")
+    entries = _entries("folder", tmp_path)
+    splits = {entry.name: entry.split for entry in entries if isinstance(entry, Entry)}
+    assert splits == {
+        "data/valid/b.png": "validation",
+        "data/valid/c.png": "test",
+        "other/d.png": None,
+        "train/a.png": "train",
+    }
+    assert [entry.name for entry in entries if isinstance(entry, Reject)] == ["train/lost.png"]
+
+
+def test_a_table_in_the_folder_and_text_files_come_before_tables_in_subfolders(tmp_path: Path) -> None:
+    _picture(tmp_path / "a.png")
+    _picture(tmp_path / "sub/b.png")
+    _jsonl(tmp_path / "sub", {"file_name": "b.png", "text": "of the subfolder"})
+    (tmp_path / "a.txt").write_text("of a text file")
+    assert _reasons(_entries("folder", tmp_path)) == {"a.png": "taken", "sub/b.png": "no_caption"}
+    assert _reasons(_entries("folder", tmp_path, captions="metadata")) == {"sub/b.png": "taken", "a.png": "no_caption"}
+    _jsonl(tmp_path, {"file_name": "a.png", "text": "of the table"})
+    (first, _) = _entries("folder", tmp_path)
+    assert isinstance(first, Entry)
+    assert first.captions == "of the table"
+    (first, _) = _entries("folder", tmp_path, captions="sidecar")
+    assert isinstance(first, Entry)
+    assert first.captions == ["of a text file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("a red fox_12.png", "a red fox"),
+        ("sub/a_red_fox (3).png", "a red fox"),
+        ("a red fox.png", "a red fox"),
+        ("portrait 2-7.png", "portrait 2"),
+        ("0001.png", ""),
+    ],
+)
+def test_the_name_of_a_picture_can_be_its_caption(tmp_path: Path, name: str, caption: str) -> None:
+    _picture(tmp_path / name)
+    (entry,) = _entries("folder", tmp_path, captions="file_name")
+    assert isinstance(entry, Entry)
+    assert entry.captions == caption
+    (entry,) = _entries("folder", tmp_path, captions="constant", caption="zxy")
+    assert isinstance(entry, Entry)
+    assert entry.captions == "zxy"
+
+
+def test_a_folder_without_captions_is_an_error_that_lists_its_files_and_what_would_fit(tmp_path: Path) -> None:
+    for number in range(3):
+        _picture(tmp_path / f"a red fox_{number}.png")
+    (tmp_path / "x\x1b[2J.json").write_text("{}")
+    with pytest.raises(StageError) as caught:
+        _entries("folder", tmp_path)
+    message = str(caught.value)
+    assert "the folder holds 3 .png, 1 .json" in message
+    assert "ingest.captions file_name reads the pictures' names, such as 'a red fox'" in message
+    assert "ingest.captions constant" in message
+    assert "\x1b" not in message
+    _jsonl(tmp_path, {"file_name": "a.png", "text": "a"})
+    with pytest.raises(StageError, match=r"(?s)ingest\.captions: sidecar finds no .*ingest\.captions metadata reads"):
+        _entries("folder", tmp_path, captions="sidecar")
+
+
+@pytest.mark.parametrize("archive", ["images.zip", "00000.tar", "train.tar.gz"])
+@pytest.mark.parametrize("has_table", [False, True])
+def test_packed_pictures_are_one_error_that_says_to_unpack_them(tmp_path: Path, archive: str, has_table: bool) -> None:
+    (tmp_path / archive).write_bytes(b"?")
+    if has_table:
+        _jsonl(tmp_path, *({"file_name": f"{number}.png", "text": "a man"} for number in range(3)))
+    with pytest.raises(StageError, match=rf"ingest\.path: .* has no pictures outside of {archive}; unpack it"):
+        _entries("folder", tmp_path)
+
+
+def test_pictures_in_formats_that_are_not_read_are_rejected_with_the_remedy(tmp_path: Path) -> None:
+    for name in ("a.png", "b.HEIC", "c.jxl", "d.psd"):
+        _picture(tmp_path / "a.png") if name == "a.png" else (tmp_path / name).write_bytes(b"?")
+    (tmp_path / "a.txt").write_text("a man")
+    unread = {"b.HEIC": "naruto-add[heic]", "c.jxl": "naruto-add[jxl]", "d.psd": "save it as PNG"}
+    kinds = [{"captions": "sidecar"}, {"captions": "constant", "caption": "x"}, {"captions": "metadata"}]
+    _jsonl(tmp_path, {"file_name": "a.png", "text": "a man"}, {"file_name": "b.HEIC", "text": "a man"})
+    for changes in kinds:
+        rejects = {each.name: each for each in _entries("folder", tmp_path, **changes) if isinstance(each, Reject)}
+        assert rejects.keys() == unread.keys()
+        for name, remedy in unread.items():
+            assert rejects[name].reason == "unsupported"
+            assert remedy in rejects[name].detail
+
+
+@pytest.mark.parametrize("form", ["absolute", "sub/../{}", "./{}", "link/{}"])
+def test_a_picture_that_a_row_names_by_another_path_is_counted_once(tmp_path: Path, form: str) -> None:
+    _picture(tmp_path / "a.png")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    name = str(tmp_path / "a.png") if form == "absolute" else form.format("a.png")
+    assert list(_reasons(_entries("folder", _jsonl(tmp_path, {"file_name": name, "text": "a man"}))).values()) == [
+        "taken"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("metadata.jsonl", '{"file_name": "b.png", "text": '),
+        ("metadata.csv", 'b.png,"unclosed'),
+        ("metadata.csv", "b.png,a,b"),
+    ],
+)
+def test_a_broken_row_is_counted_without_its_picture(tmp_path: Path, table: str, row: str) -> None:
+    for name in "ab":
+        _picture(tmp_path / f"{name}.png")
+    good = '{"file_name": "a.png", "text": "a man"}' if table.endswith("jsonl") else "file_name,text\na.png,a man"
+    (tmp_path / table).write_text(f"{good}\n{row}\n")
+    assert list(_reasons(_entries("folder", tmp_path)).values()) == ["taken", "bad_row"]
+
+
+def test_only_named_and_plain_columns_of_a_parquet_file_are_read(tmp_path: Path) -> None:
+    columns = {
+        "image": [_png("red")] * 2,
+        "text": [["a man", "a ninja"], ["a girl"]],
+        "hair": ["red", "blue"],
+        "never": pa.array([2**62, 0]).cast(pa.timestamp("s")),
+        "broken": pa.array([b"caf\xe9", b"x"]).view(pa.string()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "A.PARQUET")
+    first, second = _entries("parquet", tmp_path)
+    assert isinstance(first, Entry)
+    assert (first.captions, first.attributes) == (["a man", "a ninja"], {"hair": "red"})
+    assert isinstance(second, Entry)
+    assert second.attributes == {"hair": "blue", "broken": "x"}
+
+
+def test_parquet_files_that_are_pipes_or_lead_out_of_the_folder_are_rejected(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for place in (tmp_path / "secret.parquet", folder / "a.parquet"):
+        pq.write_table(pa.table({"image": [_png("red")], "text": ["a man"]}), place)
+    (folder / "link.parquet").symlink_to(tmp_path / "secret.parquet")
+    os.mkfifo(folder / "pipe.parquet")
+    assert _reasons(_entries("parquet", folder)) == {
+        "a.parquet:0": "taken",
+        "link.parquet": "path_escape",
+        "pipe.parquet": "missing_file",
     }

@@ -14,7 +14,7 @@ from naruto_add.runtime.errors import StageError
 def _read(file: Path, content: bytes) -> dict[str, str | None]:
     """By place: the caption of a good row, the start of a bad row's detail."""
     file.write_bytes(content)
-    rows = read_table(file).rows
+    rows = read_table(file, name=file.name).rows
     return {
         row.name if isinstance(row, Reject) else row.place: row.detail.partition(":")[0]
         if isinstance(row, Reject)
@@ -68,11 +68,11 @@ def test_a_bad_row_of_a_jsonl_file_costs_only_itself(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfef\x00i\x00", b'file_name,"text\n', b"\x89PNG\r\n\xff"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfef\x00i", b'file_name,"text\n', b"\x89PNG\r\n\xff"])
 def test_a_csv_file_whose_first_line_names_no_columns_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(StageError, match=r"ingest\.path: line \d of .*metadata\.csv must name the columns"):
-        read_table(tmp_path / "metadata.csv")
+        read_table(tmp_path / "metadata.csv", name="metadata.csv")
 
 
 def test_many_bad_rows_are_read_in_linear_time(tmp_path: Path) -> None:
@@ -80,6 +80,25 @@ def test_many_bad_rows_are_read_in_linear_time(tmp_path: Path) -> None:
     content = b"file_name,text\n" + b'a.png,"closed" too early\n' * 50_000
     (tmp_path / "metadata.csv").write_bytes(content)
     start = time.process_time()
-    rows = read_table(tmp_path / "metadata.csv").rows
+    rows = read_table(tmp_path / "metadata.csv", name="metadata.csv").rows
     assert time.process_time() - start < 5
     assert len(rows) == 50_000
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_tables_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str, name: str) -> None:
+    content = 'file_name,text\na.png,"é, 忍"\n' if name.endswith("csv") else '{"file_name": "a.png", "text": "é, 忍"}\n'
+    assert list(_read(tmp_path / name, content.encode(encoding)).values()) == ["é, 忍"]
+
+
+def test_a_csv_file_with_two_columns_of_one_name_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name,text,,,text\na.png,one,,,two\n")
+    with pytest.raises(StageError, match=r"metadata\.csv has two columns 'text'; rename or remove one of them"):
+        read_table(tmp_path / "metadata.csv", name="metadata.csv")
+
+
+def test_a_row_that_names_a_key_twice_is_bad(tmp_path: Path) -> None:
+    assert _read(tmp_path / "metadata.jsonl", b'{"text": "a man", "text": "a girl"}') == {
+        "metadata.jsonl:1": "names 'text' twice"
+    }

@@ -41,6 +41,12 @@ def _ingest_problems(ingest: Ingest) -> list[str]:
     problems = []
     if ingest.source == "shinobi" and ingest.num_drawings < MIN_DRAWINGS:
         problems.append(f"ingest.num_drawings: {ingest.num_drawings} is too few; use at least {MIN_DRAWINGS}")
+    if ingest.captions == "constant" and not ingest.caption.strip():
+        problems.append("ingest.caption: '' is empty; ingest.captions constant gives it to every picture")
+    if ingest.captions != "auto" and ingest.source != "folder":
+        problems.append(
+            f"ingest.captions: {ingest.captions} is for ingest.source folder, not {ingest.source}; use auto"
+        )
     if ingest.source == "hub" and not ingest.hub_dataset:
         problems.append("ingest.hub_dataset: '' is empty; ingest.source hub needs a data set, such as owner/name")
     if ingest.source == "hub" and not ingest.revision:

@@ -76,6 +76,8 @@ class Ingest(_Section):
     revision: str
     image_column: Text
     caption_column: Text
+    captions: Literal["auto", "sidecar", "metadata", "file_name", "constant"]
+    caption: str
     num_drawings: Positive
     seed: Seed
     min_side_px: Positive

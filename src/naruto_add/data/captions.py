@@ -1,7 +1,7 @@
 """Captions: cleaned text, and its length in the tokens of the base model."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,23 +11,43 @@ MIN_VOCABULARY_SIZE = 512
 """CLIP's vocabulary holds each of the 256 bytes twice: within a word and at its end."""
 _REMOVED_CATEGORIES = ("Cc", "Cs")
 """Unicode's control characters, and lone surrogates, which UTF-8 cannot encode."""
+_INVISIBLE_CATEGORIES = ("Cf", "Mn", "Me", "Zl", "Zp", "Zs")
+"""Zero-width and direction marks, marks that need a letter, and white space."""
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that show nothing: Hangul fillers and the empty Braille cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCounts:
-    """Tokens per caption, with the begin and end tokens, and the number of captions that exceed the model's limit."""
+    """Tokens per caption, with the begin and end tokens, and what the model does not see of long captions."""
 
     mean: float
     max: int
-    num_truncated: int
+    lost: dict[str, str]
+    """By caption that exceeds the model's limit: its end from the first token that is cut off."""
 
 
 def clean_caption(text: object) -> str:
-    """The caption in Unicode's composed form (NFC), with single spaces between words; "" if it is not a string."""
+    """The caption in Unicode's composed form (NFC), with single spaces between words.
+
+    It is "" for what is not a string or shows nothing. Zero-width characters between visible ones are kept: they join
+    emoji and letters.
+    """
     if not isinstance(text, str):
         return ""
     composed = unicodedata.normalize("NFC", " ".join(text.replace("\ufeff", "").split()))
-    return "".join(char for char in composed if unicodedata.category(char) not in _REMOVED_CATEGORIES).strip()
+    kept = "".join(char for char in composed if unicodedata.category(char) not in _REMOVED_CATEGORIES).strip()
+    return kept if any(map(_is_visible, kept)) else ""
+
+
+def clean_captions(texts: object) -> tuple[str, ...]:
+    """The captions of one picture, each cleaned and once, without empty ones; `texts` is a string or a list of them."""
+    cleaned: Iterable[str] = map(clean_caption, texts if isinstance(texts, (list, tuple)) else [texts])
+    return tuple(dict.fromkeys(caption for caption in cleaned if caption))
+
+
+def _is_visible(char: str) -> bool:
+    return unicodedata.category(char) not in _INVISIBLE_CATEGORIES and char not in _BLANK_LETTERS
 
 
 def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCounts:
@@ -48,6 +68,12 @@ def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCou
         raise StageError(
             f"base.model: the tokenizer of {model!r} is not in the Hugging Face cache; run once with network access"
         )
-    counts = [len(ids) for ids in tokenizer(list(captions), truncation=False, verbose=False)["input_ids"]]
-    num_truncated = sum(count > tokenizer.model_max_length for count in counts)
-    return TokenCounts(mean=sum(counts) / len(counts), max=max(counts), num_truncated=num_truncated)
+    encoded = tokenizer(list(captions), truncation=False, verbose=False, return_offsets_mapping=True)
+    counts = [len(ids) for ids in encoded["input_ids"]]
+    first_cut = tokenizer.model_max_length - 1  # the last token that the model sees is the end token
+    lost = {
+        caption: caption[offsets[first_cut][0] :]
+        for caption, offsets in zip(captions, encoded["offset_mapping"], strict=True)
+        if len(offsets) > tokenizer.model_max_length
+    }
+    return TokenCounts(mean=sum(counts) / len(counts), max=max(counts), lost=lost)

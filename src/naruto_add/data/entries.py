@@ -5,9 +5,18 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from naruto_add.data.images import Reason
+
+Split = Literal["train", "validation", "test"]
+
+
+_SPLIT_OF: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +33,11 @@ class Entry:
 
     name: str
     picture: Path | bytes | ShinobiId
-    caption: object = None
+    captions: object = None
+    """A caption, or a list of alternatives of which the first is the one to test with."""
     attributes: dict[str, str] = field(default_factory=dict)
+    split: Split | None = None
+    """The split that the source gives it, if any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +102,11 @@ def locate(root: Path, file_name: str, *, name: str) -> Path | Reject:
     except (OSError, ValueError, RuntimeError) as error:  # names that the file system refuses, and circular links
         problem = f"cannot be found: {error}"
     return Reject(name=name, reason="missing_file", detail=f"{file_name} {problem}")
+
+
+def given_split(name: object) -> Split | None:
+    """The split that a folder, a column's value or a hub split of this name stands for, if any."""
+    return _SPLIT_OF.get(name.strip().lower()) if isinstance(name, str) else None
 
 
 def plain_attributes(row: Mapping[str, Any], *, without: tuple[str, ...]) -> dict[str, str]:

@@ -1,17 +1,19 @@
-"""A folder of pictures whose captions are in a table or in a text file beside each picture."""
+"""A folder of pictures whose captions are in tables, text files or names, or are all the same."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from naruto_add.config.schema import Ingest
-from naruto_add.data.entries import Entry, FolderListing, Reject, Source, list_folder, locate, plain_attributes
-from naruto_add.data.images import picture_suffixes
-from naruto_add.data.tables import Row, read_table
-from naruto_add.runtime.errors import StageError
+from naruto_add.data.entries import Entry, FolderListing, Reject, Source, list_folder, locate
+from naruto_add.data.formats import is_unread_picture, picture_suffixes, unread_detail
+from naruto_add.data.metadata import find_tables, table_entries
+from naruto_add.data.sidecars import sidecar_entries
+from naruto_add.runtime.errors import StageError, shown
 
-_MAX_SHOWN_CHARS = 120
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+_MAX_ENDINGS = 6
+_Entries = list[Entry | Reject]
 
 
 def open_folder(params: Ingest) -> Source:
@@ -19,126 +21,127 @@ def open_folder(params: Ingest) -> Source:
     root = Path(params.path)
     if not root.is_dir():
         raise StageError(f"ingest.path: {params.path!r} is not a folder; name one that holds captioned pictures")
-    table = _table_file(root, params)
-    entries = _table_entries(root, table, params) if table else _text_file_entries(root, params)
+    listing = list_folder(root)
+    entries = _captioned(root, listing, params)
+    _check_unpacked(entries, listing, params)
     return Source(num_entries=len(entries), entries=entries)
 
 
-def _table_file(root: Path, params: Ingest) -> Path | None:
-    tables = [root / name for name in ("metadata.jsonl", "metadata.csv") if (root / name).is_file()]
-    outside = [table for table in tables if isinstance(locate(root, table.name, name=table.name), Reject)]
-    if outside:
-        raise StageError(f"ingest.path: {outside[0]} leads out of {params.path!r}; replace it by a copy of the file")
-    if len(tables) > 1:
-        raise StageError(f"ingest.path: {params.path!r} holds both metadata.jsonl and metadata.csv; keep one of them")
-    return tables[0] if tables else None
-
-
-# --- captions in text files ---
-
-
-def _text_file_entries(root: Path, params: Ingest) -> list[Entry | Reject]:
-    """The pictures with the captions from their text files, then rejects for text files without a picture and links."""
-    listing = list_folder(root)
-    entries = [_text_file_entry(root, name) for name in _pictures(listing)]
-    rejects = [*_texts_without_picture(listing), *_links_out(root, listing), *listing.unreadable]
+def _captioned(root: Path, listing: FolderListing, params: Ingest) -> _Entries:
+    """The entries by `ingest.captions`; `auto` takes a table in the folder, text files, or deeper tables."""
+    match params.captions:
+        case "metadata":
+            tables = find_tables(root, listing, params)
+            entries = table_entries(root, tables, listing, params) if tables else []
+        case "sidecar":
+            entries = sidecar_entries(root, listing)
+        case "file_name" | "constant":
+            entries = _named_entries(root, listing, params)
+        case "auto":
+            return _found_entries(root, listing, params)
     if not any(isinstance(entry, Entry) for entry in entries):
-        first = next((f"; {each.name}: {each.detail}" for each in rejects), "")
-        raise StageError(
-            f"ingest.path: {params.path!r} has no captioned pictures; add metadata.jsonl or metadata.csv with the "
-            f"columns file_name and {params.caption_column}, or a text file beside each picture (0001.png, "
-            f"0001.txt){first}"
-        )
-    return [*entries, *rejects]
+        raise _no_captions(entries, listing, params)
+    return entries
 
 
-def _pictures(listing: FolderListing) -> list[str]:
-    """The files that are pictures by their endings."""
+def _found_entries(root: Path, listing: FolderListing, params: Ingest) -> _Entries:
+    tables = find_tables(root, listing, params)
+    outermost = [table for table in tables if "/" not in table]
+    if outermost:
+        return table_entries(root, outermost, listing, params)
+    entries = sidecar_entries(root, listing)
+    if any(isinstance(entry, Entry) for entry in entries):
+        return entries
+    if tables:
+        return table_entries(root, tables, listing, params)
+    raise _no_captions(entries, listing, params)
+
+
+# --- captions without any text ---
+
+
+def _named_entries(root: Path, listing: FolderListing, params: Ingest) -> _Entries:
+    """Every picture with the caption that its name contains, or with `ingest.caption`."""
     suffixes = picture_suffixes()
-    return [name for name in listing.files if _suffix(name) in suffixes]
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
-def _text_file_entry(root: Path, name: str) -> Entry | Reject:
-    """The picture with the caption from the .txt file of the same name."""
-    picture = locate(root, name, name=name)
-    if isinstance(picture, Reject):
-        return picture
-    text_name = str(Path(name).with_suffix(".txt"))
-    text = locate(root, text_name, name=name)
-    if isinstance(text, Reject):
-        is_missing = text.reason == "missing_file"
-        return Reject(name=name, reason="no_caption", detail=f"{text_name} is missing") if is_missing else text
-    try:
-        return Entry(name=name, picture=picture, caption=text.read_text("utf-8-sig"))
-    except (UnicodeDecodeError, OSError) as error:
-        return Reject(name=name, reason="no_caption", detail=f"{text_name} cannot be read: {error}")
-
-
-def _texts_without_picture(listing: FolderListing) -> list[Reject]:
-    """Rejects for text files without a picture; other files of the same name are named in their place, if any."""
-    names_of: dict[PurePosixPath, list[str]] = defaultdict(list)
+    entries: _Entries = []
     for name in listing.files:
-        names_of[PurePosixPath(name).with_suffix("")].append(name)
-    pictures, rejects = set(_pictures(listing)), []
-    for names in names_of.values():
-        texts = [name for name in names if _suffix(name) == ".txt"]
-        if texts and not pictures.intersection(names):
-            others = [name for name in names if name not in texts]
-            rejects += [_unsupported(name) for name in others] or [_without_picture(name) for name in texts]
-    return rejects
+        if is_unread_picture(name):
+            entries.append(Reject(name=name, reason="unsupported", detail=unread_detail(name)))
+        elif PurePosixPath(name).suffix.lower() in suffixes:
+            picture = locate(root, name, name=name)
+            caption = params.caption if params.captions == "constant" else caption_in_name(name)
+            entries.append(
+                picture if isinstance(picture, Reject) else Entry(name=name, picture=picture, captions=caption)
+            )
+    return [*entries, *listing.unreadable]
 
 
-def _unsupported(name: str) -> Reject:
-    ending = PurePosixPath(name).suffix
-    problem = f"{ending} is not a supported picture format" if ending else "its name has no ending"
-    return Reject(name=name, reason="unsupported", detail=f"{problem}; save it as PNG")
+def caption_in_name(name: str) -> str:
+    """The file's name without folder, ending, and number at its end; underscores are spaces."""
+    words = PurePosixPath(name).stem.replace("_", " ")
+    return re.sub(r"[\s\-.]*(\(\d+\)|\d+)?\s*$", "", words)
 
 
-def _without_picture(name: str) -> Reject:
-    return Reject(name=name, reason="missing_file", detail="no picture has the same name")
+# --- folders that cannot be used ---
 
 
-def _links_out(root: Path, listing: FolderListing) -> list[Reject]:
-    """Rejects for links to folders outside `root`."""
-    found = [locate(root, name, name=name) for name in listing.links]
-    return [each for each in found if isinstance(each, Reject) and each.reason == "path_escape"]
+def _no_captions(entries: _Entries, listing: FolderListing, params: Ingest) -> StageError:
+    """What the folder holds, and which value of `ingest.captions` would fit."""
+    if archives := _archives(listing):
+        return _packed(archives, params)
+    first = next((f"; {shown(each.name)}: {each.detail}" for each in entries if isinstance(each, Reject)), "")
+    key = f"ingest.path: {params.path!r}"
+    if params.captions != "auto":
+        key = f"ingest.captions: {params.captions} finds no captions in {params.path!r}"
+    else:
+        key += " has no captioned pictures"
+    return StageError(
+        f"{key}; add metadata.jsonl or metadata.csv with the columns file_name and {params.caption_column}, or a text "
+        f"file beside each picture (0001.png, 0001.txt){first}\n{_inventory(listing)}{_fitting(listing, params)}"
+    )
 
 
-# --- captions in a table ---
+def _inventory(listing: FolderListing) -> str:
+    endings = Counter(PurePosixPath(name).suffix or "without ending" for name in listing.files)
+    counts = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(_MAX_ENDINGS))
+    more = ", ..." if len(endings) > _MAX_ENDINGS else ""
+    return f"the folder holds {counts}{more}" if counts else "the folder is empty"
 
 
-def _table_entries(root: Path, file: Path, params: Ingest) -> list[Entry | Reject]:
-    """The table's rows, then rejects for pictures that no row names and for folders that cannot be listed."""
-    table, listing = read_table(file), list_folder(root)
-    for column, key in (("file_name", "ingest.path"), (params.caption_column, "ingest.caption_column")):
-        if column not in table.columns:
-            names = ", ".join(table.columns) or "none"
-            raise StageError(f"{key}: {file} has no column {column!r}; its columns: {names}")
-    entries = [row if isinstance(row, Reject) else _row_entry(root, row, params) for row in table.rows]
-    file_names = [row.values.get("file_name") for row in table.rows if isinstance(row, Row)]
-    named = {Path(name).as_posix() for name in file_names if isinstance(name, str)}
-    unnamed = [name for name in _pictures(listing) if name not in named]
-    detail = f"no row of {file.name} names it"
-    rejects = [Reject(name=name, reason="no_caption", detail=detail) for name in unnamed]
-    return [*entries, *rejects, *listing.unreadable]
+def _fitting(listing: FolderListing, params: Ingest) -> str:
+    """The values of `ingest.captions` and `ingest.source` that would find captions."""
+    choices = []
+    if any("/" in name or params.captions != "auto" for name in _tables(listing)):
+        choices.append("ingest.captions metadata reads its tables")
+    suffixes = picture_suffixes()
+    pictures = [name for name in listing.files if PurePosixPath(name).suffix.lower() in suffixes]
+    phrases = [caption for name in pictures if " " in (caption := caption_in_name(name))]
+    if phrases:
+        choices.append(f"ingest.captions file_name reads the pictures' names, such as {phrases[0]!r}")
+    if pictures:
+        choices.append("ingest.captions constant gives each picture the caption in ingest.caption")
+    if any(name.lower().endswith(".parquet") for name in listing.files):
+        choices.append("ingest.source parquet reads its parquet files")
+    return "".join(f"; {choice}" for choice in choices)
 
 
-def _row_entry(root: Path, row: Row, params: Ingest) -> Entry | Reject:
-    file_name = row.values.get("file_name")
-    if not isinstance(file_name, str) or not file_name:
-        return Reject(name=row.place, reason="bad_row", detail=f"no file_name in {_shortened(row.values)}")
-    picture = locate(root, file_name, name=file_name)
-    if isinstance(picture, Reject):
-        return picture
-    attributes = plain_attributes(row.values, without=("file_name", params.caption_column))
-    caption = row.values.get(params.caption_column)
-    return Entry(name=file_name, picture=picture, caption=caption, attributes=attributes)
+def _tables(listing: FolderListing) -> list[str]:
+    return [name for name in listing.files if PurePosixPath(name).name in ("metadata.jsonl", "metadata.csv")]
 
 
-def _shortened(row: Mapping[str, Any]) -> str:
-    text = repr(dict(row))
-    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."
+def _check_unpacked(entries: _Entries, listing: FolderListing, params: Ingest) -> None:
+    """Raises StageError if the folder has no picture, but an archive that may contain them."""
+    archives = _archives(listing)
+    if archives and not any(isinstance(entry, Entry) for entry in entries):
+        raise _packed(archives, params)
+
+
+def _archives(listing: FolderListing) -> list[str]:
+    return [name for name in listing.files if name.lower().endswith(_ARCHIVES)]
+
+
+def _packed(archives: list[str], params: Ingest) -> StageError:
+    others = f" and {len(archives) - 1} more" if len(archives) > 1 else ""
+    return StageError(
+        f"ingest.path: {params.path!r} has no pictures outside of {shown(archives[0])}{others}; unpack it in its folder"
+    )

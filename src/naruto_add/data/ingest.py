@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from naruto_add.config.schema import Ingest
 from naruto_add.data.captions import TokenCounts, count_tokens
-from naruto_add.data.dataset import Split
+from naruto_add.data.dataset import FURTHER_CAPTIONS, MIN_PICTURES
 from naruto_add.data.duplicates import Duplicate, find_duplicates
-from naruto_add.data.entries import Reject, Source
+from naruto_add.data.entries import Reject, Source, Split
 from naruto_add.data.images import PictureRules, Reason
 from naruto_add.data.prepare import Prepared, prepare_pictures, usable_processes
 from naruto_add.data.sheet import draw_sheet
@@ -21,9 +23,11 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import atomic_write_bytes, new_folder, write_json
 from naruto_add.runtime.progress import progress
 
-_RESERVED_COLUMNS = ("file_name", "text", "split", "source", "image")
+_RESERVED_COLUMNS = ("file_name", "text", "split", "source", "image", FURTHER_CAPTIONS)
 """The columns that we write, and `image`, which the datasets library adds."""
-_Row = dict[str, str]
+_CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that JSON may contain as they are, but that a terminal obeys."""
+_Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +66,11 @@ def run_ingest(
 ) -> None:
     """Writes the data set, a line for each rejected entry, the counts and a contact sheet.
 
-    `dataset_dir` holds images/*.png, metadata.jsonl and source.json, which says where the pictures come from. The base
-    model's tokenizer counts the captions' tokens. Raises StageError if the source cannot be read as a whole, if the
-    fraction of rejected entries exceeds `ingest.max_rejected`, or if too few pictures are left for three splits.
+    `dataset_dir` holds images/*.png, metadata.jsonl and source.json, which says where the pictures come from, and
+    truncated.jsonl if the base model's tokenizer, which counts the captions' tokens, cuts any caption off.
+
+    Raises StageError if the source cannot be read as a whole, if the fraction of rejected entries exceeds
+    `ingest.max_rejected`, or if too few pictures are left for three splits.
     """
     source = open_source(params)
     with new_folder(dataset_dir) as folder:
@@ -74,7 +80,9 @@ def run_ingest(
         rows = _rows(outcome.kept, params)
         _write_rows(folder / "metadata.jsonl", rows)
         write_json(folder / "source.json", {"source": params.source, "hub_dataset": params.hub_dataset})
-        tokens = count_tokens([row["text"] for row in rows], base_model, base_revision)
+        tokens = count_tokens([text for each in outcome.kept for text in each.captions], base_model, base_revision)
+        if tokens.lost:
+            _write_rows(folder / "truncated.jsonl", _truncated_rows(rows, tokens))
         metrics = _metrics(outcome, rows, tokens)
         draw_sheet(folder, rows, sheet_path=sheet_path)
     write_json(metrics_path, metrics)
@@ -117,39 +125,51 @@ def _duplicates(entries: Sequence[Prepared | Reject], *, distance: int) -> list[
 def _rows(kept: Sequence[Prepared], params: Ingest) -> list[_Row]:
     """The rows of metadata.jsonl, all with the same columns."""
     columns = {column: "" for each in kept for column in each.attributes if column not in _RESERVED_COLUMNS}
-    splits = assign_splits([each.fingerprint.content for each in kept], params)
+    splits = assign_splits([each.fingerprint.content for each in kept], params, given=[each.split for each in kept])
+    has_further = any(len(each.captions) > 1 for each in kept)
     return [
         {
             "file_name": f"images/{each.path.name}",
-            "text": each.caption,
+            "text": each.captions[0],
             "split": split,
             "source": each.name,
             **{column: each.attributes.get(column, "") for column in columns},
+            **({FURTHER_CAPTIONS: list(each.captions[1:])} if has_further else {}),
         }
         for each, split in zip(kept, splits, strict=True)
     ]
 
 
-def assign_splits(contents: Sequence[str], params: Ingest) -> list[Split]:
+def assign_splits(contents: Sequence[str], params: Ingest, *, given: Sequence[Split | None] = ()) -> list[Split]:
     """A split for each picture, drawn from its content hash and `ingest.seed`: added pictures do not move earlier ones.
 
-    The fractions hold on average. An empty split receives the picture whose draw is nearest to it.
+    The fractions hold on average. A split that the source gives to any picture has those pictures alone; the others,
+    and those given for training, are drawn for the other splits. A split below MIN_PICTURES receives the pictures whose
+    draws are nearest to it, as far as the other splits can spare them.
     """
+    given = given or [None] * len(contents)
     draws = [_uniform(content, seed=params.seed) for content in contents]
-    splits = [_split(draw, params) for draw in draws]
-    in_order_of_need: tuple[Split, ...] = ("test", "validation", "train")
-    for split in in_order_of_need:
-        if split not in splits:
-            spare = [index for index, each in enumerate(splits) if splits.count(each) > 1]
+    held_out = {split for split in given if split not in (None, "train")}
+    splits = [
+        split if split in held_out else _split(draw, params, without=held_out)
+        for draw, split in zip(draws, given, strict=True)
+    ]
+    for split in MIN_PICTURES:
+        while splits.count(split) < MIN_PICTURES[split]:
+            counts = Counter(splits)
+            spare = [index for index, each in enumerate(splits) if each != split and counts[each] > MIN_PICTURES[each]]
+            if not spare:
+                break
             nearest = max if split == "train" else min
             splits[nearest(spare, key=draws.__getitem__)] = split
     return splits
 
 
-def _split(draw: float, params: Ingest) -> Split:
+def _split(draw: float, params: Ingest, *, without: AbstractSet[Split | None]) -> Split:
     if draw < params.test_fraction:
-        return "test"
-    return "validation" if draw < params.test_fraction + params.validation_fraction else "train"
+        return "train" if "test" in without else "test"
+    is_validation = draw < params.test_fraction + params.validation_fraction and "validation" not in without
+    return "validation" if is_validation else "train"
 
 
 def _uniform(content: str, *, seed: int) -> float:
@@ -172,8 +192,19 @@ def _reject_rows(outcome: _Outcome) -> list[_Row]:
     return [rows[position] for position in sorted(rows)]
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _truncated_rows(rows: Iterable[_Row], tokens: TokenCounts) -> list[_Row]:
+    """A row for each caption whose end the base model does not see."""
+    captions = ((row, caption) for row in rows for caption in (row["text"], *row.get(FURTHER_CAPTIONS, ())))
+    return [
+        {"file_name": row["file_name"], "source": row["source"], "text": caption, "lost": tokens.lost[caption]}
+        for row, caption in captions
+        if caption in tokens.lost
+    ]
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    text = "".join(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n" for line in lines)
     atomic_write_bytes(path, text.encode("utf-8", "replace"))
 
 
@@ -187,11 +218,13 @@ def _check_outcome(outcome: _Outcome, params: Ingest, rejects_path: Path) -> Non
             f"{', '.join(f'{reason} ({count})' for reason, count in reasons)}; repair or remove the entries listed in "
             f"{rejects_path}, or raise ingest.max_rejected"
         )
-    num_splits = len(get_args(Split))
-    if len(outcome.kept) < num_splits:
+    num_needed = sum(MIN_PICTURES.values())
+    if len(outcome.kept) < num_needed:
+        parts = ", ".join(f"{number} for {split}" for split, number in MIN_PICTURES.items())
+        copies = f" and {len(outcome.duplicates)} copies" if outcome.duplicates else ""
         raise StageError(
-            f"{source_parameter(params)} has too few different pictures ({len(outcome.kept)}; the splits need at least "
-            f"{num_splits}); add pictures; {rejects_path} lists those that were rejected"
+            f"{source_parameter(params)} has too few different pictures ({len(outcome.kept)}{copies}); the stages need "
+            f"at least {num_needed}: {parts}; add pictures; {rejects_path} lists copies and rejected pictures"
         )
 
 
@@ -199,6 +232,7 @@ def _metrics(outcome: _Outcome, rows: Sequence[_Row], tokens: TokenCounts) -> di
     reasons = Counter(reject.reason for reject in outcome.rejects)
     kinds = Counter(each.kind for each in outcome.duplicates)
     splits = Counter(row["split"] for row in rows)
+    kept = outcome.kept
     return {
         "entries": len(outcome.entries),
         "kept": len(rows),
@@ -208,7 +242,10 @@ def _metrics(outcome: _Outcome, rows: Sequence[_Row], tokens: TokenCounts) -> di
         "duplicates.exact": kinds["duplicate"],
         "duplicates.near": kinds["near_duplicate"],
         **{split: splits[split] for split in get_args(Split)},
+        "splits.given": sum(each.split is not None for each in kept),
         "tokens.mean": tokens.mean,
         "tokens.max": tokens.max,
-        "captions.truncated": tokens.num_truncated,
+        "captions.several": sum(len(each.captions) > 1 for each in kept),
+        "captions.further": sum(len(each.captions) - 1 for each in kept),
+        "captions.truncated": sum(caption in tokens.lost for each in kept for caption in each.captions),
     }

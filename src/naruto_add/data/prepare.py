@@ -6,15 +6,15 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from PIL import Image
 
-from naruto_add.data.captions import clean_caption
+from naruto_add.data.captions import clean_captions
 from naruto_add.data.duplicates import Fingerprint, fingerprint
-from naruto_add.data.entries import Entry, Reject, ShinobiId, Source
+from naruto_add.data.entries import Entry, Reject, ShinobiId, Source, Split
 from naruto_add.data.images import PictureRules, UnusablePictureError, read_picture
 from naruto_add.data.shinobi.draw import draw_shinobi
 
@@ -25,12 +25,13 @@ _MAX_PENDING_PER_PROCESS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A saved picture with its caption."""
+    """A saved picture with its captions, at least one, and the split that its source gives it, if any."""
 
     name: str
     path: Path
-    caption: str
+    captions: tuple[str, ...]
     attributes: dict[str, str]
+    split: Split | None
     fingerprint: Fingerprint
 
 
@@ -85,17 +86,25 @@ def _prepare(entry: Entry | Reject, path: Path, rules: PictureRules) -> Prepared
         return entry
     if isinstance(entry.picture, ShinobiId):
         drawn = draw_shinobi(entry.picture.index, seed=entry.picture.seed, size_px=rules.resolution_px)
-        return _save(drawn.image, path, name=entry.name, caption=drawn.caption, attributes=drawn.attributes)
-    caption = clean_caption(entry.caption)
-    if not caption:
-        return Reject(name=entry.name, reason="no_caption", detail="its caption is empty or not a string")
+        return _save(drawn.image, path, entry=replace(entry, attributes=drawn.attributes), captions=(drawn.caption,))
+    captions = clean_captions(entry.captions)
+    if not captions:
+        detail = "its caption is empty, shows nothing, or is not a string"
+        return Reject(name=entry.name, reason="no_caption", detail=detail)
     try:
         image = read_picture(entry.picture, rules)
     except UnusablePictureError as error:
         return Reject(name=entry.name, reason=error.reason, detail=error.detail)
-    return _save(image, path, name=entry.name, caption=caption, attributes=entry.attributes)
+    return _save(image, path, entry=entry, captions=captions)
 
 
-def _save(image: Image.Image, path: Path, *, name: str, caption: str, attributes: dict[str, str]) -> Prepared:
-    image.save(path)
-    return Prepared(name=name, path=path, caption=caption, attributes=attributes, fingerprint=fingerprint(image))
+def _save(image: Image.Image, path: Path, *, entry: Entry, captions: tuple[str, ...]) -> Prepared:
+    image.save(path, icc_profile=None)  # a converted picture has a profile that contains the time of its conversion
+    return Prepared(
+        name=entry.name,
+        path=path,
+        captions=captions,
+        attributes=entry.attributes,
+        split=entry.split,
+        fingerprint=fingerprint(image),
+    )

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from naruto_add.config.schema import Ingest
-from naruto_add.data.entries import Entry, Reject, Source, list_folder, locate, plain_attributes
-from naruto_add.runtime.errors import StageError
+from naruto_add.data.entries import Entry, Reject, Source, Split, given_split, list_folder, locate, plain_attributes
+from naruto_add.runtime.errors import StageError, shown
 
 _ROWS_AT_ONCE = 64
 _Record = dict[str, Any]
@@ -34,11 +34,13 @@ def open_parquet(params: Ingest) -> Source:
 
 
 def _parquet_files(root: Path) -> tuple[dict[str, Path], list[Reject]]:
-    """The files by their names in rejects, and rejects for folders that cannot be listed."""
+    """The files by their names in rejects, and rejects for what is no file of the folder and what cannot be listed."""
     if not root.is_dir():
         return ({root.name: root} if root.is_file() else {}), []
     listing = list_folder(root)
-    return {name: root / name for name in listing.files if name.endswith(".parquet")}, listing.unreadable
+    found = {name: locate(root, name, name=name) for name in listing.files if name.lower().endswith(".parquet")}
+    files = {name: path for name, path in found.items() if isinstance(path, Path)}
+    return files, [*(each for each in found.values() if isinstance(each, Reject)), *listing.unreadable]
 
 
 def _open_table(file: Path, params: Ingest) -> pq.ParquetFile:
@@ -46,7 +48,7 @@ def _open_table(file: Path, params: Ingest) -> pq.ParquetFile:
         table = pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
         raise StageError(
-            f"ingest.path: {file} cannot be read as a parquet file ({error}); replace or remove it"
+            f"ingest.path: {shown(file)} cannot be read as a parquet file ({error}); replace or remove it"
         ) from error
     _check_columns(str(file), table.schema_arrow.names, params)
     return table
@@ -56,7 +58,7 @@ def _parquet_entries(
     files: Mapping[str, Path], tables: Mapping[str, pq.ParquetFile], unreadable: list[Reject], *, params: Ingest
 ) -> Iterator[Entry | Reject]:
     for file, table in tables.items():
-        for number, row in enumerate(_parquet_rows(table)):
+        for number, row in enumerate(_parquet_rows(table, (params.image_column, params.caption_column))):
             name = f"{file}:{number}"
             if isinstance(row, str):
                 yield Reject(name=name, reason="bad_row", detail=row)
@@ -65,24 +67,49 @@ def _parquet_entries(
     yield from unreadable
 
 
-def _parquet_rows(table: pq.ParquetFile) -> Iterator[_Record | str]:
-    """Each row, or why it cannot be read. Damage affects the rest of its row group."""
+def _parquet_rows(table: pq.ParquetFile, named: tuple[str, str]) -> Iterator[_Record | str]:
+    """Each row, or why it cannot be read. Damage affects the rest of its row group.
+
+    Of the columns that are not `named`, only those that can be attributes are read.
+    """
+    columns = [field.name for field in table.schema_arrow if field.name in named or _is_plain(field.type)]
     for group in range(table.num_row_groups):
         num_left = table.metadata.row_group(group).num_rows
         try:
-            for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=[group]):
+            for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=columns):
                 for index in range(batch.num_rows):
-                    yield _parquet_row(batch, index)
+                    yield _parquet_row(batch, index, named)
                     num_left -= 1
         except (OSError, pa.ArrowException) as error:
             yield from [f"row group {group} is damaged: {error}"] * num_left
 
 
-def _parquet_row(batch: pa.RecordBatch, index: int) -> _Record | str:
-    try:
-        return batch.slice(index, 1).to_pylist()[0]
-    except UnicodeDecodeError as error:  # parquet does not check its strings
-        return f"not UTF-8: {error}"
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether Python's strings, numbers and booleans hold the values."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_boolean,
+    )
+    return any(test(kind) for test in tests)
+
+
+def _parquet_row(batch: pa.RecordBatch, index: int, named: tuple[str, str]) -> _Record | str:
+    """The row without other values that Python cannot hold, or why a `named` one cannot be read."""
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[index].as_py()
+        except UnicodeDecodeError as error:  # parquet does not check its strings
+            if name in named:
+                return f"not UTF-8: {error}"
+        except (ArithmeticError, ValueError) as error:  # times beyond Python's years
+            if name in named:
+                return f"{name} has a value that cannot be read: {error}"
+    return row
 
 
 # --- hub ---
@@ -106,9 +133,11 @@ def open_hub(params: Ingest) -> Source:
         _check_columns(f"{params.hub_dataset} ({split})", rows.column_names, params)
         undecoded[str(split)] = rows.cast_column(params.image_column, ImageFeature(decode=False))
     roots = (Path(config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE))
-    named = ((f"{split}:{i}", row) for split, rows in undecoded.items() for i, row in enumerate(rows))
+    numbered = ((split, i, row) for split, rows in undecoded.items() for i, row in enumerate(rows))
     num_entries = sum(len(rows) for rows in undecoded.values())
-    entries = (_record_entry(name, row, params, roots=roots) for name, row in named)
+    entries = (
+        _record_entry(f"{split}:{i}", row, params, roots=roots, split=given_split(split)) for split, i, row in numbered
+    )
     return Source(num_entries=num_entries, entries=entries)
 
 
@@ -118,15 +147,21 @@ def open_hub(params: Ingest) -> Source:
 def _check_columns(where: str, columns: list[str], params: Ingest) -> None:
     for key, column in (("image_column", params.image_column), ("caption_column", params.caption_column)):
         if column not in columns:
-            raise StageError(f"ingest.{key}: {where} has no column {column!r}; its columns: {', '.join(columns)}")
+            names = ", ".join(map(shown, columns))
+            raise StageError(f"ingest.{key}: {shown(where)} has no column {column!r}; its columns: {names}")
+        if columns.count(column) > 1:
+            raise StageError(f"ingest.{key}: {shown(where)} has two columns {column!r}; rename or remove one of them")
 
 
-def _record_entry(name: str, row: Mapping[str, Any], params: Ingest, *, roots: tuple[Path, ...]) -> Entry | Reject:
+def _record_entry(
+    name: str, row: Mapping[str, Any], params: Ingest, *, roots: tuple[Path, ...], split: Split | None = None
+) -> Entry | Reject:
     """The entry of a row whose picture is `{bytes, path}`, as the datasets library writes it, or plain bytes."""
     image = row[params.image_column]
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
     attributes = plain_attributes(row, without=(params.image_column, params.caption_column))
-    entry = partial(Entry, name=name, caption=row[params.caption_column], attributes=attributes)
+    split = given_split(row.get("split")) or split
+    entry = partial(Entry, name=name, captions=row[params.caption_column], attributes=attributes, split=split)
     if isinstance(content, bytes) and content:
         return entry(picture=content)
     if not isinstance(path, str) or not path:

@@ -31,7 +31,17 @@ COMPUTING = {
 }
 """By imported name: the package and those that compute on its behalf. torch's own lock its CUDA libraries."""
 
-NOT_COMPUTING = {"filelock", "huggingface_hub", "jaxtyping", "jinja2", "markupsafe", "pydantic", "ruamel", "tqdm"}
+NOT_COMPUTING = {
+    "charset_normalizer",
+    "filelock",
+    "huggingface_hub",
+    "jaxtyping",
+    "jinja2",
+    "markupsafe",
+    "pydantic",
+    "ruamel",
+    "tqdm",
+}
 """Imported names of packages that check, download or show values, but do not compute any."""
 
 HEADER = """\
