@@ -1,4 +1,4 @@
-"""The distilled student as a folder that plain diffusers loads."""
+"""The distilled student and the teacher as files for diffusers and other tools."""
 
 from naruto_add.config import paths
 from naruto_add.config.schema import Params
@@ -6,16 +6,17 @@ from naruto_add.pipeline.stage import run_stage
 
 
 def main(params: Params) -> None:
-    """Export the student."""
-    from naruto_add.export.diffusers_folder import export_student
+    """Write and check every format."""
+    from naruto_add.export.formats import export_student
 
     export_student(
         params.export,
         base=params.base,
         sampling=params.sampling,
         teacher_dir=paths.TEACHER,
+        lora_dir=paths.TEACHER_LORA,
         distilled_dir=paths.DISTILLED,
-        source_path=paths.DATASET / "source.json",
+        dataset_dir=paths.DATASET,
         evaluate_metrics_path=paths.EVALUATE_METRICS,
         add_metrics_path=paths.METRICS / "add.json",
         out_dir=paths.EXPORT,

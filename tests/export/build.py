@@ -1,13 +1,15 @@
 """An export of the tiny pipeline, with the files of earlier stages that `export_student` reads."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from naruto_add.config.schema import Base, Export, Sampling, StudentScheduler
-from naruto_add.export.diffusers_folder import export_student
+from naruto_add.config.schema import Base, Export, ExportFormat, Sampling, StudentScheduler
+from naruto_add.export.formats import export_student
 
 PROMPTS = ["a man with white hair and a sword", "a girl at sunset"]
+CAPTIONS = ["a man with white hair, drawn", "a girl, drawn"]
 METRICS = {"teacher.fd_embedded": 12.25, "distilled.fd_embedded": 13.5, "distilled.num_parameters": 4200.0}
 BASE = Base(
     model="base/model", revision="", variant="", resolution_px=32, precision="fp32", prompt_template="{caption}, drawn"
@@ -27,21 +29,32 @@ def export(
     scheduler: StudentScheduler = "ddim",
     precision: Literal["fp32", "fp16"] = "fp32",
     source: str = "shinobi",
+    formats: Sequence[ExportFormat] = ("diffusers",),
+    lora_dir: Path = Path("no-lora"),
 ) -> Path:
     """Export to `root`/models/export, which is returned. Without `distilled_dir`, the student is the teacher."""
     export_student(
-        Export(seed=0, prompts=PROMPTS, precision=precision),
+        Export(seed=0, prompts=PROMPTS, precision=precision, formats=list(formats)),
         base=BASE,
         sampling=sampling(scheduler),
         teacher_dir=tiny_pipeline_dir,
+        lora_dir=lora_dir,
         distilled_dir=distilled_dir or tiny_pipeline_dir / "unet",
-        source_path=_json(root / "source.json", {"source": source, "hub_dataset": "owner/name"}),
+        dataset_dir=_dataset(root / "dataset", source),
         evaluate_metrics_path=_json(root / "evaluate.json", METRICS),
         add_metrics_path=_json(root / "add.json", {"method": "adversarial", "skipped_steps": 0}),
         out_dir=root / "models/export",
         metrics_path=root / "metrics/export.json",
     )
     return root / "models/export"
+
+
+def _dataset(folder: Path, source: str) -> Path:
+    """The two files of a data set that `export_student` reads."""
+    _json(folder / "source.json", {"source": source, "hub_dataset": "owner/name"})
+    rows = [{"file_name": f"images/{index}.png", "text": text, "split": "train"} for index, text in enumerate(CAPTIONS)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 def _json(path: Path, values: dict[str, Any]) -> Path:

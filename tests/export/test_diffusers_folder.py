@@ -29,9 +29,9 @@ def test_predictions_and_pictures_equal_the_students(
     pipeline.scheduler.set_timesteps(4)
     assert pipeline.scheduler.timesteps.tolist() == TIMESTEPS
     figures = json.loads((tmp_path / "metrics/export.json").read_text())
-    assert figures["noise_pred_max_abs_diff"] <= 1e-5
-    assert figures["images_max_abs_diff"] <= 1e-4
-    assert figures["size_mib"] > 0
+    assert figures["diffusers.noise_pred_max_abs_diff"] <= 1e-5
+    assert figures["diffusers.images_max_abs_diff"] <= 1e-4
+    assert figures["diffusers.size_mib"] > 0
 
 
 def test_the_parity_check_finds_another_student(

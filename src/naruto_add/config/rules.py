@@ -12,7 +12,7 @@ from naruto_add.config.constants import (
     sides_px,
     trailing_timesteps,
 )
-from naruto_add.config.schema import Add, Base, Ingest, Params
+from naruto_add.config.schema import Add, Base, Export, Ingest, Params
 
 MIN_DISCRIMINATOR_ITEMS = 4
 """Real and fake pictures per step; with fewer, the discriminator's gradient is mostly noise."""
@@ -34,6 +34,7 @@ def contradictions(params: Params) -> list[str]:
         *_resolution_problems(params),
         *_network_problems(params),
         *_evaluate_problems(params),
+        *_export_problems(params.export),
     ]
 
 
@@ -228,4 +229,12 @@ def _network_problems(params: Params) -> list[str]:
 def _evaluate_problems(params: Params) -> list[str]:
     if params.evaluate.num_images == 1:
         return ["evaluate.num_images: 1 picture has no distribution; use at least 2, or 0 for all test captions"]
+    return []
+
+
+def _export_problems(export: Export) -> list[str]:
+    if "diffusers" not in export.formats:
+        return [f"export.formats: {export.formats} lacks diffusers, the folder that contains the others; add it"]
+    if len(set(export.formats)) < len(export.formats):
+        return [f"export.formats: {export.formats} contains a value twice; list each once"]
     return []

@@ -25,6 +25,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 StudentScheduler = Literal["ddim", "lcm"]
 Schedule = Literal["constant", "cosine"]
 AddMethod = Literal["adversarial", "consistency"]
+ExportFormat = Literal["diffusers", "lora", "single_file"]
 
 
 class _Section(BaseModel):
@@ -190,9 +191,10 @@ class Samples(_Section):
 
 
 class Export(_Section):
-    """The exported student, and the pictures that its parity check draws."""
+    """The exported student and teacher, and the pictures that the parity checks draw."""
 
     seed: Seed
+    formats: Annotated[list[ExportFormat], Field(min_length=1)]
     prompts: Annotated[list[Text], Field(min_length=1)]
     precision: Literal["fp32", "fp16"]
 

@@ -17,23 +17,14 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.config.schema import Base, Export, Sampling
-from naruto_add.data.prompts import fill_template
-from naruto_add.diffusion.bundle import (
-    ModelBundle,
-    encode_prompts,
-    forget_paths,
-    load_pipeline_folder,
-    load_unet,
-)
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, forget_paths
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
-from naruto_add.diffusion.sampling import Sampler, initial_noise, make_student_scheduler, noise_pred
+from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred
 from naruto_add.export.model_card import CardFacts, model_card
 from naruto_add.export.settings import SamplingSettings, write_settings
 from naruto_add.generation.draw import draw_pixels, renoise_generators
 from naruto_add.runtime.compute import DTYPES, default_device
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.files import new_folder, read_json, write_json
 
 TIME_COND_PROJ_DIM = 4
 """The smallest even width for which diffusers' embedding of the guidance scale is defined."""
@@ -41,7 +32,6 @@ NOISE_PRED_TOLERANCE = {"fp32": 1e-4, "fp16": 3e-2}
 """Largest allowed absolute difference of epsilon (unit variance)."""
 IMAGE_TOLERANCE = {"fp32": 2e-3, "fp16": 1e-1}
 """Largest allowed absolute difference of a picture's values in [0, 1]."""
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -52,50 +42,26 @@ class Parity:
     images: float
 
 
-def export_student(
-    params: Export,
+def write_diffusers_folder(
+    student: ModelBundle,
+    folder: Path,
     *,
-    base: Base,
-    sampling: Sampling,
-    teacher_dir: Path,
-    distilled_dir: Path,
-    source_path: Path,
-    evaluate_metrics_path: Path,
-    add_metrics_path: Path,
-    out_dir: Path,
-    metrics_path: Path,
-) -> None:
+    scheduler: Any,
+    facts: CardFacts,
+    settings: SamplingSettings,
+    prompts: Sequence[str],
+    seed: int,
+) -> Parity:
     """Write the pipeline folder with its model card, reload it with plain diffusers and compare it to the student.
 
-    The card takes the source of the data set from `source_path` (source.json), the method from `add_metrics_path`.
-    Raises StageError, and leaves no folder, if timesteps, predictions or pictures differ by more than the tolerance.
+    Raises StageError if timesteps, predictions or pictures differ by more than the tolerance.
     """
-    student = load_pipeline_folder(teacher_dir, precision="fp32")
-    student.unet = load_unet(distilled_dir, precision="fp32")
-    prompts = [fill_template(base.prompt_template, prompt) for prompt in params.prompts]
-    timesteps = sampling.student_timesteps
-    dataset = read_json(source_path)
-    facts = CardFacts(
-        base_model=base.model,
-        source=dataset["source"],
-        hub_dataset=dataset["hub_dataset"],
-        method=read_json(add_metrics_path)["method"],
-        timesteps=timesteps,
-        prompt=prompts[0],
-        precision=params.precision,
-        metrics=read_json(evaluate_metrics_path),
-    )
-    scheduler = make_student_scheduler(student.scheduler, sampling.student_scheduler, len(timesteps))
-    with new_folder(out_dir) as folder:
-        save_pipeline(student, scheduler, precision=params.precision, folder=folder)
-        (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
-        write_settings(
-            folder,
-            SamplingSettings(num_inference_steps=len(timesteps), prompt_template=base.prompt_template),
-        )
-        parity = check_export(student, scheduler, folder, timesteps=timesteps, prompts=prompts, seed=params.seed)
-        _check_parity(parity, params.precision)
-        write_json(metrics_path, _figures(parity, folder, student.unet))
+    save_pipeline(student, scheduler, precision=facts.precision, folder=folder)
+    (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+    write_settings(folder, settings)
+    parity = check_export(student, scheduler, folder, timesteps=facts.timesteps, prompts=prompts, seed=seed)
+    _check_parity(parity, facts.precision)
+    return parity
 
 
 def save_pipeline(student: ModelBundle, scheduler: Any, *, precision: str, folder: Path) -> None:
@@ -211,13 +177,3 @@ def _check_parity(parity: Parity, precision: str) -> None:
                 f"{found:.2g}, more than {allowed:.2g}; use fp32, or install the locked version of diffusers "
                 "(`make install`)"
             )
-
-
-def _figures(parity: Parity, folder: Path, unet: UNet2DConditionModel) -> dict[str, float | int | str]:
-    size = sum(item.stat().st_size for item in folder.rglob("*") if item.is_file())
-    return {
-        "noise_pred_max_abs_diff": parity.noise_pred,
-        "images_max_abs_diff": parity.images,
-        "size_mib": size / MIB,
-        "unet_num_parameters": unet.num_parameters(),
-    }

@@ -1,0 +1,171 @@
+"""The LoRA in kohya's layout: every key belongs to an adapted layer by kohya's rules, and it adds the same weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder
+from naruto_add.export.lora import (
+    LoraFacts,
+    kohya_state,
+    largest_difference,
+    tag_counts,
+    trigger_words,
+    write_kohya_lora,
+)
+from naruto_add.export.safetensors_file import read_metadata
+from naruto_add.models.lora import add_lora, lora_layers, merge_lora, save_lora
+from naruto_add.runtime.errors import StageError
+from tests.export.build import export
+
+FACTS = LoraFacts(
+    base_model="owner/base",
+    prompt_template="ninja art, {caption}",
+    resolution_px=512,
+    captions=["ninja art, a man", "ninja art, a girl", "ninja art, a man"],
+)
+
+
+@pytest.fixture
+def adapted(tiny_bundle: ModelBundle, tmp_path: Path) -> ModelBundle:
+    """The tiny pipeline with random adapters on all kinds of layers, which are also saved in `tmp_path`/lora."""
+    add_lora(tiny_bundle.unet, tiny_bundle.text_encoder, targets="attention_convolutions", rank=4, seed=0)
+    generator = torch.Generator().manual_seed(7)
+    for module in (tiny_bundle.unet, tiny_bundle.text_encoder):
+        for item in module.parameters():
+            if item.requires_grad:
+                item.data = 0.1 * torch.randn(item.shape, generator=generator)
+    save_lora(tmp_path / "lora", unet=tiny_bundle.unet, text_encoder=tiny_bundle.text_encoder)
+    return tiny_bundle
+
+
+def _written(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    path = folder / "lora_kohya.safetensors"
+    write_kohya_lora(folder / "lora/pytorch_lora_weights.safetensors", path, facts=FACTS, dtype=dtype)
+    return path
+
+
+def _kohya_layers(bundle: ModelBundle) -> dict[str, nn.Module]:
+    """By sd-scripts' rule: prefix, then the module's path in the network of its time, with `_` for `.`.
+
+    Its text encoder was transformers 4's, in which everything is below `text_model`.
+    """
+    layers = {f"lora_unet_{name.replace('.', '_')}": layer for name, layer in bundle.unet.named_modules()}
+    for name, layer in bundle.text_encoder.named_modules():
+        path = name if name.startswith("text_model.") else f"text_model.{name}"
+        layers[f"lora_te_{path.replace('.', '_')}"] = layer
+    return layers
+
+
+def _apply(state: dict[str, Tensor], bundle: ModelBundle) -> set[str]:
+    """Add the file to the weights as sd-scripts does when it merges; the names of the layers that changed."""
+    layers = _kohya_layers(bundle)
+    names = {key.split(".")[0] for key in state}
+    for name in names:
+        up, down = state[f"{name}.lora_up.weight"].float(), state[f"{name}.lora_down.weight"].float()
+        scale = state[f"{name}.alpha"].item() / down.shape[0]
+        weight = layers[name].weight
+        if down.ndim == 2:
+            delta = up @ down
+        elif down.shape[2:] == (1, 1):
+            delta = (up.squeeze(3).squeeze(2) @ down.squeeze(3).squeeze(2))[..., None, None]
+        else:
+            delta = nn.functional.conv2d(down.permute(1, 0, 2, 3), up).permute(1, 0, 2, 3)
+        assert delta.shape == weight.shape, name
+        weight.data += scale * delta
+    return names
+
+
+@torch.no_grad()
+def _outputs(bundle: ModelBundle) -> tuple[Tensor, Tensor]:
+    embeds = encode_prompts(bundle, ["a man with a sword", "a girl"])
+    latents = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+    return embeds, bundle.unet(latents, torch.tensor([10, 900]), embeds).sample
+
+
+def _predicted(pipeline: StableDiffusionPipeline) -> Tensor:
+    bundle = ModelBundle(pipeline.tokenizer, pipeline.text_encoder, pipeline.vae, pipeline.unet, pipeline.scheduler)
+    return _outputs(bundle)[1]
+
+
+def test_every_key_is_a_layer_and_both_files_give_equal_predictions(
+    adapted: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    kohya = load_pipeline_folder(tiny_pipeline_dir, precision="fp32")
+    names = _apply(load_file(_written(tmp_path)), kohya)
+    assert len(names) == len(lora_layers(adapted.unet)) + len(lora_layers(adapted.text_encoder))
+    peft = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    peft.load_lora_weights(tmp_path / "lora")
+    peft_bundle = ModelBundle(peft.tokenizer, peft.text_encoder, peft.vae, peft.unet, peft.scheduler)
+    by_diffusers = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    by_diffusers.load_lora_weights(_written(tmp_path))
+    torch.testing.assert_close(_predicted(by_diffusers), _predicted(peft), rtol=1e-4, atol=1e-5)
+    for ours, theirs, trained in zip(_outputs(kohya), _outputs(peft_bundle), _outputs(adapted), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours, trained, rtol=1e-4, atol=1e-5)
+
+
+def test_the_base_with_the_file_is_the_merged_teacher(
+    adapted: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    base = load_pipeline_folder(tiny_pipeline_dir, precision="fp32")
+    _apply(load_file(_written(tmp_path)), base)
+    merge_lora(adapted.unet)
+    for name, weight in adapted.unet.state_dict().items():
+        torch.testing.assert_close(base.unet.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_every_layer_has_two_matrices_and_an_alpha_of_the_rank(adapted: ModelBundle, tmp_path: Path) -> None:
+    source, path = tmp_path / "lora/pytorch_lora_weights.safetensors", _written(tmp_path, torch.float16)
+    state = load_file(path)
+    assert {key.partition(".")[2] for key in state} == {"lora_down.weight", "lora_up.weight", "alpha"}
+    assert {key.split("_")[1] for key in state} == {"unet", "te"}
+    assert {value.item() for key, value in state.items() if key.endswith(".alpha")} == {4.0}
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    assert 0 < largest_difference(source, path) < 1e-3
+
+
+def test_the_metadata_is_what_the_tools_show(adapted: ModelBundle, tmp_path: Path) -> None:
+    path = _written(tmp_path)
+    metadata, written = read_metadata(path), path.read_bytes()
+    assert _written(tmp_path).read_bytes() == written, "the order of the metadata does not change"
+    assert metadata["ss_network_module"] == "networks.lora"
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("4", "4")
+    assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "4"}
+    assert metadata["ss_sd_model_name"] == "owner/base"
+    assert metadata["ss_resolution"] == "(512, 512)"
+    assert metadata["modelspec.trigger_phrase"] == "ninja art"
+    assert json.loads(metadata["ss_tag_frequency"]) == {"training": {"ninja art": 3, "a man": 2, "a girl": 1}}
+    assert "ss_base_model_version" not in metadata, "the tiny pipeline is not Stable Diffusion 1.x"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [("{caption}", ""), ("ninja art, {caption}", "ninja art"), ("a photo of {caption}, sks.", "a photo of, sks")],
+)
+def test_trigger_words_are_what_the_template_adds(template: str, words: str) -> None:
+    assert trigger_words(template) == words
+
+
+def test_only_the_most_frequent_tags_are_kept() -> None:
+    counts = tag_counts([*(f"tag {index}" for index in range(300)), "tag 299"])
+    assert len(counts) == 200
+    assert next(iter(counts.items())) == ("tag 299", 2)
+
+
+def test_a_weight_of_no_adapter_is_an_error() -> None:
+    with pytest.raises(StageError, match=r"'unet\.conv_in\.weight' is not a weight of an adapter"):
+        kohya_state({"unet.conv_in.weight": torch.zeros(1)})
+
+
+def test_the_stage_writes_and_checks_it(adapted: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
+    folder = export(tiny_pipeline_dir, tmp_path, formats=["diffusers", "lora"], lora_dir=tmp_path / "lora")
+    assert load_file(folder / "lora/lora_kohya.safetensors").keys() == load_file(_written(tmp_path)).keys()
+    figures = json.loads((tmp_path / "metrics/export.json").read_text())
+    assert figures["lora.weights_max_diff"] == 0
+    StableDiffusionPipeline.from_pretrained(folder)
