@@ -217,6 +217,21 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"evaluate.num_images": 1},
         "evaluate.num_images: 1 picture has no distribution",
     ),
+    (
+        {"export.formats": ["diffusers", "lora"]},
+        {"export.formats": ["lora"]},
+        "export.formats: ['lora'] lacks diffusers",
+    ),
+    (
+        {"export.formats": ["diffusers", "lora"]},
+        {"export.formats": ["diffusers", "lora", "lora"]},
+        "export.formats: ['diffusers', 'lora', 'lora'] contains a value twice",
+    ),
+    (
+        {"export.formats": ["diffusers", "onnx"]},
+        {"sampling.student_scheduler": "lcm", "student.knowledge_steps": 550},
+        "export.formats: onnx cannot add noise between steps, as sampling.student_scheduler lcm does",
+    ),
 ]
 
 

@@ -47,6 +47,13 @@ MAX_SEED = 2**31 - 1
     type=click.FloatRange(1, 30),
     help="Guidance scale of a model that is not an exported student.  [default: sampling.guidance_scale]",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["torch", "onnx"]),
+    default="torch",
+    show_default=True,
+    help="onnx: draw an exported student by onnxruntime; needs onnx in export.formats.",
+)
 @click.option("--grid", is_flag=True, help="Also write one labelled grid of all pictures.")
 @click.option("--raw-prompt", is_flag=True, help="Use the prompts as they are, without base.prompt_template.")
 def generate(
@@ -58,6 +65,7 @@ def generate(
     out_dir: Path,
     model_dir: Path,
     guidance: float | None,
+    backend: str,
     grid: bool,
     raw_prompt: bool,
 ) -> None:
@@ -78,9 +86,12 @@ def generate(
     _check_model_folder(model_dir)
     _prepare_out_folder(out_dir)
     from naruto_add.cli.drawing import write_pictures  # torch and diffusers take seconds to import
-    from naruto_add.cli.model import load_model
 
-    model = load_model(model_dir, num_steps=steps, guidance_scale=guidance, raw_prompt=raw_prompt)
+    if backend == "onnx":
+        from naruto_add.cli.onnx_model import load_onnx_model as load
+    else:
+        from naruto_add.cli.model import load_model as load
+    model = load(model_dir, num_steps=steps, guidance_scale=guidance, raw_prompt=raw_prompt)
     seeds = range(seed, seed + num)
     for path, seconds in write_pictures(model, prompts, seeds=seeds, out_dir=out_dir, grid=grid):
         click.echo(f"{path}  {seconds:.2f} s")

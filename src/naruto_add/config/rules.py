@@ -34,7 +34,7 @@ def contradictions(params: Params) -> list[str]:
         *_resolution_problems(params),
         *_network_problems(params),
         *_evaluate_problems(params),
-        *_export_problems(params.export),
+        *_export_problems(params.export, params.sampling.student_scheduler),
     ]
 
 
@@ -232,9 +232,12 @@ def _evaluate_problems(params: Params) -> list[str]:
     return []
 
 
-def _export_problems(export: Export) -> list[str]:
+def _export_problems(export: Export, scheduler: str) -> list[str]:
     if "diffusers" not in export.formats:
         return [f"export.formats: {export.formats} lacks diffusers, the folder that contains the others; add it"]
     if len(set(export.formats)) < len(export.formats):
         return [f"export.formats: {export.formats} contains a value twice; list each once"]
+    if "onnx" in export.formats and scheduler != "ddim":
+        problem = f"onnx cannot add noise between steps, as sampling.student_scheduler {scheduler} does"
+        return [f"export.formats: {problem}; leave onnx out, or use ddim"]
     return []

@@ -25,7 +25,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 StudentScheduler = Literal["ddim", "lcm"]
 Schedule = Literal["constant", "cosine"]
 AddMethod = Literal["adversarial", "consistency"]
-ExportFormat = Literal["diffusers", "lora", "single_file"]
+ExportFormat = Literal["diffusers", "lora", "single_file", "onnx"]
 
 
 class _Section(BaseModel):

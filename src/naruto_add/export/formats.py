@@ -1,21 +1,25 @@
 """The stage `export`: the distilled student and the teacher in the formats of `export.formats`.
 
 Everything is in one folder. diffusers reads only the sub-folders that model_index.json names, so its files are at the
-top and the others are beside them in `lora/` and `single_file/`.
+top and the others are beside them in `lora/`, `single_file/` and `onnx/`.
 """
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from naruto_add.config.schema import Base, Export, Sampling
 from naruto_add.data.dataset import load_split
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
 from naruto_add.diffusion.sampling import make_student_scheduler
-from naruto_add.export import lora, single_file
+from naruto_add.export import lora, onnx_files, single_file
 from naruto_add.export.diffusers_folder import write_diffusers_folder
 from naruto_add.export.model_card import CardFacts
+from naruto_add.export.onnx_pipeline import OnnxPipeline
 from naruto_add.export.settings import SamplingSettings
 from naruto_add.runtime.compute import DTYPES
 from naruto_add.runtime.errors import StageError
@@ -46,6 +50,8 @@ def export_student(
 
     Raises StageError, and leaves no folder, if one differs by more than its tolerance or cannot be written.
     """
+    if "onnx" in params.formats:
+        onnx_files.require_onnx()
     teacher = load_pipeline_folder(teacher_dir, precision="fp32")
     student = load_pipeline_folder(teacher_dir, precision="fp32")
     student.unet = load_unet(distilled_dir, precision="fp32")
@@ -93,6 +99,9 @@ def export_student(
             figures["single_file"] = _export_single_files(
                 teacher, student, folder / "single_file", base=base, num_steps=len(timesteps)
             )
+        if "onnx" in params.formats:
+            onnx = _export_onnx(student, folder / "onnx", scheduler=scheduler, facts=facts, base=base, prompts=prompts)
+            figures["onnx"] = onnx
         write_json(metrics_path, _flat(figures))
 
 
@@ -119,6 +128,27 @@ def _export_single_files(
         "weights_max_diff": difference,
         "teacher_size_mib": _size_mib(folder / single_file.TEACHER),
         "student_size_mib": _size_mib(folder / single_file.STUDENT),
+    }
+
+
+def _export_onnx(
+    student: ModelBundle, folder: Path, *, scheduler: Any, facts: CardFacts, base: Base, prompts: list[str]
+) -> Figures:
+    num_steps = len(facts.timesteps)
+    onnx_files.write_onnx(
+        student, folder, scheduler=scheduler, num_steps=num_steps, prompt_template=base.prompt_template
+    )
+    pipeline = OnnxPipeline(folder, num_threads=torch.get_num_threads())
+    parity = onnx_files.check_onnx(
+        student, pipeline, scheduler=scheduler, timesteps=facts.timesteps, prompts=prompts, seed=0
+    )
+    times = onnx_files.latencies_ms(student, pipeline, scheduler=scheduler, num_steps=num_steps, prompt=prompts[0])
+    return {
+        "noise_pred_max_abs_diff": parity.noise_pred,
+        "images_mean_abs_diff_of_255": parity.images,
+        "size_mib": _size_mib(folder),
+        **{key.removeprefix("onnx."): value for key, value in times.items() if key.startswith("onnx.")},
+        **{key.replace(".", "_"): value for key, value in times.items() if key.startswith("torch.")},
     }
 
 

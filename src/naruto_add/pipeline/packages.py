@@ -25,6 +25,7 @@ COMPUTING = {
     "peft": ["peft"],
     "pyarrow": ["pyarrow"],
     "safetensors": ["safetensors"],
+    "tokenizers": ["tokenizers"],
     "torch": ["torch"],
     "torchvision": ["torchvision"],
     "transformers": ["safetensors", "tokenizers", "transformers"],
@@ -44,6 +45,9 @@ NOT_COMPUTING = {
 }
 """Imported names of packages that check, download or show values, but do not compute any."""
 
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript"}
+"""Imported names of packages of an extra, whose versions are not tracked: requirements.lock does not contain them."""
+
 HEADER = """\
 # Versions of the packages that compute, out of requirements.lock. `naruto-add deps` writes this file.
 # dvc.yaml lists for each stage those that its code imports, so that an upgrade reruns the stages that it can change.
@@ -53,9 +57,9 @@ HEADER = """\
 def computing_packages(imported: Iterable[str]) -> list[str]:
     """The packages behind these imported names whose version can change a result, sorted.
 
-    Raises StageError for a name that is in neither of the two tables above.
+    Raises StageError for a name that is in none of the tables above.
     """
-    names = set(imported) - NOT_COMPUTING
+    names = set(imported) - NOT_COMPUTING - OPTIONAL
     if unknown := sorted(names - COMPUTING.keys()):
         raise StageError(f"{', '.join(unknown)}: add it to COMPUTING or NOT_COMPUTING in {Path(__file__).name}")
     return sorted({package for name in names for package in COMPUTING[name]})

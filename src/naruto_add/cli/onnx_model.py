@@ -1,0 +1,47 @@
+"""An exported student drawn by onnxruntime instead of torch; only the noise is torch's, so that pictures are equal."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from naruto_add.cli.model import NO_TEMPLATE, Model
+from naruto_add.export.onnx_pipeline import OnnxPipeline
+from naruto_add.runtime.errors import StageError
+
+ONNX = "onnx"
+"""Sub-folder of models/export."""
+
+
+def load_onnx_model(folder: Path, *, num_steps: int | None, guidance_scale: float | None, raw_prompt: bool) -> Model:
+    """The model in the folder's sub-folder `onnx`, with the steps and the prompt template of its sampler.json.
+
+    Raises StageError if it is missing, if onnxruntime is not installed, or for an option that it does not have.
+    """
+    if guidance_scale is not None:
+        raise StageError(f"--guidance: {guidance_scale:g} has no effect with --backend onnx; leave the option out")
+    pipeline = OnnxPipeline(folder / ONNX)
+    steps = len(pipeline.sampler["steps"])
+    if num_steps not in (None, steps):
+        raise StageError(f"--steps: {num_steps}: {folder / ONNX} draws in {steps} steps; leave the option out")
+    return Model(
+        name=str(folder / ONNX),
+        pipeline=_AsDiffusers(pipeline),
+        num_inference_steps=steps,
+        guidance_scale=None,
+        prompt_template=NO_TEMPLATE if raw_prompt else pipeline.sampler["prompt_template"],
+    )
+
+
+class _AsDiffusers:
+    """Called as a pipeline of diffusers is; its steps are those of sampler.json."""
+
+    def __init__(self, pipeline: OnnxPipeline) -> None:
+        self._pipeline = pipeline
+
+    def __call__(self, prompt: str, *, generator: torch.Generator, **_: Any) -> Any:
+        noise = torch.randn((1, *self._pipeline.latent_shape), generator=generator)
+        pictures = self._pipeline.draw([prompt], noise.numpy())
+        return SimpleNamespace(images=[Image.fromarray(picture) for picture in pictures])

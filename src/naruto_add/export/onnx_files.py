@@ -1,0 +1,248 @@
+"""The student as ONNX networks with its tokenizer and sampler, for drawing without torch; checked against torch.
+
+The files are in fp32. The batch size is free; the picture size is the student's.
+"""
+
+import copy
+import io
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prompts, tokenize
+from naruto_add.diffusion.noise import add_noise, alphas_cumprod
+from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred, sample_latents
+from naruto_add.export.onnx_pipeline import INSTALL, SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
+from naruto_add.runtime.errors import StageError
+
+NOISE_PRED_TOLERANCE = 1e-3
+"""Largest allowed absolute difference of epsilon, at every trained timestep."""
+IMAGE_TOLERANCE = 2.0
+"""Largest allowed mean absolute difference of pictures, of 255."""
+BATCHES = (1, 8)
+ROUNDS = 5
+MAX_FILE_BYTES = 2**31 - 2**24
+"""A larger network has its weights in a file beside it, because protobuf ends at 2 GiB."""
+
+
+@dataclass(frozen=True)
+class OnnxParity:
+    """Differences from torch: the largest of epsilon, and the mean of pictures, of 255."""
+
+    noise_pred: float
+    images: float
+
+
+def require_onnx() -> None:
+    """Raises StageError if a package is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise StageError(
+            f"export.formats: onnx needs the package {error.name}; install the extra onnx: `{INSTALL}`, or leave onnx "
+            "out"
+        ) from error
+
+
+def write_onnx(student: ModelBundle, folder: Path, *, scheduler: Any, num_steps: int, prompt_template: str) -> None:
+    """Write the three networks, tokenizer.json, which pads and truncates, and sampler.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = initial_noise(student, 2, seed=0)
+    ids = tokenize(student, ["", ""]).to(student.device)
+    embeds, timesteps = encode_prompts(student, ["", ""]), torch.tensor([1, 2], device=student.device)
+    _write(_TextEncoder(student.text_encoder), {"input_ids": ids}, "prompt_embeds", folder / TEXT_ENCODER)
+    inputs = {"latents": noise, "timesteps": timesteps, "prompt_embeds": embeds}
+    _write(_Unet(student.unet), inputs, "noise_pred", folder / UNET)
+    _write(_Decoder(student.vae), {"latents": noise}, "pixels", folder / VAE_DECODER)
+    _write_tokenizer(student, folder / TOKENIZER)
+    sampler = {
+        "latent_shape": list(student.latent_shape),
+        "prompt_template": prompt_template,
+        "steps": sampler_steps(scheduler, num_steps),
+    }
+    (folder / SAMPLER).write_text(json.dumps(sampler, indent=2) + "\n", encoding="utf-8")
+
+
+def sampler_steps(scheduler: Any, num_steps: int) -> list[dict[str, float | int]]:
+    """Each step of a deterministic scheduler: its timestep, and a and b of x' = a x + b eps."""
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(num_steps)
+    one, zero = torch.ones(1), torch.zeros(1)
+    return [
+        {
+            "timestep": int(timestep),
+            "a": scheduler.step(zero, timestep, one, return_dict=False)[0].item(),
+            "b": scheduler.step(one, timestep, zero, return_dict=False)[0].item(),
+        }
+        for timestep in scheduler.timesteps
+    ]
+
+
+def check_onnx(
+    student: ModelBundle,
+    pipeline: OnnxPipeline,
+    *,
+    scheduler: Any,
+    timesteps: Sequence[int],
+    prompts: list[str],
+    seed: int,
+) -> OnnxParity:
+    """Compare predictions at every trained timestep, and pictures, with torch's.
+
+    Raises StageError if they differ by more than the tolerance.
+    """
+    noise, embeds = initial_noise(student, len(prompts), seed=seed), encode_prompts(student, prompts)
+    parity = OnnxParity(
+        noise_pred=max(_noise_pred_difference(student, pipeline, noise, embeds, prompts, t) for t in timesteps),
+        images=_image_difference(student, pipeline, noise, scheduler, len(timesteps), prompts),
+    )
+    for name, found, allowed in (
+        ("predictions", parity.noise_pred, NOISE_PRED_TOLERANCE),
+        ("pictures (of 255)", parity.images, IMAGE_TOLERANCE),
+    ):
+        if not found <= allowed:
+            raise StageError(
+                f"export.formats: onnx: {name} differ from torch's by {found:.2g}, more than {allowed:.2g}; "
+                "leave onnx out, or install other versions of onnxruntime and onnxscript"
+            )
+    return parity
+
+
+def latencies_ms(
+    student: ModelBundle, pipeline: OnnxPipeline, *, scheduler: Any, num_steps: int, prompt: str
+) -> dict[str, float]:
+    """Median times of drawing from prompt to pixels on the CPU, torch and ONNX in turn, by backend and batch size."""
+    cpu, device = torch.device("cpu"), student.device
+    student.to(cpu)
+    found: dict[str, float] = {}
+    for batch in BATCHES:
+        prompts, noise = [prompt] * batch, initial_noise(student, batch, seed=0)
+        jobs = {
+            "torch": partial(_draw, student, noise, scheduler, num_steps, prompts),
+            "onnx": partial(pipeline.draw, prompts, noise.numpy()),
+        }
+        times = _times_ms(jobs)
+        found |= {f"{name}.latency_batch_{batch}_ms": statistics.median(values) for name, values in times.items()}
+    student.to(device)
+    return found
+
+
+class _TextEncoder(nn.Module):
+    def __init__(self, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        hidden: Tensor = self.text_encoder(input_ids).last_hidden_state
+        return hidden
+
+
+class _Unet(nn.Module):
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        predicted: Tensor = self.unet(latents, timesteps, prompt_embeds, return_dict=False)[0]
+        return predicted
+
+
+class _Decoder(nn.Module):
+    """From scaled latents to pixels in [-1, 1]."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+        return pixels.clamp(-1, 1)
+
+
+def _write(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
+    """Export without the file names and line numbers of this machine, which the exporter records in every node."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
+            verbose=False,
+        )
+    assert program is not None, "dynamo=True returns the program"
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+    num_bytes = sum(weight.numel() * weight.element_size() for weight in module.state_dict().values())
+    program.save(str(path), external_data=num_bytes > MAX_FILE_BYTES)
+
+
+def _write_tokenizer(student: ModelBundle, path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = student.tokenizer
+    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    own.enable_truncation(tokenizer.model_max_length)
+    own.enable_padding(
+        length=tokenizer.model_max_length, pad_id=tokenizer.pad_token_id, pad_token=str(tokenizer.pad_token)
+    )
+    own.save(str(path))
+
+
+def _noise_pred_difference(
+    student: ModelBundle, pipeline: OnnxPipeline, noise: Tensor, embeds: Tensor, prompts: list[str], timestep: int
+) -> float:
+    """For inputs at the noise level of this timestep; each pipeline encodes the prompts itself."""
+    timesteps = torch.full((len(noise),), timestep, device=noise.device)
+    noisy = add_noise(noise.roll(1, 0), noise, timesteps, alphas_cumprod=alphas_cumprod(student.scheduler))
+    with torch.no_grad():
+        ours = noise_pred(student.unet, noisy, timesteps, embeds).cpu().numpy()
+    theirs = pipeline.noise_pred(noisy.cpu().numpy(), timestep, pipeline.encode(prompts))
+    return float(np.abs(ours - theirs).max())
+
+
+def _image_difference(
+    student: ModelBundle, pipeline: OnnxPipeline, noise: Tensor, scheduler: Any, num_steps: int, prompts: list[str]
+) -> float:
+    ours = (_draw(student, noise, scheduler, num_steps, prompts) + 1) * 127.5
+    theirs = pipeline.draw(prompts, noise.cpu().numpy()).transpose(0, 3, 1, 2)
+    return float(np.abs(ours.cpu().numpy() - theirs).mean())
+
+
+@torch.inference_mode()
+def _draw(student: ModelBundle, noise: Tensor, scheduler: Any, num_steps: int, prompts: list[str]) -> Tensor:
+    embeds = encode_prompts(student, prompts)
+    latents = sample_latents(
+        student.unet,
+        noise=noise,
+        prompt_embeds=embeds,
+        negative_embeds=embeds[:1],
+        sampler=Sampler(scheduler, num_steps, guidance_scale=1.0),
+    )
+    return decode_latents(student, latents)
+
+
+def _times_ms(jobs: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Of each job in each round, after a round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(ROUNDS + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: values[1:] for name, values in times.items()}

@@ -1,0 +1,133 @@
+"""The ONNX networks are the student's: equal predictions and pictures, any batch, and no torch to draw."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from naruto_add.cli.model import load_model
+from naruto_add.cli.onnx_model import load_onnx_model
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
+from naruto_add.diffusion.noise import alphas_cumprod, ddim_step
+from naruto_add.diffusion.sampling import initial_noise, make_student_scheduler
+from naruto_add.export.onnx_files import check_onnx, require_onnx, sampler_steps
+from naruto_add.export.onnx_pipeline import OnnxPipeline
+from naruto_add.runtime.errors import StageError
+from tests.export.build import PROMPTS, export
+
+ROOT = Path(__file__).parent.parent.parent
+TIMESTEPS = [999, 749, 499, 249]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    return export(tiny_pipeline_dir, tmp_path_factory.mktemp("onnx"), formats=["diffusers", "onnx"])
+
+
+def test_the_stage_measured_parity_and_latency(exported: Path) -> None:
+    figures = json.loads((exported.parent.parent / "metrics/export.json").read_text())
+    assert figures["onnx.noise_pred_max_abs_diff"] < 1e-4
+    assert figures["onnx.images_mean_abs_diff_of_255"] < 0.5
+    for batch in (1, 8):
+        assert figures[f"onnx.latency_batch_{batch}_ms"] > 0
+        assert figures[f"onnx.torch_latency_batch_{batch}_ms"] > 0
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_any_batch_gives_torchs_predictions_at_every_timestep(
+    exported: Path, tiny_bundle: ModelBundle, num: int
+) -> None:
+    pipeline = OnnxPipeline(exported / "onnx")
+    prompts, noise = ["a man with a sword", "a girl", ""][:num], initial_noise(tiny_bundle, num, seed=5)
+    embeds = encode_prompts(tiny_bundle, prompts)
+    np.testing.assert_allclose(pipeline.encode(prompts), embeds.numpy(), atol=1e-4)
+    for timestep in TIMESTEPS:
+        with torch.no_grad():
+            ours = tiny_bundle.unet(noise, torch.full((num,), timestep), embeds).sample.numpy()
+        np.testing.assert_allclose(pipeline.noise_pred(noise.numpy(), timestep, embeds.numpy()), ours, atol=1e-3)
+    pictures = pipeline.draw(prompts, noise.numpy())
+    assert (pictures.shape, pictures.dtype) == ((num, 32, 32, 3), np.uint8)
+    alone = pipeline.draw(prompts[-1:], noise[-1:].numpy())
+    assert np.abs(pictures[-1].astype(int) - alone[0]).mean() < 0.5, "a picture does not depend on its batch"
+
+
+def test_the_tokenizer_pads_and_truncates_as_torchs(exported: Path, tiny_bundle: ModelBundle) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    own = tokenizers.Tokenizer.from_file(str(exported / "onnx/tokenizer.json"))
+    prompts = ["", "a man with white hair", "a girl " * 80]
+    assert [encoding.ids for encoding in own.encode_batch(prompts)] == tokenize(tiny_bundle, prompts).tolist()
+
+
+def test_the_coefficients_are_ddims(tiny_bundle: ModelBundle) -> None:
+    steps = sampler_steps(make_student_scheduler(tiny_bundle.scheduler, "ddim", 4), 4)
+    assert [step["timestep"] for step in steps] == TIMESTEPS
+    x, eps = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
+    for step, timestep, later in zip(steps, TIMESTEPS, [*TIMESTEPS[1:], -1], strict=True):
+        expected = ddim_step(
+            x,
+            eps,
+            torch.tensor([timestep]),
+            torch.tensor([later]),
+            alphas_cumprod=alphas_cumprod(tiny_bundle.scheduler),
+        )
+        torch.testing.assert_close(step["a"] * x + step["b"] * eps, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_check_finds_another_student(exported: Path, tiny_bundle: ModelBundle) -> None:
+    tiny_bundle.unet.conv_out.bias.data += 0.01
+    scheduler = make_student_scheduler(tiny_bundle.scheduler, "ddim", 4)
+    with pytest.raises(StageError, match=r"export\.formats: onnx: predictions differ .* by 0\.01"):
+        check_onnx(
+            tiny_bundle,
+            OnnxPipeline(exported / "onnx"),
+            scheduler=scheduler,
+            timesteps=TIMESTEPS,
+            prompts=PROMPTS,
+            seed=0,
+        )
+
+
+def test_the_bytes_name_no_file_of_this_machine(exported: Path) -> None:
+    content = b"".join(path.read_bytes() for path in (exported / "onnx").iterdir())
+    assert b"site-packages" not in content
+    assert str(ROOT).encode() not in content
+
+
+def test_both_backends_of_generate_draw_the_same_picture(exported: Path) -> None:
+    by_torch = load_model(exported, num_steps=None, guidance_scale=None, raw_prompt=False)
+    by_onnx = load_onnx_model(exported, num_steps=None, guidance_scale=None, raw_prompt=False)
+    pictures = [np.asarray(model.draw("a man", seed=3), dtype=int) for model in (by_torch, by_onnx)]
+    assert np.abs(pictures[0] - pictures[1]).mean() <= 2
+    for option, value in (("--steps", {"num_steps": 7}), ("--guidance", {"guidance_scale": 2.0})):
+        with pytest.raises(StageError, match=option):
+            load_onnx_model(exported, **({"num_steps": None, "guidance_scale": None, "raw_prompt": False} | value))
+
+
+def test_the_example_draws_without_torch(exported: Path, tmp_path: Path) -> None:
+    example = ROOT / "docs/examples/draw_onnx.py"
+    refuse = "import sys\nfor name in ('torch', 'transformers', 'diffusers', 'naruto_add'): sys.modules[name] = None\n"
+    arguments = [str(exported / "onnx"), "a man", "a girl", "--out", str(tmp_path)]
+    code = f"{refuse}import runpy\nsys.argv[1:] = {arguments!r}\n"
+    run = f"{code}runpy.run_path({str(example)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "picture-0-0.ppm").read_bytes().startswith(b"P6 32 32 255\n")
+    assert (tmp_path / "picture-0-1.ppm").stat().st_size == len(b"P6 32 32 255\n") + 32 * 32 * 3
+
+
+def test_a_missing_package_and_a_missing_folder_name_the_remedy(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StageError, match=r"add onnx to export\.formats and run `dvc repro export`"):
+        OnnxPipeline(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(StageError, match=r"onnx needs the package onnxruntime; install the extra onnx"):
+        OnnxPipeline(exported / "onnx")
+    with pytest.raises(StageError, match=r"onnx needs the package onnxruntime; install .*, or leave onnx out"):
+        require_onnx()
