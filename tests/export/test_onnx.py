@@ -36,7 +36,7 @@ def test_the_stage_measured_parity_and_latency(exported: Path) -> None:
     assert figures["onnx.images_mean_abs_diff_of_255"] < 0.5
     for batch in (1, 8):
         assert figures[f"onnx.latency_batch_{batch}_ms"] > 0
-        assert figures[f"onnx.torch_latency_batch_{batch}_ms"] > 0
+        assert figures[f"diffusers.latency_batch_{batch}_ms"] > 0
 
 
 @pytest.mark.parametrize("num", [1, 3])

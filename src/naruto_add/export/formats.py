@@ -100,8 +100,16 @@ def export_student(
                 teacher, student, folder / "single_file", base=base, num_steps=len(timesteps)
             )
         if "onnx" in params.formats:
-            onnx = _export_onnx(student, folder / "onnx", scheduler=scheduler, facts=facts, base=base, prompts=prompts)
-            figures["onnx"] = onnx
+            figures["onnx"], torch_times = _export_onnx(
+                student,
+                folder / "onnx",
+                scheduler=scheduler,
+                timesteps=timesteps,
+                prompt_template=base.prompt_template,
+                prompts=prompts,
+                seed=params.seed,
+            )
+            figures["diffusers"] |= torch_times
         write_json(metrics_path, _flat(figures))
 
 
@@ -132,24 +140,32 @@ def _export_single_files(
 
 
 def _export_onnx(
-    student: ModelBundle, folder: Path, *, scheduler: Any, facts: CardFacts, base: Base, prompts: list[str]
-) -> Figures:
-    num_steps = len(facts.timesteps)
+    student: ModelBundle,
+    folder: Path,
+    *,
+    scheduler: Any,
+    timesteps: list[int],
+    prompt_template: str,
+    prompts: list[str],
+    seed: int,
+) -> tuple[Figures, Figures]:
+    """The figures of the ONNX files, and the latencies of torch in the same run."""
     onnx_files.write_onnx(
-        student, folder, scheduler=scheduler, num_steps=num_steps, prompt_template=base.prompt_template
+        student, folder, scheduler=scheduler, num_steps=len(timesteps), prompt_template=prompt_template
     )
     pipeline = OnnxPipeline(folder, num_threads=torch.get_num_threads())
     parity = onnx_files.check_onnx(
-        student, pipeline, scheduler=scheduler, timesteps=facts.timesteps, prompts=prompts, seed=0
+        student, pipeline, scheduler=scheduler, timesteps=timesteps, prompts=prompts, seed=seed
     )
-    times = onnx_files.latencies_ms(student, pipeline, scheduler=scheduler, num_steps=num_steps, prompt=prompts[0])
-    return {
+    latency = onnx_files.latencies_ms(
+        student, pipeline, scheduler=scheduler, num_steps=len(timesteps), prompt=prompts[0]
+    )
+    sizes: Figures = {
         "noise_pred_max_abs_diff": parity.noise_pred,
         "images_mean_abs_diff_of_255": parity.images,
         "size_mib": _size_mib(folder),
-        **{key.removeprefix("onnx."): value for key, value in times.items() if key.startswith("onnx.")},
-        **{key.replace(".", "_"): value for key, value in times.items() if key.startswith("torch.")},
     }
+    return {**sizes, **latency.onnx}, {**latency.torch}
 
 
 def _check(name: str, found: float, allowed: float) -> None:

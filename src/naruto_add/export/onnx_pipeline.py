@@ -60,8 +60,8 @@ class OnnxPipeline:
     def noise_pred(self, latents: Floats, timestep: int, embeds: Floats) -> Floats:
         """Epsilon of noisy latents at one timestep."""
         timesteps = np.full(len(latents), timestep, dtype=np.int64)
-        inputs = {"latents": latents.astype(np.float32), "timesteps": timesteps, "prompt_embeds": embeds}
-        predicted: Floats = self._run(UNET, **inputs)[0]
+        noisy = latents.astype(np.float32)
+        predicted: Floats = self._run(UNET, latents=noisy, timesteps=timesteps, prompt_embeds=embeds)[0]
         return predicted
 
     def _run(self, network: str, **inputs: NDArray[Any]) -> list[Any]:
