@@ -16,8 +16,8 @@ from naruto_add.diffusion.bundle import (
     load_pipeline_folder,
 )
 from naruto_add.diffusion.sampling import Sampler, initial_noise, sample_latents
-from naruto_add.runtime.files import write_json
 from naruto_add.imaging.grid import GridColumn, GridRow, make_grid, to_images
+from naruto_add.runtime.files import write_json
 from recipe.artifacts import MODEL, load_people, section
 
 CELL_PX = 128

@@ -82,14 +82,18 @@ def hash_model(module: nn.Module) -> str:
     digest.update(json.dumps(_configuration(module), sort_keys=True, default=str).encode())
     for name, weight in module.state_dict().items():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(_raw_bytes(weight))
     return digest.hexdigest()
+
+
+def _raw_bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _add_state(digest: "hashlib.blake2b", state: Any) -> None:
     if isinstance(state, Tensor):
         digest.update(f"{state.dtype} {tuple(state.shape)}".encode())
-        digest.update(state.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(_raw_bytes(state))
     elif isinstance(state, Mapping):
         for name in sorted(state, key=repr):
             digest.update(f"{name!r}:".encode())
