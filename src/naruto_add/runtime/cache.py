@@ -86,8 +86,8 @@ def hash_model(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _raw_bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+def _raw_bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _add_state(digest: "hashlib.blake2b", state: Any) -> None:
