@@ -16,7 +16,7 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_folder
 
 ROOT = Path(__file__).parents[2]
-EXPORT = Export(seed=0, prompts=["a man"], precision="fp32")
+EXPORT = Export(seed=0, prompts=["a man"], formats=["diffusers"], precision="fp32")
 
 
 @pytest.fixture(autouse=True)
