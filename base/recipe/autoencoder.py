@@ -1,150 +1,280 @@
-"""Train the base model's AutoencoderKL: `python -m recipe.autoencoder` in base/."""
+"""Train the base model's AutoencoderKL: `python -m recipe.autoencoder` in base/.
 
+In one training, first differences of pixels count alone; then those of features too, and a discriminator judges (Esser
+et al. 2021, VQGAN), as for the autoencoder of Stable Diffusion. Pixels alone would leave a blur.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.training_utils import EMAModel
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 from tqdm import tqdm
 
-from naruto_add.diffusion.bundle import forget_paths
-from recipe.artifacts import AUTOENCODER, CHECKPOINTS, PICTURES, load_people, section
-from recipe.resume import load_checkpoint, save_checkpoint
+from naruto_add.runtime.compute import default_device
+from naruto_add.data.shinobi.draw import draw_shinobi
+from naruto_add.losses.perceptual import multi_depth_distance
+from naruto_add.models.backbones import load_efficientnet, resolution_maps
+from recipe.artifacts import AUTOENCODER, CHECKPOINTS, section
+from recipe.muon import Muon
+from recipe.pictures import HELD_OUT_SEED, Pictures, as_pixels, batches, first_pictures
+from recipe.resume import Curve, load_checkpoint, save_checkpoint, trapezoid
 
-SAVE_EVERY_STEPS = 200
+SAVE_EVERY_STEPS = 100
+CURVE_EVERY_STEPS = 500
+NUM_CURVE_PICTURES = 64
+NUM_SCALING_PICTURES = 2048
 MIRRORED_SHARE = 0.5
 RECOLORED_SHARE = 0.2
-INKED_SHARE = 0.3
 RESIDUAL_GAIN = 0.1
 """Of the last convolution of every residual block at the start: a short training begins near the identity."""
-NUM_SCALING_PICTURES = 1024
+LOG_VARIANCE = -6.0
+"""Of the posterior at the start. Left near 0, its noise hides the latents, and takes thousands of steps to shrink."""
+BETAS = (0.9, 0.99)
 
 
-def train_autoencoder(
-    out_dir: Path,
-    *,
-    seed: int,
-    block_out_channels: list[int],
-    latent_channels: int,
-    norm_num_groups: int,
-    cycle_steps: int,
-    batch_size: int,
-    learning_rate: float,
-    kl_weights: list[float],
-    ema_decay: float,
-) -> None:
-    """Save an fp16 AutoencoderKL whose `scaling_factor` gives latents of unit variance on the training pictures."""
-    torch.manual_seed(seed)
-    images = _training_images()
-    vae = _build(block_out_channels, latent_channels, norm_num_groups)
-    ema = EMAModel(vae.parameters(), decay=ema_decay)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    schedule = cycle(optimizer, learning_rate, cycle_steps)
-    state = {"vae": vae, "ema": ema, "optimizer": optimizer, "schedule": schedule}
+@dataclass(frozen=True)
+class Recipe:
+    """The section `autoencoder` of params.yaml, which says what each value means."""
+
+    seed: int
+    pictures_seed: int
+    size_px: int
+    families: list[str]
+    block_out_channels: list[int]
+    latent_channels: int
+    norm_num_groups: int
+    num_steps: int
+    warmup_steps: int
+    decay_steps: int
+    batch_size: int
+    learning_rate: float
+    kl_weight: float
+    sharpening_start_steps: int
+    perceptual_weight: float
+    adversarial_weight: float
+    discriminator_learning_rate: float
+    ema_decay: float
+
+
+def train_autoencoder(out_dir: Path, recipe: Recipe) -> None:
+    """Save an fp16 AutoencoderKL, every channel of whose latents has mean 0 and deviation 1, and its learning curve."""
+    torch.manual_seed(recipe.seed)
+    run = _Run(recipe, default_device())
     checkpoint = CHECKPOINTS / "autoencoder.pt"
-    first_step, num_steps = load_checkpoint(checkpoint, state), len(kl_weights) * cycle_steps
-    progress = tqdm(
-        range(first_step, num_steps), initial=first_step, total=num_steps, desc="autoencoder", mininterval=10
-    )
-    for step in progress:
-        if step and step % cycle_steps == 0:
-            state["schedule"] = schedule = cycle(optimizer, learning_rate, cycle_steps)
-        generator = np.random.default_rng((seed, step))
+    first_step = load_checkpoint(checkpoint, run.state())
+    for step, pixels in _steps(recipe, first_step, run.device):
+        if step % CURVE_EVERY_STEPS == 0:
+            run.draw_curve(step)
         torch.manual_seed(step)
-        pixels = _batch(images, generator, batch_size)
-        loss = _loss(vae, pixels, kl_weights[step // cycle_steps])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        ema.step(vae.parameters())
-        progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+        run.train_step(_varied(pixels, np.random.default_rng((recipe.seed, step))), step)
         if (step + 1) % SAVE_EVERY_STEPS == 0:
-            save_checkpoint(checkpoint, state, step + 1)
-    ema.copy_to(vae.parameters())
-    vae.register_to_config(scaling_factor=_scaling_factor(vae))
-    vae.half().save_pretrained(out_dir)
-    forget_paths(out_dir.parent)
-    checkpoint.unlink()
+            save_checkpoint(checkpoint, run.state(), step + 1)
+    run.draw_curve(recipe.num_steps)
+    run.ema.copy_to(run.vae.parameters())
+    standardize(run.vae, run.scaling_pixels())
+    run.vae.half().save_pretrained(out_dir / "vae")
+    run.curve.save(out_dir / "curve.tsv")
+    checkpoint.unlink(missing_ok=True)
 
 
-def _training_images() -> list[np.ndarray]:
-    people, _ = load_people(held_out=False)
-    return [people, np.load(PICTURES / "doodles.npy", mmap_mode="r")]
+def _steps(recipe: Recipe, first_step: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """The steps that are left, each with its pictures."""
+    pictures = Pictures(recipe.families, seed=recipe.pictures_seed, size_px=recipe.size_px)
+    steps = range(first_step, recipe.num_steps)
+    drawn = batches(pictures, steps, batch_size=recipe.batch_size, device=device)
+    shown = tqdm(steps, initial=first_step, total=recipe.num_steps, desc="autoencoder", mininterval=30)
+    for step, (pixels, _) in zip(shown, drawn, strict=True):
+        yield step, pixels
 
 
-def _build(block_out_channels: list[int], latent_channels: int, norm_num_groups: int) -> AutoencoderKL:
-    levels = len(block_out_channels)
+class _Run:
+    """The autoencoder, the discriminator that judges it, and a step of both."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.vae = _build(recipe).to(device, memory_format=torch.channels_last)
+        self.critic = _Critic().to(device, memory_format=torch.channels_last)
+        self.photographs = load_efficientnet("lite0", device)
+        self.ema = EMAModel(self.vae.parameters(), decay=recipe.ema_decay, foreach=True)
+        kernels, others = _split(self.vae)
+        self.optimizers = {
+            "kernels": Muon(kernels, learning_rate=recipe.learning_rate),
+            "others": _adamw(others, recipe.learning_rate),
+            "critic": _adamw(self.critic.parameters(), recipe.discriminator_learning_rate),
+        }
+        self.factor = trapezoid(recipe.num_steps, warmup_steps=recipe.warmup_steps, decay_steps=recipe.decay_steps)
+        self.curve = Curve(CHECKPOINTS / "autoencoder.tsv")
+        self.curve_pixels = {name: pixels.to(device) for name, pixels in _held_out(recipe).items()}
+
+    def state(self) -> dict[str, Any]:
+        """What a killed training goes on from."""
+        optimizers = {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
+        return {"vae": self.vae, "critic": self.critic, "ema": self.ema, "curve": self.curve, **optimizers}
+
+    def train_step(self, pixels: Tensor, step: int) -> None:
+        """One update of the autoencoder and, once it is judged, of its judge."""
+        is_judged = step >= self.recipe.sharpening_start_steps
+        posterior = self.vae.encode(pixels).latent_dist
+        drawn = self.vae.decode(posterior.sample()).sample
+        loss = F.l1_loss(drawn, pixels) + F.mse_loss(drawn, pixels)
+        loss = loss + self.recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        if is_judged:
+            loss = loss + self._sharpness_loss(pixels, drawn)
+        self._update(self.vae, loss, ["kernels", "others"], self.factor(step))
+        self.ema.step(self.vae.parameters())
+        if is_judged:
+            self._update(self.critic, self._critic_loss(pixels, drawn.detach()), ["critic"], self.factor(step))
+
+    def _sharpness_loss(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        """The distance of features, and how little the discriminator takes for real."""
+        with torch.no_grad():
+            real_maps = resolution_maps(self.photographs, pixels)
+        features = multi_depth_distance(resolution_maps(self.photographs, drawn), real_maps).mean()
+        return self.recipe.perceptual_weight * features - self.recipe.adversarial_weight * self.critic(drawn).mean()
+
+    def _critic_loss(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        real, fake = self.critic(torch.cat([pixels, drawn])).chunk(2)
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+    def _update(self, module: nn.Module, loss: Tensor, names: list[str], factor: float) -> None:
+        optimizers = [self.optimizers[name] for name in names]
+        module.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            optimizer.step()
+
+    @torch.no_grad()
+    def draw_curve(self, step: int) -> None:
+        """Add the averaged weights' figures to the learning curve: PSNR in dB by kind of picture."""
+        self.ema.store(self.vae.parameters())
+        self.ema.copy_to(self.vae.parameters())
+        figures = {f"psnr_{name}": mean_psnr(copies(self.vae, each), each) for name, each in self.curve_pixels.items()}
+        self.ema.restore(self.vae.parameters())
+        self.curve.append({"step": step, "pictures": step * self.recipe.batch_size, **figures})
+
+    def scaling_pixels(self) -> Tensor:
+        """Those that `standardize` measures latents by; seen in training, like all that a denoiser sees."""
+        recipe = self.recipe
+        pixels, _ = first_pictures(
+            recipe.families, NUM_SCALING_PICTURES, seed=recipe.pictures_seed, size_px=recipe.size_px
+        )
+        return pixels.to(self.device)
+
+
+def _build(recipe: Recipe) -> AutoencoderKL:
+    levels = len(recipe.block_out_channels)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=tuple(block_out_channels),
+        block_out_channels=tuple(recipe.block_out_channels),
         layers_per_block=1,
-        latent_channels=latent_channels,
-        norm_num_groups=norm_num_groups,
-        sample_size=64,
+        latent_channels=recipe.latent_channels,
+        norm_num_groups=recipe.norm_num_groups,
+        sample_size=recipe.size_px,
         mid_block_add_attention=False,
+        scaling_factor=1.0,
     )
     for name, parameter in vae.named_parameters():
         if "resnets" in name and "conv2" in name:
             parameter.data.mul_(RESIDUAL_GAIN)
+    vae.quant_conv.weight.data[recipe.latent_channels :] = 0
+    vae.quant_conv.bias.data[recipe.latent_channels :] = LOG_VARIANCE
     return vae
 
 
-def cycle(
-    optimizer: torch.optim.Optimizer, learning_rate: float, num_steps: int
-) -> torch.optim.lr_scheduler.OneCycleLR:
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.05)
+def _split(vae: AutoencoderKL) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Kernels between hidden layers, which Muon is for, and all other parameters."""
+    outer = ("encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out", "quant_conv", "post_quant")
+    kernels, others = [], []
+    for name, parameter in vae.named_parameters():
+        (kernels if parameter.dim() == 4 and not name.startswith(outer) else others).append(parameter)
+    return kernels, others
 
 
-def _batch(images: list[np.ndarray], generator: np.random.Generator, batch_size: int) -> Tensor:
-    """Three quarters people, one quarter doodles, varied beyond what they show; NCHW in [-1, 1].
+def _adamw(parameters: Any, learning_rate: float) -> torch.optim.Optimizer:
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=1e-4, fused=True)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = learning_rate
+    return optimizer
 
-    An autoencoder is asked to draw more than it was trained on, so a batch may be mirrored, have its colour channels
-    exchanged, and get dark lines along its edges, as inked drawings have.
-    """
-    num_doodles = batch_size // 4
-    counts = (batch_size - num_doodles, num_doodles)
-    picked = [part[generator.integers(len(part), size=count)] for part, count in zip(images, counts, strict=True)]
-    pixels = torch.from_numpy(np.concatenate(picked)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+class _Critic(nn.Sequential):
+    """Logits of overlapping squares of a picture (Isola et al. 2017, PatchGAN), spectrally normalised."""
+
+    def __init__(self, width: int = 32) -> None:
+        widths = [3, width, 2 * width, 4 * width]
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [spectral_norm(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1)))
+
+
+def _varied(pixels: Tensor, generator: np.random.Generator) -> Tensor:
+    """A batch may be mirrored and have its colour channels exchanged: more will be drawn than was seen."""
     if generator.random() < MIRRORED_SHARE:
         pixels = pixels.flip(-1)
     if generator.random() < RECOLORED_SHARE:
         pixels = pixels[:, generator.permutation(3)]
-    if generator.random() < INKED_SHARE:
-        pixels = _inked(pixels)
-    return pixels
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def _inked(pixels: Tensor) -> Tensor:
-    """The same pictures with dark lines where neighbouring pixels differ much."""
-    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    lightness = blurred.mean(dim=1, keepdim=True)
-    across = F.pad((lightness[..., 2:] - lightness[..., :-2]).abs(), (1, 1))
-    down = F.pad((lightness[..., 2:, :] - lightness[..., :-2, :]).abs(), (0, 0, 1, 1))
-    ink = ((across + down - 0.15) * 4).clamp(0, 1)
-    return pixels * (1 - ink) - 0.85 * ink
+def _held_out(recipe: Recipe) -> dict[str, Tensor]:
+    """Pictures for the learning curve: of the families that are learned from, and of the universe that is not."""
+    families = [family for family in dict.fromkeys(recipe.families) if family != "doodle"]
+    people, _ = first_pictures(
+        families, NUM_CURVE_PICTURES, seed=recipe.pictures_seed + HELD_OUT_SEED, size_px=recipe.size_px
+    )
+    return {"people": people, "shinobi": shinobi_pixels(NUM_CURVE_PICTURES, size_px=recipe.size_px)}
 
 
-def _loss(vae: AutoencoderKL, pixels: Tensor, kl_weight: float) -> Tensor:
-    posterior = vae.encode(pixels).latent_dist
-    decoded = vae.decode(posterior.sample()).sample
-    reconstruction = F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels)
-    divergence = posterior.kl().mean() / posterior.mean[0].numel()
-    return reconstruction + kl_weight * divergence
+def shinobi_pixels(count: int, *, size_px: int) -> Tensor:
+    """Pixels (N, 3, size_px, size_px) in [-1, 1] of shinobi that the pipeline has not drawn either; to measure only."""
+    images = [np.asarray(draw_shinobi(index, seed=HELD_OUT_SEED, size_px=size_px).image) for index in range(count)]
+    return as_pixels(np.stack(images))
 
 
 @torch.no_grad()
-def _scaling_factor(vae: AutoencoderKL) -> float:
-    people, _ = load_people(held_out=False)
-    pixels = torch.from_numpy(people[:NUM_SCALING_PICTURES].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+def copies(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """The same pictures after the autoencoder, in [-1, 1]; without noise."""
+    parts = [vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1) for part in pixels.split(16)]
+    return torch.cat(parts)
+
+
+def mean_psnr(drawn: Tensor, pixels: Tensor) -> float:
+    """Mean over pictures in [-1, 1], in dB."""
+    error = ((drawn - pixels) / 2).square().mean(dim=(1, 2, 3))
+    return float((-10 * error.log10()).mean())
+
+
+@torch.no_grad()
+def standardize(vae: AutoencoderKL, pixels: Tensor) -> None:
+    """Give each latent channel mean 0 and deviation 1 over these pictures, and decode as before.
+
+    Stable Diffusion's one `scaling_factor` does not do for channels that differ; so the two convolutions between
+    which latents are take a factor and a shift for each, and `scaling_factor` is 1.
+    """
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(64)])
-    return round(1 / latents.std().item(), 5)
+    mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    channels = len(mean)
+    inward, outward = vae.quant_conv, vae.post_quant_conv
+    outward.bias += outward.weight[:, :, 0, 0] @ mean
+    outward.weight *= std[None, :, None, None]
+    inward.weight[:channels] /= std[:, None, None, None]
+    inward.bias[:channels] = (inward.bias[:channels] - mean) / std
+    inward.bias[channels:] -= 2 * std.log()  # the logarithms of the variances
 
 
 if __name__ == "__main__":
-    train_autoencoder(AUTOENCODER, **section("autoencoder"))
+    train_autoencoder(AUTOENCODER, Recipe(**section("autoencoder")))

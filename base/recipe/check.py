@@ -2,51 +2,63 @@
 
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from naruto_add.data.shinobi.draw import draw_shinobi
+from naruto_add.runtime.compute import default_device
 from naruto_add.diffusion.bundle import (
     ModelBundle,
     decode_latents,
-    encode_pixels,
     encode_prompts,
     load_pipeline_folder,
 )
 from naruto_add.diffusion.sampling import Sampler, initial_noise, sample_latents
-from naruto_add.imaging.grid import GridColumn, GridRow, make_grid, to_images
+from naruto_add.evaluation.features import extract_features, load_feature_network
+from naruto_add.evaluation.frechet import frechet_distance
+from naruto_add.evaluation.generate import as_images
 from naruto_add.runtime.files import write_json
-from recipe.artifacts import MODEL, load_people, section
+from naruto_add.imaging.grid import GridColumn, GridRow, make_grid, to_images
+from recipe.artifacts import MODEL, section
+from recipe.autoencoder import copies, mean_psnr, shinobi_pixels
+from recipe.pictures import first_pictures
 
 CELL_PX = 128
-NUM_PSNR_PICTURES = 256
+FAMILIES = ("comic", "villager", "avatar")
 
 
-def check(*, seed: int, num_pictures: int, num_steps: int, guidance_scale: float) -> None:
+def check(
+    *, seed: int, pictures_seed: int, num_pictures: int, num_copies: int, num_steps: int, guidance_scale: float
+) -> None:
     """Draw held-out captions, copy held-out people and shinobi through the autoencoder, and measure the copies."""
     bundle = load_pipeline_folder(MODEL, precision="fp32")
-    images, captions = load_people(held_out=True)
+    bundle.to(default_device())
+    size_px = bundle.vae.config.sample_size
+    people, captions = first_pictures(FAMILIES, num_copies, seed=pictures_seed, size_px=size_px)
     sampler = Sampler(bundle.scheduler, num_steps, guidance_scale)
     drawn = _draw(bundle, captions[:num_pictures], sampler, seed)
-    real = [Image.fromarray(image) for image in images[:num_pictures]]
-    rows = [GridRow(caption, pair) for caption, *pair in zip(captions, drawn, real, strict=False)]
+    pairs = zip(drawn, to_images(people[:num_pictures]), strict=True)
+    rows = [GridRow(caption, pair) for caption, pair in zip(captions, pairs, strict=False)]
     _save(rows, [GridColumn("drawn", f"{num_steps} steps"), GridColumn("held out", "never seen")], Path("samples.png"))
-
-    domains = {
-        "people": _pixels(images[:NUM_PSNR_PICTURES]),
-        "shinobi": _pixels(np.stack([_shinobi(index) for index in range(NUM_PSNR_PICTURES)])),
-    }
-    copies = {name: decode_latents(bundle, encode_pixels(bundle, pixels)) for name, pixels in domains.items()}
-    write_json(Path("metrics.json"), {f"psnr_{name}": _psnr(domains[name], copies[name]) for name in domains})
-    shown = num_pictures // 4
+    originals = {"people": people, "shinobi": shinobi_pixels(num_copies, size_px=size_px)}
+    copied = {name: copies(bundle.vae, pixels.to(bundle.device)).cpu() for name, pixels in originals.items()}
+    write_json(Path("metrics.json"), copy_figures(originals, copied))
     rows = [
         GridRow(name, pair)
-        for name in domains
-        for pair in zip(to_images(domains[name][:shown]), to_images(copies[name][:shown]), strict=True)
+        for name in originals
+        for pair in zip(*(to_images(part[name][: num_pictures // 4]) for part in (originals, copied)), strict=True)
     ]
     _save(rows, [GridColumn("original", ""), GridColumn("copy", "")], Path("reconstructions.png"))
+
+
+def copy_figures(originals: dict[str, Tensor], copied: dict[str, Tensor]) -> dict[str, float]:
+    """PSNR in dB and Frechet distance, by EfficientNet-Lite1, of pictures (N, 3, height, width) and their copies."""
+    network = load_feature_network("embedded", default_device())
+    figures = {}
+    for name, pixels in originals.items():
+        features = [extract_features(as_images(part), network) for part in (copied[name], pixels)]
+        figures[f"psnr_{name}"] = mean_psnr(copied[name], pixels)
+        figures[f"{network.frechet_name}_{name}"] = frechet_distance(*features)
+    return figures
 
 
 def _draw(bundle: ModelBundle, prompts: list[str], sampler: Sampler, seed: int) -> list[Image.Image]:
@@ -58,21 +70,6 @@ def _draw(bundle: ModelBundle, prompts: list[str], sampler: Sampler, seed: int) 
         sampler=sampler,
     )
     return to_images(decode_latents(bundle, latents))
-
-
-def _psnr(pixels: Tensor, copies: Tensor) -> float:
-    """Mean over pictures, in dB, of values in [0, 1]."""
-    error = ((pixels - copies) / 2).square().mean(dim=(1, 2, 3))
-    return (-10 * error.log10()).mean().item()
-
-
-def _shinobi(index: int) -> np.ndarray:
-    """A picture of the universe that the base has never seen."""
-    return np.asarray(draw_shinobi(index, seed=0, size_px=64).image)
-
-
-def _pixels(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _save(rows: list[GridRow], columns: list[GridColumn], path: Path) -> None:

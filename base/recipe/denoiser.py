@@ -1,40 +1,66 @@
 """Train the base model's text encoder and U-Net together: `python -m recipe.denoiser` in base/.
 
-Under `accelerate launch` the processes share each batch, with the same result but for rounding: two processes of one
-thread each are faster on two cores than one process of two threads. Both networks are saved in fp16 with SD 1.5's
-noise schedule and PNDM scheduler, next to the autoencoder and tokenizer that the earlier stages left in the folder,
-which becomes a complete StableDiffusionPipeline.
+Both are saved in fp16 with SD 1.5's noise schedule and PNDM scheduler. Every picture is drawn and encoded when its step
+comes: none is seen twice.
 """
 
-import bisect
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from naruto_add.runtime.compute import default_device, step_generator
 from naruto_add.diffusion.bundle import forget_paths
-from recipe.artifacts import CHECKPOINTS, MODEL, load_people, members, section
-from recipe.resume import load_checkpoint, save_checkpoint
+from recipe.artifacts import AUTOENCODER, CHECKPOINTS, DENOISER, MODEL, section
+from recipe.pictures import HELD_OUT_SEED, Batch, Pictures, batches, first_pictures
+from recipe.resume import Curve, load_checkpoint, save_checkpoint, trapezoid
 
-SAVE_EVERY_STEPS = 250
+SAVE_EVERY_STEPS = 100
+CURVE_EVERY_STEPS = 1000
+NUM_CURVE_PICTURES = 256
 NOISE_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # SD 1.5's
 
 
 @dataclass(frozen=True)
-class Examples:
-    """What is trained on: scaled latent means (N, C, h, w), sharper than samples, and token ids (N, 77)."""
+class Recipe:
+    """The section `denoiser` of params.yaml, which says what each value means."""
+
+    seed: int
+    pictures_seed: int
+    families: list[str]
+    block_out_channels: list[int]
+    attention_heads: int
+    norm_num_groups: int
+    text_width: int
+    text_layers: int
+    text_heads: int
+    num_steps: int
+    warmup_steps: int
+    decay_steps: int
+    batch_size: int
+    learning_rate: float
+    caption_dropout: float
+    snr_gamma: float
+    short_context_share: float
+    context_length: int
+    ema_decay: float
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one step is about: clean latents (N, C, h, w), noise of their shape, timesteps (N) and token ids (N, T)."""
 
     latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
     token_ids: Tensor
-    empty_ids: Tensor
 
 
 class Denoiser(nn.Module):
@@ -46,135 +72,132 @@ class Denoiser(nn.Module):
         self.unet = unet
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
+        """The noise in noisy latents (N, C, h, w) that are described by token ids (N, T)."""
         prompt_embeds = self.text_encoder(token_ids).last_hidden_state
-        return self.unet(noisy_latents, timesteps, prompt_embeds).sample
+        noise_pred: Tensor = self.unet(noisy_latents, timesteps, prompt_embeds).sample
+        return noise_pred
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The section `denoiser` of params.yaml, which says what each value means."""
-
-    seed: int
-    block_out_channels: list[int]
-    attention_heads: int
-    norm_num_groups: int
-    text_width: int
-    text_layers: int
-    text_heads: int
-    cycle_steps: list[int]
-    cycle_families: list[list[str]]
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    caption_dropout: float
-    snr_gamma: float
-    short_context_share: float
-    context_length: int
-    ema_decay: float
-
-
-def train_denoiser(model_dir: Path, recipe: Recipe) -> None:
-    """Complete `model_dir` with text_encoder, unet, scheduler and model_index.json."""
-    accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
+def train_denoiser(out_dir: Path, recipe: Recipe) -> None:
+    """Save text_encoder, unet, scheduler, model_index.json and the learning curve."""
     torch.manual_seed(recipe.seed)
-    vae = AutoencoderKL.from_pretrained(model_dir / "vae")
-    tokenizer = CLIPTokenizer.from_pretrained(model_dir / "tokenizer")
-    model = Denoiser(_build_text_encoder(tokenizer, recipe), _build_unet(vae, recipe))
-    ema = EMAModel(model.parameters(), decay=recipe.ema_decay, foreach=True)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _in_cycle(step, recipe))
-    state = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
+    run = _Run(recipe, default_device())
     checkpoint = CHECKPOINTS / "denoiser.pt"
-    first_step = load_checkpoint(checkpoint, state)
-    parallel_model = accelerator.prepare_model(model)
-    share = slice(accelerator.process_index, None, accelerator.num_processes)
-    lessons = _Lessons(_encode(vae, tokenizer), DDPMScheduler(**NOISE_SCHEDULE), recipe)
-    progress = _progress(first_step, sum(recipe.cycle_steps), is_shown=accelerator.is_main_process)
-    running = 0.0
-    for step in progress:
-        loss = lessons.loss(parallel_model, step, share=share)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        ema.step(model.parameters())
-        running = loss.item() if step == first_step else 0.98 * running + 0.02 * loss.item()
-        progress.set_postfix(loss=f"{running:.4f}", refresh=False)
-        if (step + 1) % SAVE_EVERY_STEPS == 0 and accelerator.is_main_process:
-            save_checkpoint(checkpoint, state, step + 1)
-    if accelerator.is_main_process:
-        ema.copy_to(model.parameters())
-        _save(model_dir, vae, tokenizer, model)
-        checkpoint.unlink(missing_ok=True)
+    first_step = load_checkpoint(checkpoint, run.state())
+    for step, batch in _steps(recipe, first_step, run):
+        if step % CURVE_EVERY_STEPS == 0:
+            run.draw_curve(step)
+        run.train_step(run.lesson(batch, step), step)
+        if (step + 1) % SAVE_EVERY_STEPS == 0:
+            save_checkpoint(checkpoint, run.state(), step + 1)
+    run.draw_curve(recipe.num_steps)
+    run.ema.copy_to(run.model.parameters())
+    _save(out_dir, run)
+    checkpoint.unlink(missing_ok=True)
 
 
-def _progress(first_step: int, num_steps: int, *, is_shown: bool) -> "tqdm[int]":
-    return tqdm(
-        range(first_step, num_steps),
-        initial=first_step,
-        total=num_steps,
-        desc="denoiser",
-        mininterval=10,
-        disable=not is_shown,
-    )
+def _steps(recipe: Recipe, first_step: int, run: "_Run") -> Iterator[tuple[int, Batch]]:
+    """The steps that are left, each with its pictures."""
+    pictures = Pictures(recipe.families, seed=recipe.pictures_seed, size_px=run.vae.config.sample_size)
+    steps = range(first_step, recipe.num_steps)
+    drawn = batches(pictures, steps, batch_size=recipe.batch_size, device=run.device)
+    shown = tqdm(steps, initial=first_step, total=recipe.num_steps, desc="denoiser", mininterval=30)
+    yield from zip(shown, drawn, strict=True)
 
 
-class _Lessons:
-    """The losses of all steps: each draws its batch, noise and timesteps by its number alone."""
+class _Run:
+    """The two networks, what they learn from, and a step."""
 
-    def __init__(self, examples: Examples, noise_scheduler: DDPMScheduler, recipe: Recipe) -> None:
-        self.examples, self.noise_scheduler, self.recipe = examples, noise_scheduler, recipe
-        self.members = {name: torch.tensor(members(name)) for names in recipe.cycle_families for name in names}
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
+        self.vae = AutoencoderKL.from_pretrained(AUTOENCODER / "vae", torch_dtype=torch.float32)
+        self.vae = self.vae.requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.model = Denoiser(_build_text_encoder(self.tokenizer, recipe), _build_unet(self.vae, recipe)).to(device)
+        self.ema = EMAModel(self.model.parameters(), decay=recipe.ema_decay, foreach=True)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        self.noise_scheduler = DDPMScheduler(**NOISE_SCHEDULE)
+        self.factor = trapezoid(recipe.num_steps, warmup_steps=recipe.warmup_steps, decay_steps=recipe.decay_steps)
+        self.curve = Curve(CHECKPOINTS / "denoiser.tsv")
+        self.held_out = self._held_out_lesson()
 
-    def loss(self, model: nn.Module, step: int, *, share: slice) -> Tensor:
-        """Of this process' share of the batch, which every process draws whole."""
-        recipe, num = self.recipe, self.recipe.batch_size
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    def state(self) -> dict[str, Any]:
+        """What a killed training goes on from."""
+        return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "curve": self.curve}
+
+    def lesson(self, batch: Batch, step: int) -> Lesson:
+        """What a step makes of its pictures: some lose their captions, and all see the first tokens only, or all."""
+        recipe, generator = self.recipe, step_generator(self.recipe.seed, step)
+        dropped = torch.rand(len(batch[1]), generator=generator) < recipe.caption_dropout
+        captions = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch[1], strict=True)]
         # The short and the full contexts alternate at random, so that padding beyond the short one means the same.
         is_short = torch.rand((), generator=generator).item() < recipe.short_context_share
-        context = slice(recipe.context_length if is_short else None)
-        picked = self._pick(step, generator)
-        latents = self.examples.latents[picked]
-        dropped = torch.rand(num, generator=generator) < recipe.caption_dropout
-        token_ids = torch.where(dropped[:, None], self.examples.empty_ids, self.examples.token_ids[picked])[:, context]
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(self.noise_scheduler.config.num_train_timesteps, (num,), generator=generator)
-        noisy_latents = self.noise_scheduler.add_noise(latents, noise, timesteps)
-        noise_pred = model(noisy_latents[share], timesteps[share], token_ids[share])
-        errors = (noise_pred - noise[share]).square().mean(dim=(1, 2, 3))
-        return (self._weight(timesteps[share]) * errors).mean()
+        return self._lesson((batch[0], captions), recipe.context_length if is_short else None, generator)
 
-    def _pick(self, step: int, generator: torch.Generator) -> Tensor:
-        """Places in the training set: of each a family of the cycle first, then one of its people."""
-        cycle = bisect.bisect_right(list(accumulate(self.recipe.cycle_steps)), step)
-        families = self.recipe.cycle_families[cycle]
-        drawn = torch.randint(len(families), (self.recipe.batch_size,), generator=generator)
-        shares = torch.rand(self.recipe.batch_size, generator=generator)
-        people = [self.members[families[family]] for family in drawn.tolist()]
-        return torch.stack([each[int(share * len(each))] for each, share in zip(people, shares.tolist(), strict=True)])
+    def train_step(self, lesson: Lesson, step: int) -> None:
+        """One update of the two networks and of their averages."""
+        loss = self._errors(lesson).mul(self._weight(lesson.timesteps)).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * self.factor(step)
+        self.optimizer.step()
+        self.ema.step(self.model.parameters())
+
+    @torch.no_grad()
+    def draw_curve(self, step: int) -> None:
+        """Add the averaged weights' errors to the learning curve: of the noise in held-out pictures, by its strength.
+
+        Squared, mean over quarters of the timesteps from 0 to 999.
+        """
+        self.ema.store(self.model.parameters())
+        self.ema.copy_to(self.model.parameters())
+        parts = zip(*(part.split(32) for part in vars(self.held_out).values()), strict=True)
+        errors = torch.cat([self._errors(Lesson(*part)) for part in parts])
+        self.ema.restore(self.model.parameters())
+        quarters = {f"error_{256 * i}": float(part.mean()) for i, part in enumerate(errors.chunk(4))}
+        self.curve.append({"step": step, "pictures": step * self.recipe.batch_size, **quarters})
+
+    def _held_out_lesson(self) -> Lesson:
+        """Pictures that are not learned from, their timesteps evenly from 0 to 999."""
+        recipe, size_px = self.recipe, self.vae.config.sample_size
+        pixels, captions = first_pictures(
+            recipe.families, NUM_CURVE_PICTURES, seed=recipe.pictures_seed + HELD_OUT_SEED, size_px=size_px
+        )
+        parts = [
+            self._lesson((part, []), None, step_generator(recipe.seed, i)) for i, part in enumerate(pixels.split(32))
+        ]
+        latents, noise = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "noise"))
+        timesteps = torch.linspace(0, 999, NUM_CURVE_PICTURES, device=self.device).long()
+        return Lesson(latents, noise, timesteps, self._tokenize(captions))
+
+    @torch.no_grad()
+    def _lesson(self, batch: Batch, context_length: int | None, generator: torch.Generator) -> Lesson:
+        pixels, captions = batch
+        # The mean is sharper than a sample.
+        latents = self.vae.encode(pixels.to(self.device)).latent_dist.mean * self.vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        timesteps = torch.randint(self.noise_scheduler.config.num_train_timesteps, (len(pixels),), generator=generator)
+        token_ids = self._tokenize(captions)[:, :context_length] if captions else torch.empty(0)
+        return Lesson(latents, noise, timesteps.to(self.device), token_ids)
+
+    def _tokenize(self, captions: list[str]) -> Tensor:
+        tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+        return tokens.input_ids.to(self.device)
+
+    def _errors(self, lesson: Lesson) -> Tensor:
+        """Mean squared error of each item's noise."""
+        noisy_latents = self.noise_scheduler.add_noise(lesson.latents, lesson.noise, lesson.timesteps)
+        noise_pred = self.model(noisy_latents, lesson.timesteps, lesson.token_ids)
+        return (noise_pred - lesson.noise).square().mean(dim=(1, 2, 3))
 
     def _weight(self, timesteps: Tensor) -> Tensor:
         """Beyond min-SNR: where noise prevails, errors weigh by what their gradients lose to it, for layout's sake."""
         snr = compute_snr(self.noise_scheduler, timesteps)
         return snr.clamp(max=self.recipe.snr_gamma) / snr * snr.rsqrt().clamp(min=1)
-
-
-def _in_cycle(step: int, recipe: Recipe) -> float:
-    """The learning rate's factor: in every cycle a linear rise, then a cosine to nothing."""
-    start = 0
-    for length in recipe.cycle_steps:
-        if step < start + length:
-            break
-        start += length
-    else:
-        return 0.0
-    done, rising = step - start, recipe.warmup_steps
-    if done < rising:
-        return (done + 1) / (rising + 1)
-    return (1 + math.cos(math.pi * (done - rising) / (length - rising))) / 2
 
 
 def _build_text_encoder(tokenizer: CLIPTokenizer, recipe: Recipe) -> CLIPTextModel:
@@ -195,13 +218,14 @@ def _build_text_encoder(tokenizer: CLIPTokenizer, recipe: Recipe) -> CLIPTextMod
 
 
 def _build_unet(vae: AutoencoderKL, recipe: Recipe) -> UNet2DConditionModel:
-    inner = len(recipe.block_out_channels) - 1
+    """Attention on the inner levels only: as in SD 1.5 not on the last, and as in SDXL not on the first."""
+    inner = len(recipe.block_out_channels) - 2
     unet = UNet2DConditionModel(
         sample_size=vae.config.sample_size // 2 ** (len(vae.config.block_out_channels) - 1),
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
-        down_block_types=("CrossAttnDownBlock2D",) * inner + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * inner,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * inner, "DownBlock2D"),
+        up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * inner, "UpBlock2D"),
         block_out_channels=tuple(recipe.block_out_channels),
         layers_per_block=2,
         attention_head_dim=recipe.attention_heads,  # diffusers' name for the number of heads, kept from SD 1.5
@@ -222,53 +246,37 @@ def _begin_with_identity(unet: UNet2DConditionModel) -> None:
     latent, width = unet.config.in_channels, unet.config.block_out_channels[0]
     signs = torch.eye(latent).repeat(2, 1)
     signs[latent:] *= -1
-    kept = 2 * latent
-    last, attention = unet.up_blocks[-1].resnets[-1], unet.up_blocks[-1].attentions[-1]
+    kept, last = 2 * latent, unet.up_blocks[-1].resnets[-1]
     for layer, rows in ((unet.conv_in, kept), (last.conv2, kept), (last.conv_shortcut, kept), (unet.conv_out, latent)):
         layer.weight[:rows] = 0
         layer.bias[:rows] = 0
-    attention.proj_out.weight[:kept] = 0
-    attention.proj_out.bias[:kept] = 0
     unet.conv_in.weight[:kept, :, 1, 1] = signs
     skip = last.conv_shortcut.in_channels - width
     last.conv_shortcut.weight[:kept, skip : skip + kept, 0, 0] = torch.eye(kept)
     unet.conv_out.weight[:, :kept, 1, 1] = signs.T
 
 
-@torch.no_grad()
-def _encode(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Examples:
-    images, captions = load_people(held_out=False)
-    latents = []
-    for start in tqdm(range(0, len(images), 128), desc="latents", mininterval=10):
-        pixels = torch.from_numpy(images[start : start + 128].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents.append(vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor)
-    return Examples(torch.cat(latents), _tokenize(tokenizer, captions), _tokenize(tokenizer, [""]))
-
-
-def _tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
-def _save(model_dir: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, model: Denoiser) -> None:
+def _save(out_dir: Path, run: _Run) -> None:
     """In fp16, the precision that SD 1.5 is shared in."""
     scheduler = PNDMScheduler(**NOISE_SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
     pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=model.text_encoder,
-        tokenizer=tokenizer,
-        unet=model.unet,
+        vae=run.vae,
+        text_encoder=run.model.text_encoder,
+        tokenizer=run.tokenizer,
+        unet=run.model.unet,
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    # The other parts are outs of earlier stages, and stay as they are.
-    model.text_encoder.half().save_pretrained(model_dir / "text_encoder")
-    model.unet.half().save_pretrained(model_dir / "unet")
-    scheduler.save_pretrained(model_dir / "scheduler")
-    pipeline.save_config(model_dir)
-    forget_paths(model_dir)
+    # The other parts are outs of earlier stages.
+    run.model.text_encoder.half().save_pretrained(out_dir / "text_encoder")
+    run.model.unet.half().save_pretrained(out_dir / "unet")
+    scheduler.save_pretrained(out_dir / "scheduler")
+    pipeline.save_config(out_dir)
+    forget_paths(out_dir)
+    run.curve.save(out_dir / "curve.tsv")
 
 
 if __name__ == "__main__":
-    train_denoiser(MODEL, Recipe(**section("denoiser")))
+    train_denoiser(DENOISER, Recipe(**section("denoiser")))

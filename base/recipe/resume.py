@@ -1,9 +1,37 @@
-"""Checkpoints of the recipe's long trainings: written whole or not at all, loaded as tensors only."""
+"""Checkpoints and curves of the recipe's long trainings: written whole or not at all, loaded as tensors only."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+class Curve:
+    """A training's figures by step, in a table beside its checkpoint and, since what follows may rerun, within it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add a row and write the table: tab-separated, one column a key, at most six digits."""
+        self.rows.append(row)
+        self.save(self.path)
+
+    def save(self, path: Path) -> None:
+        """Write the table of the rows so far."""
+        lines = ["\t".join(self.rows[0]), *("\t".join(f"{each:.6g}" for each in row.values()) for row in self.rows)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from these rows; later ones that the file may hold are written again."""
+        self.rows = state["rows"]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], step: int) -> None:
@@ -11,14 +39,22 @@ def save_checkpoint(path: Path, state: dict[str, Any], step: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save({"step": step, **{name: item.state_dict() for name, item in state.items()}}, partial)
-    partial.rename(path)
+    partial.replace(path)
 
 
 def load_checkpoint(path: Path, state: dict[str, Any]) -> int:
     """Restore every object and return the number of steps done; 0 where there is no checkpoint."""
     if not path.exists():
         return 0
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, weights_only=True, map_location="cpu")
     for name, item in state.items():
         item.load_state_dict(saved[name])
     return int(saved["step"])
+
+
+def trapezoid(num_steps: int, *, warmup_steps: int, decay_steps: int) -> Callable[[int], float]:
+    """The learning rate's factor by step: up in a straight line, level, and down to nothing in the last `decay_steps`.
+
+    The level part does not depend on the length, so a training that shall be longer can go on from its checkpoint.
+    """
+    return lambda step: max(0.0, min(1.0, (step + 1) / (warmup_steps + 1), (num_steps - step) / decay_steps))
