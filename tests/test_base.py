@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "base"
@@ -18,6 +19,16 @@ SHINOBI_WORDS = {
 }
 SHARED_WITH_VILLAGERS = {"mask", "cloak", "scroll", "fan", "village"}
 """Words for shinobi that also describe things of the flat villagers, which another pen draws."""
+
+_TINY: dict[str, Any] = {
+    "size_px": 32,
+    "block_out_channels": [8, 8, 16],
+    "num_steps": 5,
+    "decay_steps": 2,
+    "warmup_steps": 1,
+    "batch_size": 2,
+    "sharpening_start_steps": 3,
+}
 
 
 def test_the_model_has_the_structure_of_stable_diffusion() -> None:
@@ -68,28 +79,119 @@ def test_training_pictures_depend_only_on_seed_and_index(family: str, monkeypatc
     assert draw(6, seed=7, size_px=16).image.tobytes() != first.image.tobytes()
 
 
-def test_a_widened_autoencoder_starts_with_the_outputs_of_the_narrow_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BASE))
-    from diffusers import AutoencoderKL
-    from recipe.decoder import widened
+def test_a_series_of_pictures_is_decided_by_their_numbers(recipe: None) -> None:
+    from recipe.pictures import Pictures, batches, first_pictures
 
+    families = ["comic", "doodle", "villager"]
+    pixels, captions = first_pictures(families, 6, seed=3, size_px=16)
+    assert captions[1] == captions[4] == "an abstract drawing"
+    assert pixels.shape == (6, 3, 16, 16)
+    assert not torch.equal(pixels[1], pixels[4])
+    series = Pictures(families, seed=3, size_px=16)
+    drawn = list(batches(series, range(1, 3), batch_size=2, device=torch.device("cpu")))
+    torch.testing.assert_close(torch.cat([batch[0] for batch in drawn]), pixels[2:6])
+    assert [caption for batch in drawn for caption in batch[1]] == captions[2:6]
+    assert first_pictures(families, 1, seed=4, size_px=16)[1] != captions[:1]
+
+
+def test_latents_are_standardized_and_decode_as_before(recipe: None) -> None:
+    from recipe.autoencoder import copies, standardize
+
+    vae, pixels = _tiny_autoencoder(), torch.randn(8, 3, 16, 16)
+    vae.quant_conv.weight.data[0] *= 5
+    vae.quant_conv.bias.data[1] = 3
+    before = copies(vae, pixels)
+    ratio = _noise_ratio(vae, pixels)
+    standardize(vae, pixels)
+    latents = vae.encode(pixels).latent_dist.mean
+    torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(copies(vae, pixels), before, atol=1e-4, rtol=0)
+    torch.testing.assert_close(_noise_ratio(vae, pixels), ratio)
+
+
+def test_orthogonalized_keeps_the_singular_vectors(recipe: None) -> None:
+    from recipe.muon import orthogonalized
+
+    u, _, vh = torch.linalg.svd(torch.randn(6, 20), full_matrices=False)
+    matrix = u @ torch.diag(torch.linspace(0.5, 2, 6)) @ vh
+    for given in (matrix, matrix.T):
+        result = orthogonalized(given)
+        assert result.shape == given.shape
+        scales = torch.linalg.svdvals(result)
+        assert scales.min() > 0.6
+        assert scales.max() < 1.3
+    torch.testing.assert_close(u.T @ orthogonalized(matrix) @ vh.T, torch.eye(6), atol=0.4, rtol=0)
+
+
+def test_a_killed_autoencoder_goes_on_as_if_it_had_not_been(
+    recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe import autoencoder
+
+    plan = autoencoder.Recipe(**_section("autoencoder") | _TINY)
+    monkeypatch.setattr(autoencoder, "SAVE_EVERY_STEPS", 2)
+    monkeypatch.setattr(autoencoder, "NUM_CURVE_PICTURES", 2)
+    monkeypatch.setattr(autoencoder, "NUM_SCALING_PICTURES", 4)
+    monkeypatch.chdir(tmp_path)
+    autoencoder.train_autoencoder(Path("whole"), plan)
+    step = autoencoder._Run.train_step
+
+    def killed(self: Any, pixels: torch.Tensor, number: int) -> None:
+        if number == 3:
+            raise KeyboardInterrupt
+        step(self, pixels, number)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(autoencoder._Run, "train_step", killed)
+        autoencoder.train_autoencoder(Path("parts"), plan)
+    autoencoder.train_autoencoder(Path("parts"), plan)
+    for file in ("vae/diffusion_pytorch_model.safetensors", "curve.tsv"):
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert not list((tmp_path / ".checkpoints").glob("*.pt"))
+
+
+@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny"])
+def test_the_recipes_denoiser_can_be_made_smaller(recipe: None, architecture: Any) -> None:
+    from recipe import denoiser
+
+    from naruto_add.models.student import matching_blocks, num_parameters, recorded_outputs, shrink_unet
+
+    vae = _tiny_autoencoder()
+    teacher = denoiser._build_unet(vae, denoiser.Recipe(**_section("denoiser")))
+    student = shrink_unet(teacher, architecture)
+    pairs = matching_blocks(student, teacher)
+    latents, prompts = torch.randn(1, 4, 16, 16), torch.randn(1, 5, 128)
+    names = [list(each) for each in zip(*pairs, strict=True)]
+    with recorded_outputs(student, names[0]) as small, recorded_outputs(teacher, names[1]) as large, torch.no_grad():
+        assert student(latents, 500, prompts).sample.shape == teacher(latents, 500, prompts).sample.shape
+    assert [small[a].shape for a, _ in pairs] == [large[b].shape for _, b in pairs]
+    assert num_parameters(student) < 0.7 * num_parameters(teacher)
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe's modules can be imported; its packages are installed by hand."""
+    pytest.importorskip("python_avatars", reason="see base/README.md for the recipe's packages")
+    monkeypatch.syspath_prepend(str(BASE))
     torch.manual_seed(0)
-    narrow = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-    )
-    wide, pixels = widened(narrow, [24, 32]), torch.randn(2, 3, 16, 16)
-    with torch.no_grad():
-        latents, copies = narrow.encode(pixels).latent_dist, wide.encode(pixels).latent_dist
-        torch.testing.assert_close(copies.parameters, latents.parameters, rtol=1e-4, atol=1e-5)
-        drawn = [model.decode(latents.mean).sample for model in (narrow, wide)]
-    torch.testing.assert_close(drawn[1], drawn[0], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"decoder\.widths: \[20, 32\]"):
-        widened(narrow, [20, 32])
+
+
+def _tiny_autoencoder() -> Any:
+    from recipe import autoencoder
+
+    return autoencoder._build(autoencoder.Recipe(**_section("autoencoder") | _TINY))
+
+
+def _noise_ratio(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """By channel: of the posterior's noise to the deviation of what it hides."""
+    posterior = vae.encode(pixels).latent_dist
+    return posterior.std.mean(dim=(0, 2, 3)) / posterior.mean.std(dim=(0, 2, 3))
+
+
+def _section(name: str) -> dict[str, Any]:
+    values: dict[str, Any] = YAML(typ="safe").load(BASE / "params.yaml")[name]
+    return values
 
 
 def _drawing_function(family: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
