@@ -1,6 +1,7 @@
 """The committed base model, and the drawings that it is trained on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,13 @@ _TINY: dict[str, Any] = {
     "warmup_steps": 1,
     "batch_size": 2,
     "sharpening_start_steps": 3,
+}
+_TINY_DENOISER: dict[str, Any] = {
+    "block_out_channels": [8, 16, 32, 32],
+    "num_steps": 3,
+    "decay_steps": 1,
+    "warmup_steps": 1,
+    "batch_size": 2,
 }
 
 
@@ -149,6 +157,33 @@ def test_a_killed_autoencoder_goes_on_as_if_it_had_not_been(
     for file in ("vae/diffusion_pytorch_model.safetensors", "curve.tsv"):
         assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     assert not list((tmp_path / ".checkpoints").glob("*.pt"))
+
+
+def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipe import autoencoder, check, denoiser, model
+
+    first, second = (
+        autoencoder.Recipe(**_section("autoencoder") | _TINY),
+        denoiser.Recipe(**_section("denoiser") | _TINY_DENOISER),
+    )
+    for module in (autoencoder, denoiser):
+        monkeypatch.setattr(module, "SAVE_EVERY_STEPS", 2)
+        monkeypatch.setattr(module, "NUM_CURVE_PICTURES", 4)
+    monkeypatch.setattr(autoencoder, "NUM_SCALING_PICTURES", 4)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(BASE / "model/tokenizer", "model/tokenizer")
+    autoencoder.train_autoencoder(Path("autoencoder"), first)
+    denoiser.train_denoiser(Path("denoiser"), second)
+    model.put_together()
+    check.check(seed=0, pictures_seed=1, num_pictures=4, num_copies=4, num_steps=2, guidance_scale=2.0)
+    figures = json.loads(Path("metrics.json").read_text())
+    assert set(figures) == {
+        f"{name}_{kind}" for name in ("psnr", "fd_efficientnet_lite1") for kind in ("people", "shinobi")
+    }
+    assert Path("samples.png").exists()
+    assert Path("reconstructions.png").exists()
+    assert len(Path("curves/denoiser.tsv").read_text().splitlines()) == 3
+    assert not list(Path(".checkpoints").glob("*.pt"))
 
 
 @pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny"])
