@@ -190,7 +190,7 @@ def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, mo
 def test_the_recipes_denoiser_can_be_made_smaller(recipe: None, architecture: Any) -> None:
     from recipe import denoiser
 
-    from naruto_add.models.student import matching_blocks, num_parameters, recorded_outputs, shrink_unet
+    from naruto_add.models.student import matching_blocks, recorded_outputs, shrink_unet
 
     vae = _tiny_autoencoder()
     teacher = denoiser._build_unet(vae, denoiser.Recipe(**_section("denoiser")))
@@ -201,7 +201,7 @@ def test_the_recipes_denoiser_can_be_made_smaller(recipe: None, architecture: An
     with recorded_outputs(student, names[0]) as small, recorded_outputs(teacher, names[1]) as large, torch.no_grad():
         assert student(latents, 500, prompts).sample.shape == teacher(latents, 500, prompts).sample.shape
     assert [small[a].shape for a, _ in pairs] == [large[b].shape for _, b in pairs]
-    assert num_parameters(student) < 0.7 * num_parameters(teacher)
+    assert student.num_parameters() < 0.7 * teacher.num_parameters()
 
 
 @pytest.fixture

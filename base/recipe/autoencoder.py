@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from tqdm import tqdm
 
-from naruto_add.runtime.compute import default_device
 from naruto_add.data.shinobi.draw import draw_shinobi
 from naruto_add.losses.perceptual import multi_depth_distance
 from naruto_add.models.backbones import load_efficientnet, resolution_maps
+from naruto_add.runtime.compute import default_device
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, section
 from recipe.muon import Muon
 from recipe.pictures import HELD_OUT_SEED, Pictures, as_pixels, batches, first_pictures

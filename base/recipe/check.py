@@ -5,7 +5,6 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from naruto_add.runtime.compute import default_device
 from naruto_add.diffusion.bundle import (
     ModelBundle,
     decode_latents,
@@ -15,9 +14,10 @@ from naruto_add.diffusion.bundle import (
 from naruto_add.diffusion.sampling import Sampler, initial_noise, sample_latents
 from naruto_add.evaluation.features import extract_features, load_feature_network
 from naruto_add.evaluation.frechet import frechet_distance
-from naruto_add.evaluation.generate import as_images
-from naruto_add.runtime.files import write_json
 from naruto_add.imaging.grid import GridColumn, GridRow, make_grid, to_images
+from naruto_add.imaging.pixels import to_uint8
+from naruto_add.runtime.compute import default_device
+from naruto_add.runtime.files import write_json
 from recipe.artifacts import MODEL, section
 from recipe.autoencoder import copies, mean_psnr, shinobi_pixels
 from recipe.pictures import first_pictures
@@ -55,7 +55,7 @@ def copy_figures(originals: dict[str, Tensor], copied: dict[str, Tensor]) -> dic
     network = load_feature_network("embedded", default_device())
     figures = {}
     for name, pixels in originals.items():
-        features = [extract_features(as_images(part), network) for part in (copied[name], pixels)]
+        features = [extract_features(to_uint8(part), network) for part in (copied[name], pixels)]
         figures[f"psnr_{name}"] = mean_psnr(copied[name], pixels)
         figures[f"{network.frechet_name}_{name}"] = frechet_distance(*features)
     return figures

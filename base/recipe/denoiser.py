@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from naruto_add.runtime.compute import default_device, step_generator
 from naruto_add.diffusion.bundle import forget_paths
+from naruto_add.runtime.compute import default_device, step_generator
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, DENOISER, MODEL, section
 from recipe.pictures import HELD_OUT_SEED, Batch, Pictures, batches, first_pictures
 from recipe.resume import Curve, load_checkpoint, save_checkpoint, trapezoid
