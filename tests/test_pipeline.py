@@ -1,4 +1,4 @@
-"""The pipeline itself, tiny and in processes of its own: what runs when, whose code, and what a kill leaves behind."""
+"""The real pipeline at a tiny size, in processes of its own: which stages run, with whose code, and what survives a kill."""
 
 import json
 import os
@@ -19,13 +19,15 @@ from tests.project import DVC, TINY, WAIT_SECONDS, Project
 pytestmark = pytest.mark.slow
 
 STAGES = ["ingest", "teacher", "student", "add", "evaluate", "samples", "export", "report"]
+ALWAYS_RUN = ["inputs"]
+"""Stages that every `dvc repro` runs, to find out whether the base model has changed."""
 ENDLESS = {"teacher.num_steps": 100_000, "teacher.validation_every_steps": 50}
-"""A teacher that no machine ends before it is told to."""
+"""A teacher training so long that it is still running when a test interrupts it."""
 
 
 @pytest.fixture(scope="module")
 def first_run(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
-    """A project after its first `dvc repro`, committed, and the output of that; not to be changed."""
+    """A project after its first `dvc repro`, committed, and the output of that run. Tests must not change it."""
     project = Project(tmp_path_factory.mktemp("pipeline") / "project", tiny_pipeline_dir)
     output = project.dvc("repro")
     project.commit()
@@ -34,33 +36,33 @@ def first_run(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def finished(first_run: tuple[Project, str]) -> Project:
-    """A project after its first `dvc repro`; not to be changed."""
+    """A project after its first `dvc repro`. Tests must not change it."""
     return first_run[0]
 
 
 @pytest.fixture
 def project(finished: Project, tmp_path: Path) -> Project:
-    """A copy of the finished project, for one test to change."""
+    """A copy of the finished project that a test may change."""
     return finished.copy(tmp_path / "project")
 
 
 def test_the_first_run_runs_all_stages_in_order(first_run: tuple[Project, str]) -> None:
     finished, output = first_run
-    assert finished.stages_run(output) == STAGES
+    assert finished.stages_run(output) == [*ALWAYS_RUN, *STAGES]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_everything_declared_is_made(finished: Project, stage: str) -> None:
+@pytest.mark.parametrize("stage", [*ALWAYS_RUN, *STAGES])
+def test_every_declared_output_exists(finished: Project, stage: str) -> None:
     for path in finished.declared(stage):
         assert path.exists(), path
 
 
-def test_the_second_run_runs_nothing(finished: Project) -> None:
-    assert finished.stages_run(finished.dvc("repro")) == []
+def test_the_second_run_runs_only_the_check_of_the_inputs(finished: Project) -> None:
+    assert _rerun(finished, finished.dvc("repro")) == []
 
 
-def test_nothing_asks_for_the_network(finished: Project) -> None:
-    assert set(finished.code_used()) >= set(STAGES), "the sandbox was not there"
+def test_no_stage_opens_a_network_connection(finished: Project) -> None:
+    assert set(finished.code_used()) >= set(STAGES), "the sandbox did not log the stages"
     assert finished.connections() == []
 
 
@@ -70,7 +72,7 @@ def test_the_sandbox_has_no_network(project: Project) -> None:
     assert project.connections() == ["\t192.0.2.1"]
 
 
-def test_the_card_of_the_export_works_with_nothing_but_diffusers(finished: Project, tmp_path: Path) -> None:
+def test_the_example_of_the_model_card_runs_with_diffusers_alone(finished: Project, tmp_path: Path) -> None:
     export_dir = finished.root / "models/export"
     snippets = re.findall(r"```python\n(.*?)```", (export_dir / "README.md").read_text(), re.DOTALL)
     snippet = snippets[0].replace("path/to/this/folder", str(export_dir))
@@ -88,12 +90,12 @@ def _ask_for_other_samples(project: Project) -> None:
 
 
 def _lower_teacher_steps(project: Project) -> None:
-    """They count where teacher and student are compared, not in training."""
+    """Used where teacher and student are compared, not in training."""
     project.set_params({"sampling.teacher_steps": 5})
 
 
-def _remark_in_export_code(project: Project) -> None:
-    with (project.root / "src/naruto_add/model_card.py").open("a") as stream:
+def _add_a_comment_to_export_code(project: Project) -> None:
+    with (project.root / "src/naruto_add/export/model_card.py").open("a") as stream:
         stream.write("# A remark.\n")
 
 
@@ -103,22 +105,22 @@ def _remark_in_export_code(project: Project) -> None:
         (_lower_adv_weight, ["add", "evaluate", "samples", "export", "report"]),
         (_ask_for_other_samples, ["samples", "report"]),
         (_lower_teacher_steps, ["evaluate", "samples", "export", "report"]),
-        (_remark_in_export_code, ["export"]),
+        (_add_a_comment_to_export_code, ["export"]),
     ],
 )
 def test_a_change_reruns_what_depends_on_it(
     project: Project, change: Callable[[Project], None], expected: list[str]
 ) -> None:
     change(project)
-    assert project.stages_run(project.dvc("repro")) == expected
+    assert _rerun(project, project.dvc("repro")) == expected
 
 
-def test_going_back_trains_nothing(project: Project) -> None:
+def test_restoring_earlier_parameters_trains_nothing(project: Project) -> None:
     first = project.locked("add")
     _lower_adv_weight(project)
-    assert project.stages_run(project.dvc("repro", "add")) == ["add"]
+    assert _rerun(project, project.dvc("repro", "add")) == ["add"]
     project.git("checkout", "--quiet", "params.yaml")
-    assert project.stages_run(project.dvc("repro", "add")) == []
+    assert _rerun(project, project.dvc("repro", "add")) == []
     assert project.locked("add") == first
     assert all(path.exists() for path in project.declared("add"))
 
@@ -127,25 +129,25 @@ def test_a_temporary_experiment_uses_its_own_code_and_changes_nothing_here(proje
     before = _contents(project)
     output = project.dvc("exp", "run", "--temp", "-n", "strong", "-S", "add.adv_weight=0.5")
 
-    assert project.stages_run(output) == ["add", "evaluate", "samples", "export", "report"]
+    assert _rerun(project, output) == ["add", "evaluate", "samples", "export", "report"]
     assert _contents(project) == before
     assert project.git("status", "--porcelain") == ""
-    assert len(list(project.root.glob(".checkpoints/add/*"))) == 2  # the caches of both configurations, here
+    assert len(list(project.root.glob(".checkpoints/add/*"))) == 2  # caches of both configurations, in the repository
     code = project.code_used()
     for stage in ["add", "evaluate", "samples", "export", "report"]:
         assert code[stage]
         assert all(file.is_relative_to(project.root / ".dvc/tmp/exps") for file in code[stage]), code[stage]
 
 
-def test_an_experiment_in_the_workspace_leaves_its_results_here(project: Project) -> None:
+def test_an_experiment_in_the_workspace_changes_the_workspace(project: Project) -> None:
     output = project.dvc("exp", "run", "-n", "here", "-S", "samples.seed=3")
-    assert project.stages_run(output) == ["samples", "report"]
+    assert _rerun(project, output) == ["samples", "report"]
     assert "seed: 3 " in project.git("diff", "HEAD", "--", "params.yaml")
     assert "metrics/grids/samples" in project.git("diff", "HEAD", "--stat")
-    assert project.stages_run(project.dvc("repro")) == []
+    assert _rerun(project, project.dvc("repro")) == []
 
 
-def test_queued_trainings_run_at_once(project: Project) -> None:
+def test_queued_trainings_run_in_parallel(project: Project) -> None:
     project.dvc("exp", "run", "--queue", "-n", "sweep", "-S", "add.adv_weight=0.05,0.1", "add")
     project.dvc("queue", "start", "--jobs", "2")
     assert _status_after_the_queue(project).count("Success") == 2
@@ -156,9 +158,9 @@ def test_queued_trainings_run_at_once(project: Project) -> None:
 
 def test_teacher_and_student_can_be_compared(project: Project) -> None:
     output = project.dvc("exp", "run", "--temp", "-n", "teacher", "-S", "evaluate.subject=teacher", "evaluate")
-    assert project.stages_run(output) == ["evaluate"]
+    assert _rerun(project, output) == ["evaluate"]
     output = project.dvc("exp", "run", "--temp", "-n", "student", "-S", "evaluate.subject=distilled", "evaluate")
-    assert project.stages_run(output) == []
+    assert _rerun(project, output) == []
 
     difference = json.loads(project.dvc("metrics", "diff", "teacher", "student", "--json"))
     rows = difference["metrics/subject.json"]
@@ -167,7 +169,7 @@ def test_teacher_and_student_can_be_compared(project: Project) -> None:
 
 
 @pytest.mark.parametrize("stage", ["teacher", "add"])
-def test_a_killed_stage_resumes_as_if_nothing_had_happened(project: Project, finished: Project, stage: str) -> None:
+def test_a_killed_stage_resumes_and_ends_with_the_same_outputs(project: Project, finished: Project, stage: str) -> None:
     project.forget(stage)
     process = project.start(*DVC, "repro", stage)
     checkpoint = project.wait_for(f".checkpoints/{stage}/*/{stage}.pt", process)
@@ -180,32 +182,30 @@ def test_a_killed_stage_resumes_as_if_nothing_had_happened(project: Project, fin
     _assert_curves_are_beginnings(project, finished, stage)
 
     output = project.dvc("repro", stage)
-    assert f" {num_done}/{num_steps} " in output, "it began anew"
+    assert f" {num_done}/{num_steps} " in output, "it did not resume"
     assert project.locked(stage) == finished.locked(stage)
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # whether it stays between DVC and the stage, or not
-def test_a_stage_whose_dvc_is_killed_saves_and_ends(
-    project: Project, monkeypatch: pytest.MonkeyPatch, shell: str
-) -> None:
-    monkeypatch.setenv("SHELL", shell)
+def test_a_stage_whose_dvc_is_killed_saves_and_exits(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bash, which replaces itself by the stage, so that DVC is the stage's parent process."""
+    monkeypatch.setenv("SHELL", "/bin/bash")
     project.forget("teacher")
     project.set_params(ENDLESS)
     process = project.start(*DVC, "repro", "teacher")
     checkpoint = project.wait_for(".checkpoints/teacher/*/teacher.pt", process)
     process.kill()
-    output, _ = process.communicate(timeout=WAIT_SECONDS)  # until the stage, too, has closed its output
+    output, _ = process.communicate(timeout=WAIT_SECONDS)  # returns when the stage has closed its output too
 
     assert "interrupted: the next `dvc repro` runs this stage again" in output
     assert 0 < _steps_in(checkpoint) < ENDLESS["teacher.num_steps"]
     _assert_nothing_is_half_written(project, "teacher")
 
 
-def test_ctrl_c_to_dvc_saves_and_the_next_run_goes_on(project: Project, finished: Project) -> None:
+def test_ctrl_c_saves_and_the_next_run_resumes(project: Project, finished: Project) -> None:
     project.forget("teacher")
     process = project.start(*DVC, "repro", "teacher")
     checkpoint = project.wait_for(".checkpoints/teacher/*/teacher.pt", process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the whole process group
     output, _ = process.communicate(timeout=WAIT_SECONDS)
 
     assert process.returncode != 0
@@ -214,30 +214,30 @@ def test_ctrl_c_to_dvc_saves_and_the_next_run_goes_on(project: Project, finished
     assert 0 < num_done < TINY["teacher.num_steps"]
     _assert_nothing_is_half_written(project, "teacher")
     _assert_curves_are_beginnings(project, finished, "teacher")
-    assert f" {num_done}/{TINY['teacher.num_steps']} " in project.dvc("repro", "teacher"), "it began anew"
+    assert f" {num_done}/{TINY['teacher.num_steps']} " in project.dvc("repro", "teacher"), "it did not resume"
     assert project.locked("teacher") == finished.locked("teacher")
 
 
-def test_a_stage_of_two_processes_is_committed_as_dvcs_own(project: Project) -> None:
-    """As docs/sd15.md says: by `accelerate launch`, then `dvc commit`."""
+def test_outputs_of_accelerate_launch_can_be_committed(project: Project) -> None:
+    """The commands of docs/sd15.md: `accelerate launch`, then `dvc commit`."""
     project.forget("add")
     launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
     options = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
     project.run(sys.executable, *launch, *options, "-m", "stages.add")
     project.dvc("commit", "--force", "add")
-    assert project.stages_run(project.dvc("repro", "add")) == []
+    assert _rerun(project, project.dvc("repro", "add")) == []
     for path in project.declared("add"):
         assert path.exists(), path
 
 
-def test_one_process_trains_a_configuration_until_ctrl_c_saves_it(project: Project) -> None:
+def test_a_second_process_of_the_same_configuration_is_refused(project: Project) -> None:
     project.forget("teacher")
     project.set_params(ENDLESS)
     stage = (sys.executable, "-m", "stages.teacher")
     process = project.start(*stage)
     checkpoint = project.wait_for(".checkpoints/teacher/*/teacher.pt", process)
     refusal = project.fail(*stage)
-    assert "another process trains this very configuration" in refusal
+    assert "another process is training this configuration" in refusal
     assert "Traceback" not in refusal
 
     assert process.poll() is None
@@ -247,6 +247,11 @@ def test_one_process_trains_a_configuration_until_ctrl_c_saves_it(project: Proje
     assert process.returncode == 1
     assert "interrupted: the next `dvc repro` runs this stage again" in output
     assert _steps_in(checkpoint) > before
+
+
+def _rerun(project: Project, output: str) -> list[str]:
+    """The stages that were run, without those that always run."""
+    return [stage for stage in project.stages_run(output) if stage not in ALWAYS_RUN]
 
 
 def _status_after_the_queue(project: Project) -> str:
@@ -264,7 +269,7 @@ def _steps_in(checkpoint: Path) -> int:
 
 
 def _assert_nothing_is_half_written(project: Project, stage: str) -> None:
-    """Artifacts are missing, but for what grows with the stage, and that is whole."""
+    """Curves and grids, which grow during the stage, can be read; no other output exists."""
     for path in project.declared(stage):
         match path.suffix:
             case ".tsv" if path.exists():
@@ -276,14 +281,14 @@ def _assert_nothing_is_half_written(project: Project, stage: str) -> None:
 
 
 def _assert_curves_are_beginnings(project: Project, finished: Project, stage: str) -> None:
-    """What there is of the stage's curves is the beginning of the finished ones."""
+    """The curves so far are the beginning of those of the finished run."""
     for path in project.declared(stage):
         if path.suffix == ".tsv" and path.exists():
             assert (finished.root / path.relative_to(project.root)).read_text().startswith(path.read_text()), path
 
 
 def _contents(project: Project) -> dict[Path, bytes]:
-    """Every file of the working tree, but for DVC's, Git's and Python's own."""
+    """Every file of the working tree except those of DVC, Git and Python."""
     own = {".git", ".dvc", ".checkpoints", "__pycache__"}
     files = [path for path in project.root.rglob("*") if path.is_file()]
     return {path: path.read_bytes() for path in files if not own & set(path.relative_to(project.root).parts)}
