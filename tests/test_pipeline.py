@@ -1,4 +1,4 @@
-"""The real pipeline at a tiny size, in processes of its own: which stages run, with whose code, and what survives a kill."""
+"""The real pipeline at a tiny size, in its own processes: which stages run, with whose code, what survives a kill."""
 
 import json
 import os
