@@ -162,3 +162,12 @@ def _choices(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, tu
             yield from _choices(annotation, f"{prefix}{name}.")
         elif get_origin(annotation) is Literal:
             yield f"{prefix}{name}", get_args(annotation)
+
+
+def test_a_profile_is_written_again_after_a_parameter_was_added(project: Path) -> None:
+    use_profile("mini", root=project, force=False)
+    target = project / "params.yaml"
+    without = "".join(line for line in target.read_text().splitlines(keepends=True) if "snr_gamma:" not in line)
+    target.write_text(without)
+    use_profile("mini", root=project, force=False)
+    assert "snr_gamma:" in target.read_text()

@@ -9,7 +9,11 @@ from naruto_add.cli.folder import pipeline_folder
 def _complete_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from naruto_add.config.profiles import profile_names
 
-    return [CompletionItem(name) for name in profile_names(pipeline_folder()) if name.startswith(incomplete)]
+    try:
+        folder = pipeline_folder()
+    except Exception:  # noqa: BLE001 (the Tab key must not print an error into the command line)
+        return []
+    return [CompletionItem(name) for name in profile_names(folder) if name.startswith(incomplete)]
 
 
 @click.group()

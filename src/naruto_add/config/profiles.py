@@ -95,9 +95,19 @@ def _without_header(text: str) -> str:
 
 
 def _is_composed(target: Path, root: Path) -> bool:
-    """Whether the file's values are those of one of the profiles; how they are written does not matter."""
+    """Whether the file has no values of its own: those of its keys that a profile has, are that profile's.
+
+    So a profile can be written again after a parameter was added to default.yaml or removed from it.
+    """
     values = read_yaml(target)
-    return any(values == YAML(typ="safe").load(compose_profile(name, root=root)) for name in profile_names(root))
+    return any(_agree(values, YAML(typ="safe").load(compose_profile(name, root=root))) for name in profile_names(root))
+
+
+def _agree(values: Any, other: Any) -> bool:
+    """Whether the keys that both mappings have hold the same values, at every depth."""
+    if isinstance(values, Mapping) and isinstance(other, Mapping):
+        return all(_agree(values[key], other[key]) for key in values.keys() & other.keys())
+    return bool(values == other)
 
 
 def _replace(target: Path, content: str) -> None:

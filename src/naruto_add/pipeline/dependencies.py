@@ -24,7 +24,10 @@ UNTRACKED = frozenset(
         "src/naruto_add/runtime/progress.py",
     }
 )
-"""Modules that cannot change what a stage writes. Parameters are tracked as params, paths as deps and outs."""
+"""Modules that cannot change what a stage writes. Parameters are tracked as params, paths as deps and outs.
+
+The one value that `config.schema` computes, the student's timesteps, comes from `config.constants`, which is tracked.
+"""
 
 
 def write_dependencies(root: Path) -> bool:
