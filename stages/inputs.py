@@ -1,8 +1,9 @@
-"""Manifests of the base model. This stage always runs, so that DVC notices a change of the base model anywhere."""
+"""Manifests of the base model and of the pictures. This stage always runs, so that DVC notices when either changes."""
 
 from naruto_add.config import paths
 from naruto_add.config.schema import Params
 from naruto_add.pipeline.inputs import write_manifests
+from naruto_add.pipeline.pictures import write_picture_manifest
 from naruto_add.pipeline.stage import run_stage
 from naruto_add.runtime.checkpoints import local_cache_path
 
@@ -14,6 +15,11 @@ def main(params: Params) -> None:
         manifest_path=paths.BASE_MANIFEST,
         tokenizer_path=paths.TOKENIZER_MANIFEST,
         cache_path=local_cache_path("inputs/hashes.json"),
+    )
+    write_picture_manifest(
+        params.ingest,
+        manifest_path=paths.PICTURE_MANIFEST,
+        cache_path=local_cache_path("inputs/pictures.json"),
     )
 
 

@@ -11,6 +11,8 @@ BASE_MANIFEST = Path("data/inputs/base.json")
 """The files of the base model, by content; or its hub repository and revision."""
 TOKENIZER_MANIFEST = Path("data/inputs/tokenizer.json")
 """The same for its tokenizer alone."""
+PICTURE_MANIFEST = Path("data/inputs/pictures.json")
+"""The files in `ingest.path`, by content."""
 
 DATASET = Path("data/dataset")
 """images/*.png, metadata.jsonl (file_name, text, split, source, and the columns of the source) and source.json."""

@@ -86,7 +86,8 @@ def content_hash(*parts: Any) -> str:
 
 def _hash_path(digest: "hashlib.blake2b", path: Path) -> None:
     for file in _files(path):
-        digest.update((file.relative_to(path).as_posix() if file != path else file.name).encode() + b"\0")
+        name = file.relative_to(path).as_posix() if file != path else file.name
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")  # a name need not be UTF-8
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
