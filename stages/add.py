@@ -42,6 +42,7 @@ def main(params: Params) -> None:
             pool_cache_dir=shared_cache_dir("pool", *POOL_CODE),
             curves_path=paths.CURVES / "add.tsv",
             metrics_path=paths.METRICS / "add.json",
+            validation_grid_path=paths.GRIDS / "add.png",
         )
 
 

@@ -197,10 +197,10 @@ def test_the_last_samples_are_held_out_at_most_a_quarter(
     assert (len(training), len(held_out)) == (8, 2)
     assert torch.equal(torch.cat([training.x0, held_out.x0]), pool.x0)
     assert torch.equal(torch.cat([training.caption_index, held_out.caption_index]), pool.caption_index)
-    monkeypatch.setattr(pool_module, "NUM_HELD_OUT", 1)
-    assert len(split_pool(_draw(tiny_bundle, tmp_path))[1]) == 1
+    monkeypatch.setattr(pool_module, "NUM_HELD_OUT", 2)
+    assert len(split_pool(_draw(tiny_bundle, tmp_path, size=12))[1]) == 2
 
 
-def test_a_pool_too_small_for_a_held_out_sample_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"student\.pool_size: 3"):
-        _draw(tiny_bundle, tmp_path, size=3)
+def test_a_pool_too_small_for_two_held_out_samples_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"student\.pool_size: 7"):
+        _draw(tiny_bundle, tmp_path, size=7)

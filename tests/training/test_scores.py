@@ -10,9 +10,9 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.training.scores import (
     check_can_sample,
     colour_drift,
-    paired_kernel_distance,
+    kernel_distance,
+    prompt_match,
     relative_sample_error,
-    sliced_distance,
     spread,
 )
 
@@ -21,34 +21,6 @@ from naruto_add.training.scores import (
 def latents() -> Tensor:
     noise = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     return F.avg_pool2d(noise, 3, stride=1, padding=1) * 3
-
-
-def test_sliced_distance_of_a_set_to_itself_is_zero_in_any_order(latents: Tensor) -> None:
-    assert sliced_distance(latents, latents).item() == 0
-    assert sliced_distance(latents.flip(0), latents).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_sliced_distance_grows_linearly_with_a_shift(latents: Tensor) -> None:
-    """Sorted projections of a shifted set differ by the projection of the shift."""
-    once, twice = (sliced_distance(latents + shift, latents).item() for shift in (0.5, 1.0))
-    assert twice == pytest.approx(2 * once, rel=1e-5)
-
-
-def test_sliced_distance_rises_with_blur_which_lowers_the_squared_error(latents: Tensor) -> None:
-    other = latents.flip(0)
-    blurred = F.avg_pool2d(latents, 3, stride=1, padding=1)
-    assert F.mse_loss(blurred, latents) < F.mse_loss(other, latents)
-    assert sliced_distance(blurred, latents) > 10 * sliced_distance(other, latents)
-
-
-def test_sliced_distance_rises_if_all_samples_are_the_same(latents: Tensor) -> None:
-    repeated = latents[:1].expand_as(latents)
-    assert sliced_distance(repeated, latents) > 1.5 * sliced_distance(latents[:8], latents[8:])
-
-
-def test_sliced_distance_does_not_depend_on_the_scale_of_both_sets(latents: Tensor) -> None:
-    blurred = F.avg_pool2d(latents, 3, stride=1, padding=1)
-    torch.testing.assert_close(sliced_distance(blurred * 7, latents * 7), sliced_distance(blurred, latents))
 
 
 def test_colour_drift_is_the_shift_of_a_channel_in_standard_deviations() -> None:
@@ -102,24 +74,41 @@ def test_noise_in_an_unused_channel_hardly_counts() -> None:
     reference[:, 3] *= 0.01
     noisy = reference.clone()
     noisy[:, 3] += 0.01
-    assert sliced_distance(noisy, reference) < 0.01
     assert colour_drift(noisy, reference) < 0.02
 
 
-def test_paired_kernel_distance_is_that_of_clean_fid_without_the_pairs_and_grows_with_a_shift() -> None:
+def test_kernel_distance_is_that_of_clean_fid_and_grows_with_a_shift() -> None:
     generator = torch.Generator().manual_seed(0)
     features, reference = (torch.randn(40, 16, generator=generator).double() for _ in range(2))
-    pairs = ((features * reference).sum(dim=1) / 16 + 1) ** 3
-    across = (features @ reference.T / 16 + 1) ** 3
-    counted = fid.kernel_distance(features.numpy(), reference.numpy(), num_subsets=1)
-    expected = counted + 2 * across.mean() - 2 * (across.sum() - pairs.sum()) / (40 * 39)
-    assert paired_kernel_distance(features, reference).item() == pytest.approx(expected.item(), abs=1e-9)
-    distances = [paired_kernel_distance(features + shift, reference).item() for shift in (0.0, 0.5, 1.0)]
-    assert abs(distances[0]) < 0.05 < distances[1] < distances[2]
+    expected = fid.kernel_distance(features.numpy(), reference.numpy(), num_subsets=1)
+    assert kernel_distance(features, reference).value == pytest.approx(expected, abs=1e-9)
+    values = [kernel_distance(features + shift, reference).value for shift in (0.0, 0.5, 1.0)]
+    assert abs(values[0]) < 0.05 < values[1] < values[2]
 
 
-def test_paired_kernel_distance_of_similar_pairs_is_not_below_zero() -> None:
-    reference = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)) * 3
-    assert paired_kernel_distance(reference, reference).item() == pytest.approx(0, abs=1e-9)
-    assert fid.kernel_distance(reference.numpy(), reference.numpy(), num_subsets=1) < -1
-    assert paired_kernel_distance(0.9 * reference, reference).item() > 0
+def test_the_error_of_a_kernel_distance_is_its_deviation_over_other_samples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(100, 8, generator=generator)
+    distances = [kernel_distance(torch.randn(60, 8, generator=generator) + 0.5, reference) for _ in range(200)]
+    deviation = torch.tensor([each.value for each in distances]).std().item()
+    assert sum(each.error for each in distances) / len(distances) == pytest.approx(deviation, rel=0.15)
+
+
+def test_a_difference_of_samples_of_the_same_noise_is_known_better_than_either_distance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference, features = torch.randn(100, 8, generator=generator), torch.randn(60, 8, generator=generator) + 0.5
+    near, far = kernel_distance(features, reference), kernel_distance(features + 0.03, reference)
+    assert 0 < far.value - near.value < near.error
+    assert far.exceeds(near) and not near.exceeds(far) and not near.exceeds(near)
+    assert kernel_distance(features * float("nan"), reference).exceeds(far)
+
+
+def test_prompt_match_is_one_for_the_teachers_own_pictures_and_a_half_for_pictures_of_other_prompts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference, prompts = torch.randn(60, 8, generator=generator), torch.arange(60) // 2
+    assert prompt_match(reference, reference, prompts) == 1.0
+    assert prompt_match(reference + 0.3 * torch.randn(60, 8, generator=generator), reference, prompts) > 0.95
+    assert prompt_match(reference[torch.randperm(60, generator=generator)], reference, prompts) == pytest.approx(
+        0.5, abs=0.1
+    )
+    assert prompt_match(reference[:2], reference[:2], torch.zeros(2, dtype=torch.long)) == 1.0  # a single prompt

@@ -114,7 +114,7 @@ class Student(_Section):
 
     seed: Seed
     architecture: Literal["bk_base", "bk_small", "bk_tiny", "none"]
-    pool_size: Annotated[int, Field(ge=4)]
+    pool_size: Annotated[int, Field(ge=8)]
     num_steps: Count
     knowledge_steps: Count
     batch_size: Positive

@@ -27,12 +27,12 @@ PLOTS = (
     Plot("ADD, losses", "add.tsv", "step", ("pair_loss", "renoised_loss", "adv_loss", "disc_loss")),
     Plot("ADD, mean logits of real and fake", "add.tsv", "step", ("real_logit", "fake_logit")),
     Plot("ADD, gradient norm of the student", "add.tsv", "step", ("student_grad_norm",)),
-    Plot("ADD, distance of held-out pool samples to the teacher's", "add_validation.tsv", "step", ("score",)),
+    Plot("ADD, distance of held-out pool samples to real pictures", "add_validation.tsv", "step", ("score",)),
     Plot(
-        "ADD, colour drift and diversity of held-out pool samples",
+        "ADD, colour drift, diversity and prompt match of held-out pool samples",
         "add_validation.tsv",
         "step",
-        ("colour_drift", "diversity"),
+        ("colour_drift", "diversity", "prompt_match"),
     ),
     Plot(
         "Frechet distance against latency (ms) by number of steps, teacher and distilled student",

@@ -46,6 +46,7 @@ GRIDS = {
     "seeds": "Distilled student: one prompt per row, one seed per column",
     "interpolation": "Distilled student: interpolation between two prompts at fixed noise",
     "neighbours": "Distilled student: pictures beside the most similar training pictures",
+    "add": "Student during ADD: held-out pool samples, same noise in every row",
     "teacher": "Teacher during training",
     "dataset": "Data set",
 }
@@ -160,7 +161,11 @@ def _checks(stage: str, values: Mapping[str, Any], params: Params) -> Iterator[C
             name = key.removeprefix("alarms_").replace("_", " ")
             since = f", first at step {number(values[f'{key}_since_step'])}" if value else ""
             yield Check(stage, f"{name}: {number(value)} alarms{since}", passed=value == 0)
-    if "best_step" in values:
+    if "kept_step" in values:
+        kept, last = values["kept_step"], getattr(params, stage).num_steps
+        text = f"weights after step {number(kept)} of {number(last)} kept; best validation score at step "
+        yield Check(stage, text + number(values["best_step"]), passed=kept == last)
+    elif "best_step" in values:
         best, last = values["best_step"], getattr(params, stage).num_steps
         hint = {last: ": the last one, so more steps may help", 0: ": training did not improve the score"}
         text = f"best validation score at step {number(best)} of {number(last)}{hint.get(best, '')}"

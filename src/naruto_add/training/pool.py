@@ -33,8 +33,10 @@ POOL_CODE = (
     "naruto_add.runtime.compute",
 )
 """The modules that determine the samples. Cached samples stay valid when other code changes."""
-NUM_HELD_OUT = 32
+NUM_HELD_OUT = 256
 """Held-out pool samples: the student is scored on them and never trained on them. At most a quarter of the pool."""
+MIN_HELD_OUT = 2
+"""A distance between two sets of pictures needs two of each."""
 NOISE_STREAM = 2**32
 """Added to the seed, which is below it, so that evaluation never starts from the noise of a pool sample."""
 
@@ -163,8 +165,11 @@ def split_pool(pool: Pool, /) -> tuple[Pool, Pool]:
 
 def _num_held_out(size: int) -> int:
     number = min(NUM_HELD_OUT, size // 4)
-    if not number:
-        raise StageError(f"student.pool_size: {size} is too small for a held-out sample; use at least 4")
+    if number < MIN_HELD_OUT:
+        least = 4 * MIN_HELD_OUT
+        raise StageError(
+            f"student.pool_size: {size} is too small for {MIN_HELD_OUT} held-out samples; use at least {least}"
+        )
     return number
 
 

@@ -1,53 +1,76 @@
-"""Distances of a student's samples to its teacher's: scores that choose a checkpoint or stop a stage, not losses."""
+"""Scores of a student's samples: they choose weights, cause alarms or stop a stage, and are not losses."""
+
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.losses.kernel import polynomial_kernel
 from naruto_add.runtime.errors import StageError
 
-PATCH_SIDE = 3
-NUM_PROJECTIONS = 256
-SMALLEST_SIDE = 4
-"""Latents are not halved below this side."""
+NUM_ERRORS = 2.0
+"""Standard errors by which two distances must differ to count as different."""
 
 
-@torch.no_grad()
-def sliced_distance(
-    latents: Float[Tensor, "batch channels height width"], reference: Float[Tensor, "batch channels height width"]
-) -> Float[Tensor, ""]:
-    """Sliced Wasserstein-1 distance between the 3x3 patches of two sets, in units of the reference's deviation.
+@dataclass(frozen=True)
+class KernelDistance:
+    """A squared maximum mean discrepancy, with what every sample contributes to it.
 
-    It is the mean over a pyramid of halved resolutions, with the same fixed random directions for each (Rabin et al.
-    2011; as a score of generators: Karras et al. 2018, section 5). It is 0 only for equal patch distributions, so it
-    rises with blur, which a mean squared error rewards, and with colour drift and lost diversity. It needs neither a
-    feature network nor decoding. The standard deviation is that of all channels together: an autoencoder may leave
-    channels unused, and their residual noise does not matter for the picture.
+    `contributions` (samples,), fp64, are the first-order terms of the U-statistic (Hoeffding 1948). Their spread gives
+    the error of the distance; the spread of the difference of two sets' contributions gives the error of a difference.
     """
-    scale = reference.std()
-    levels = [(latents / scale, reference / scale)]
-    while min(levels[-1][0].shape[-2:]) >= 2 * SMALLEST_SIDE:
-        levels.append((F.avg_pool2d(levels[-1][0], 2), F.avg_pool2d(levels[-1][1], 2)))
-    directions = _directions(latents.shape[1] * PATCH_SIDE**2).to(latents)
-    return torch.stack([_level_distance(one, other, directions) for one, other in levels]).mean()
+
+    value: float
+    contributions: Float[Tensor, " samples"]
+
+    @property
+    def error(self) -> float:
+        """Standard error over samples, for these reference pictures; 0 for a single sample."""
+        return _standard_error(self.contributions)
+
+    def exceeds(self, other: "KernelDistance") -> bool:
+        """Whether it is larger than that of samples of the same noise and prompts, by more than NUM_ERRORS errors.
+
+        Samples of the same noise vary together, so the difference is known better than either distance. A distance
+        that is not a number exceeds all others.
+        """
+        margin = NUM_ERRORS * _standard_error(self.contributions - other.contributions)
+        return not self.value - other.value <= margin
 
 
 @torch.no_grad()
-def paired_kernel_distance(
-    features: Float[Tensor, "pairs width"], reference: Float[Tensor, "pairs width"]
-) -> Float[Tensor, ""]:
-    """Squared maximum mean discrepancy with KID's kernel (Binkowski et al. 2018), for paired samples; fp64.
+def kernel_distance(
+    features: Float[Tensor, "samples width"], reference: Float[Tensor, "pictures width"]
+) -> KernelDistance:
+    """Squared maximum mean discrepancy with KID's kernel (Binkowski et al. 2018), unbiased; fp64.
 
-    It is the U-statistic of Gretton et al. 2012, eq. 4, which compares no sample with itself or with its partner.
-    Samples from the same noise are similar, so counting these pairs would bias the distance below 0. It is 0 for
-    identical sets.
+    It is the U-statistic of Gretton et al. 2012, eq. 3, which compares no sample with itself, so it is below 0 for
+    about half of the sets from the reference's own distribution. Requires two samples and two pictures.
     """
     x, y = features.double(), reference.double()
-    differences = polynomial_kernel(x, x) + polynomial_kernel(y, y) - polynomial_kernel(x, y) - polynomial_kernel(y, x)
-    num = len(differences)
-    return (differences.sum() - differences.trace()) / (num * (num - 1))
+    to_samples, to_pictures = _mean_of_others(polynomial_kernel(x, x)), polynomial_kernel(x, y).mean(dim=1)
+    between_pictures = _mean_of_others(polynomial_kernel(y, y)).mean()
+    value = (to_samples.mean() + between_pictures - 2 * to_pictures.mean()).item()
+    return KernelDistance(value, 2 * (to_samples - to_pictures))
+
+
+@torch.no_grad()
+def prompt_match(
+    features: Float[Tensor, "pairs width"],
+    reference: Float[Tensor, "pairs width"],
+    prompts: Int[Tensor, " pairs"],
+) -> float:
+    """How often a sample is nearer to the teacher's sample of its prompt and noise than to one of another prompt.
+
+    The mean over samples and over all reference samples of other prompts, in [0, 1]: 1 if every prompt is followed as
+    the teacher follows it, .5 if pictures do not depend on prompt and noise. 1 if there is only one prompt.
+    """
+    distances = torch.cdist(features.double(), reference.double())
+    is_other = prompts[:, None] != prompts
+    if not is_other.any():
+        return 1.0
+    return (distances.diagonal()[:, None] < distances)[is_other].double().mean().item()
 
 
 def colour_drift(
@@ -96,16 +119,10 @@ def check_can_sample(
     )
 
 
-def _directions(dimension: int) -> Float[Tensor, "dimension projections"]:
-    generator = torch.Generator().manual_seed(0)
-    return F.normalize(torch.randn(dimension, NUM_PROJECTIONS, generator=generator), dim=0)
+def _mean_of_others(kernel: Float[Tensor, "items items"]) -> Float[Tensor, " items"]:
+    """The mean of each row without the item's value for itself."""
+    return (kernel.sum(dim=1) - kernel.diagonal()) / (len(kernel) - 1)
 
 
-def _level_distance(latents: Tensor, reference: Tensor, directions: Tensor) -> Float[Tensor, ""]:
-    sorted_latents = (_patches(latents) @ directions).sort(dim=0).values
-    sorted_reference = (_patches(reference) @ directions).sort(dim=0).values
-    return (sorted_latents - sorted_reference).abs().mean()
-
-
-def _patches(latents: Tensor) -> Float[Tensor, "patches dimension"]:
-    return F.unfold(latents, PATCH_SIDE).transpose(1, 2).flatten(0, 1)
+def _standard_error(values: Float[Tensor, " samples"]) -> float:
+    return (values.std(correction=min(1, len(values) - 1)) / len(values) ** 0.5).item()

@@ -22,27 +22,27 @@ class ValidationGrid:
         self._prompts = prompts
         self._rows: list[Tensor] = []
         """uint8 tensors, not arrays: a checkpoint stores tensors."""
-        self._steps: list[int] = []
+        self._labels: list[str] = []
 
-    def add(self, step: int, pixels: Float[Tensor, "prompts 3 height width"]) -> None:
-        """Add the pictures, in [-1, 1], that the model draws after `step` steps."""
+    def add(self, label: str, pixels: Float[Tensor, "prompts 3 height width"]) -> None:
+        """Add a row of pictures, in [-1, 1]; they are clamped to it."""
         cells = resize(pixels, [CELL_PX, CELL_PX], antialias=True)
         self._rows.append(torch.from_numpy(to_uint8(cells)))
-        self._steps.append(step)
+        self._labels.append(label)
 
     def write(self, path: Path) -> None:
         """Write the grid as a PNG."""
         columns = [GridColumn(prompt, "") for prompt in self._prompts]
         rows = [
-            GridRow(f"step {step}" if step else "base", [Image.fromarray(cell.numpy()) for cell in cells])
-            for step, cells in zip(self._steps, self._rows, strict=True)
+            GridRow(label, [Image.fromarray(cell.numpy()) for cell in cells])
+            for label, cells in zip(self._labels, self._rows, strict=True)
         ]
         make_grid(rows, columns=columns, cell_px=CELL_PX, path=path, metadata={})
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows and their steps."""
-        return {"rows": self._rows, "steps": self._steps}
+        """The rows and their labels."""
+        return {"rows": self._rows, "labels": self._labels}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Restore the rows and their steps."""
-        self._rows, self._steps = state_dict["rows"], state_dict["steps"]
+        """Restore the rows and their labels."""
+        self._rows, self._labels = state_dict["rows"], state_dict["labels"]

@@ -1,5 +1,6 @@
 """Trainers on a random tiny pipeline, their parameters, and comparisons of their states."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.mini_profile import mini_params
 MINI = mini_params()
 TEMPLATE = "ninja style, {caption}"
 GUIDANCE_SCALE = 3.0
+NUM_REAL = 4
 TIMESTEPS = [999, 749, 499, 249]
 SMALL: dict[str, Any] = {
     "num_steps": 4,
@@ -60,7 +62,8 @@ class Build:
         self.tmp = tmp
 
     def data(self, params: Add) -> AddData:
-        return load_data(
+        """With few real pictures for the validation score, whose network is what costs most in these tests."""
+        data = load_data(
             self.bundle,
             load_pool(self.pool_path),
             params=params,
@@ -68,6 +71,7 @@ class Build:
             dataset_dir=self.dataset_dir,
             cache_dir=self.tmp / params.real_source,
         )
+        return replace(data, real_pixels=data.real_pixels[:NUM_REAL])
 
     def trainer(
         self,

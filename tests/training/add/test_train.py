@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 
 from naruto_add.config.schema import Add
 from naruto_add.diffusion.bundle import load_unet
@@ -34,6 +35,7 @@ def run_stage(build: Build, teacher_dir: Path, folder: Path, params: Add, **valu
         pool_cache_dir=folder / "pool",
         curves_path=folder / "curves.tsv",
         metrics_path=folder / "add.json",
+        validation_grid_path=folder / "add.png",
         **options,
     )
     return folder / "distilled"
@@ -58,6 +60,8 @@ def test_the_stage_writes_unet_curves_and_metrics_reproducibly_and_changes_no_in
     assert UNet2DConditionModel.from_pretrained(first).config.block_out_channels == [16, 32, 32]
     wanted = {"distill_loss", "adv_loss", "disc_loss", "real_logit", "fake_logit", "student_grad_norm"}
     assert header(tmp_path / "a/curves.tsv")[0] == "step" and wanted <= set(header(tmp_path / "a/curves.tsv"))
+    with Image.open(tmp_path / "a/add.png") as grid:
+        assert grid.format == "PNG"
     metrics = json.loads((tmp_path / "a/add.json").read_text())
     assert metrics["method"] == "adversarial"
     assert metrics["skipped_steps"] == 0
@@ -70,7 +74,7 @@ def test_training_that_ruins_the_student_leaves_the_weights_of_the_start(
     params = add_params(num_steps=2, learning_rate=0.5, ema_decay=0.0)
     written = load_unet(run_stage(build, tiny_pipeline_dir, tmp_path, params), precision="fp32")
     assert same(weights(written), weights(load_unet(build.student_dir, precision="fp32")))
-    assert json.loads((tmp_path / "add.json").read_text())["best_step"] == 0
+    assert json.loads((tmp_path / "add.json").read_text())["kept_step"] == 0
 
 
 def test_a_student_that_cannot_sample_is_an_error_unless_the_parameters_allow_it(

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from naruto_add.data.dataset import load_split
+from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion import bundle as bundle_module
-from naruto_add.diffusion.bundle import load_unet
+from naruto_add.diffusion.bundle import decode_latents, load_unet
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import sample_latents
 from naruto_add.runtime.compute import DTYPES
@@ -17,9 +19,9 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.training import weights as weights_module
 from naruto_add.training.add.batch import draw_batch
 from naruto_add.training.add.dataset import Pairs
-from naruto_add.training.add.trainer import training_precision
+from naruto_add.training.add.trainer import first_of_each, training_precision
 from naruto_add.training.scores import check_can_sample
-from tests.training.add.build import TIMESTEPS, Build, add_params, x0_of
+from tests.training.add.build import TEMPLATE, TIMESTEPS, Build, add_params, x0_of
 
 
 def test_gradient_checkpointing_changes_no_result_and_is_off_in_the_teacher(build: Build) -> None:
@@ -93,7 +95,8 @@ def test_the_score_is_of_held_out_pairs_at_the_students_own_number_of_steps(buil
     timesteps: list[int] = []
     trainer.student.register_forward_pre_hook(lambda _module, args: timesteps.append(int(args[1][0])))
     trainer.validate(0)
-    assert timesteps == 2 * TIMESTEPS  # of the held-out pairs, then of a few prompts with several noises each
+    assert timesteps[:4] == TIMESTEPS
+    assert set(zip(*[iter(timesteps)] * 4, strict=True)) == {tuple(TIMESTEPS)}
 
 
 def test_the_scores_are_zero_for_the_teachers_samples(build: Build) -> None:
@@ -102,21 +105,59 @@ def test_the_scores_are_zero_for_the_teachers_samples(build: Build) -> None:
     samples = build.trainer(params, data=data).sample_held_out()
     trainer = build.trainer(params, data=replace(data, held_out=replace(data.held_out, x0=samples)))
     scalars = trainer.validate(0)
-    assert [scalars[name] for name in ("latent_distance", "sample_mse", "colour_drift")] == [0.0, 0.0, 0.0]
-    assert scalars["score"] == pytest.approx(0, abs=1e-9)
+    assert scalars["sample_mse"] == scalars["colour_drift"] == 0.0
+    assert scalars["prompt_match"] == 1.0
+    assert scalars["score"] == trainer.metrics()["teacher_score"]
 
 
-def test_the_first_and_the_best_scores_are_metrics(build: Build) -> None:
+def test_the_score_is_the_distance_to_real_pictures_that_nothing_is_trained_on(build: Build) -> None:
+    """Samples whose pictures are the real ones themselves have the lowest score; the teacher's do not matter."""
+    params = add_params(real_source="dataset")
+    data = build.data(params)
+    validation = load_pixels(load_split(build.dataset_dir, "validation", prompt_template=TEMPLATE))
+    assert torch.equal(data.real_pixels[: len(validation)], validation)
+    samples = build.trainer(params, data=data).sample_held_out()
+    pixels = decode_latents(build.bundle, samples).clamp(-1, 1)
+    trainer = build.trainer(params, data=replace(data, real_pixels=pixels))
+    assert trainer.validate(0)["score"] < build.trainer(params, data=data).validate(0)["score"]
+
+
+def test_every_validation_is_a_row_of_the_same_prompts_below_the_teachers(build: Build) -> None:
     trainer = build.trainer(add_params())
+    for num_done in (0, 2):
+        trainer.validate(num_done)
+    state = trainer.grid.state_dict()
+    assert state["labels"] == ["teacher", "start", "step 2"]
+    assert len({len(row) for row in state["rows"]}) == 1
+    assert torch.equal(state["rows"][1], state["rows"][2])  # nothing was trained in between
+
+
+def test_first_of_each_are_the_indices_of_distinct_values() -> None:
+    assert first_of_each(torch.tensor([5, 5, 2, 5, 2, 9])).tolist() == [0, 2, 5]
+
+
+def test_a_training_that_ends_worse_keeps_its_best_weights_and_causes_an_alarm(
+    build: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = add_params()
+    data = build.data(params)
+    pixels = decode_latents(build.bundle, build.trainer(params, data=data).sample_held_out()).clamp(-1, 1)
+    trainer = build.trainer(params, data=replace(data, real_pixels=pixels))  # the student cannot be better than it is
     start = trainer.validate(0)
+    good = {name: item.detach().clone() for name, item in trainer.student.named_parameters()}
     with torch.no_grad():
         trainer.student.conv_out.weight.mul_(-30)
     trainer.ema.load_state_dict({"average": dict(trainer.student.named_parameters()), "num_updates": 0})
-    worse = trainer.validate(2)
-    assert worse["score"] > start["score"]
+    worse = trainer.validate(trainer.params.num_steps)
+    assert worse["score"] > start["score"] + start["score_error"]
     metrics = trainer.metrics()
-    assert metrics["best_step"] == 0
-    assert all(metrics[f"start_{name}"] == metrics[f"best_{name}"] == value for name, value in start.items())
+    assert metrics["kept_step"] == metrics["best_step"] == 0
+    assert metrics["alarms_ends_worse"] == 1
+    assert "alarm ends_worse: after step 4" in capsys.readouterr().err
+    assert all(metrics[f"start_{name}"] == value for name, value in start.items())
+    assert all(metrics[f"end_{name}"] == value for name, value in worse.items())
+    trainer.copy_kept_weights()
+    assert all(torch.equal(good[name], item) for name, item in trainer.student.named_parameters())
 
 
 def test_validation_draws_in_the_precision_of_evaluation(

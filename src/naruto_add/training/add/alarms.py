@@ -11,7 +11,9 @@ from naruto_add.training.processes import is_main
 SATURATED_LOSS = 0.05
 LARGEST_GAP = 10.0
 LARGEST_DRIFT = 0.5
-SMALLEST_DIVERSITY = 0.5
+SMALLEST_DIVERSITY = 0.8
+"""As a fraction of the diversity at the first validation."""
+LARGEST_MATCH_LOSS = 0.05
 MAX_WINDOW_STEPS = 200
 
 ADVERSARIAL_ADVICE = {
@@ -19,10 +21,15 @@ ADVERSARIAL_ADVICE = {
     "logit_gap": "raise add.r1_weight or lower add.discriminator_learning_rate",
     "colour_drift": "lower add.adv_weight or add.optimizer.learning_rate, or raise add.distill_weight",
     "falling_diversity": "lower add.adv_weight, or raise add.distill_weight or student.pool_size",
+    "lost_prompts": "lower add.adv_weight, or raise add.distill_weight",
+    "ends_worse": "lower add.optimizer.learning_rate or add.adv_weight, raise add.optimizer.ema_decay, or train for "
+    "fewer steps",
 }
 CONSISTENCY_ADVICE = {
     "colour_drift": "lower add.optimizer.learning_rate",
     "falling_diversity": "lower add.optimizer.learning_rate or raise student.pool_size",
+    "lost_prompts": "lower add.optimizer.learning_rate",
+    "ends_worse": "lower add.optimizer.learning_rate, raise add.optimizer.ema_decay, or train for fewer steps",
 }
 
 
@@ -40,7 +47,7 @@ class Alarms:
         self._since = dict.fromkeys(advice, -1)
         self._is_counted = dict.fromkeys(advice, False)
         self._first_since: dict[str, int] = {}
-        self._first_diversity = -1.0
+        self._first_diversity = self._first_match = -1.0
 
     def note_step(self, num_done: int, scalars: Mapping[str, float]) -> None:
         """Check the discriminators' loss (`disc_loss`) and their mean logits (`real_logit`, `fake_logit`)."""
@@ -50,15 +57,22 @@ class Alarms:
         finding = f"the difference of real and fake logits is {gap:.3g}, above {LARGEST_GAP:g}"
         self._check("logit_gap", gap > LARGEST_GAP, num_done, self._window_steps, finding)
 
-    def note_validation(self, num_done: int, *, colour_drift: float, diversity: float) -> None:
-        """Check the samples' colours against the teacher's and their diversity against the first validation's."""
+    def note_validation(self, num_done: int, *, colour_drift: float, diversity: float, prompt_match: float) -> None:
+        """Check the samples' colours against the teacher's, and the rest against the first validation's."""
         finding = f"the mean of a latent channel has drifted by {colour_drift:.2g} standard deviations of the latents"
         self._check("colour_drift", colour_drift > LARGEST_DRIFT, num_done, 1, finding)
         if self._first_diversity < 0:
-            self._first_diversity = diversity
+            self._first_diversity, self._first_match = diversity, prompt_match
         first = self._first_diversity
         finding = f"the diversity of samples of one prompt is {diversity:.2g}, and was {first:.2g} at the start"
         self._check("falling_diversity", diversity < SMALLEST_DIVERSITY * first, num_done, 1, finding)
+        first = self._first_match
+        finding = f"the prompt match, a fraction, is {prompt_match:.3g}, and was {first:.3g} at the start"
+        self._check("lost_prompts", first - prompt_match > LARGEST_MATCH_LOSS, num_done, 1, finding)
+
+    def note_end(self, num_done: int, finding: str) -> None:
+        """Count that the last validation is worse than an earlier one, as `finding` says."""
+        self._check("ends_worse", True, num_done, 1, finding)
 
     def metrics(self) -> dict[str, int]:
         """The count of each alarm, and the step at which it first began, if it did."""
@@ -73,13 +87,14 @@ class Alarms:
             "is_counted": dict(self._is_counted),
             "first_since": dict(self._first_since),
             "first_diversity": self._first_diversity,
+            "first_match": self._first_match,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Restore counts and conditions."""
         self.counts, self._since = dict(state_dict["counts"]), dict(state_dict["since"])
         self._is_counted, self._first_since = dict(state_dict["is_counted"]), dict(state_dict["first_since"])
-        self._first_diversity = state_dict["first_diversity"]
+        self._first_diversity, self._first_match = state_dict["first_diversity"], state_dict["first_match"]
 
     def _check(self, name: str, is_bad: bool, num_done: int, window_steps: int, finding: str) -> None:
         if not is_bad:

@@ -11,9 +11,13 @@ from naruto_add.config.schema import Add
 from naruto_add.data.alternatives import PromptRows, prompt_rows
 from naruto_add.data.dataset import load_split
 from naruto_add.data.latents import cached_embeddings, cached_latents, unique_prompts
+from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
 from naruto_add.models.discriminator import pooled_embeds
 from naruto_add.training.pool import Pool, split_pool
+
+SCORE_PICTURES = (32, 256)
+"""Real pictures for the validation score, at least and at most: the error of its distance hardly falls beyond."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,15 @@ class AddData:
     """All data, on the CPU. Row i of `prompts`, `prompt_embeds` and `pooled` is one prompt; row 0 is the empty one.
 
     `held_out` pairs are for the validation score and never trained on. `further` are pairs of other picture sizes,
-    which are trained on too; everything else has the base model's size.
+    which are trained on too; everything else has the base model's size. `real_pixels`, in [-1, 1], are those that
+    the validation score compares with: of the validation split, which nothing is trained on.
     """
 
     train: Pairs
     held_out: Pairs
     further: tuple[Pairs, ...]
     real: RealLatents
+    real_pixels: Float[Tensor, "pictures 3 height width"]
     prompts: list[str]
     prompt_embeds: Float[Tensor, "prompts tokens width"]
     pooled: Float[Tensor, "prompts width"]
@@ -65,7 +71,7 @@ class AddData:
 def load_data(
     bundle: ModelBundle, pool: Pool, *, params: Add, prompt_template: str, dataset_dir: Path, cache_dir: Path
 ) -> AddData:
-    """The pool and, unless `add.real_source` is teacher, the training split, without further picture sizes.
+    """The pool, the validation split and, unless `add.real_source` is teacher, the training split; of one picture size.
 
     Latents and embeddings are cached in `cache_dir`.
     """
@@ -94,10 +100,18 @@ def load_data(
         held_out=held_out,
         further=(),
         real=RealLatents(real_latents, prompt_rows(examples, row_of)),
+        real_pixels=_score_pixels(dataset_dir),
         prompts=prompts,
         prompt_embeds=prompt_embeds,
         pooled=pooled_embeds(prompt_embeds, tokenize(bundle, prompts), eos_token_id=bundle.tokenizer.eos_token_id),
     )
+
+
+def _score_pixels(dataset_dir: Path) -> Float[Tensor, "pictures 3 height width"]:
+    """The validation split, or a part of a large one; a small one is filled up with training pictures."""
+    validation, train = (load_split(dataset_dir, name, prompt_template="{caption}") for name in ("validation", "train"))
+    num_missing = max(0, SCORE_PICTURES[0] - len(validation))
+    return load_pixels([*validation, *train[:num_missing]][: SCORE_PICTURES[1]])
 
 
 def pairs_of(pool: Pool, row_of: dict[str, int]) -> Pairs:

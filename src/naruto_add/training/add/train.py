@@ -36,8 +36,9 @@ def distill(
     pool_cache_dir: Path,
     curves_path: Path,
     metrics_path: Path,
+    validation_grid_path: Path,
 ) -> None:
-    """Write the distilled U-Net: of the averaged weights at all validations, those with the best score.
+    """Write the distilled U-Net: the averaged weights after the last step, unless earlier ones have a better score.
 
     `checkpoint_dir` is for caches and for the checkpoint that a killed run resumes from; it must be used with this
     configuration only. `pool_cache_dir` may be shared by all configurations, as long as the code of POOL_CODE is equal.
@@ -83,10 +84,11 @@ def distill(
         curves_path=curves_path,
     )
     if is_main():
-        trainer.best.copy_to(student)
+        trainer.copy_kept_weights()
         with new_folder(out_dir) as folder:
             save_unet(student, folder)
         write_json(metrics_path, trainer.metrics())
+        trainer.grid.write(validation_grid_path)
 
 
 def _load_inputs(

@@ -9,26 +9,29 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.config.schema import Add, Precision, StudentScheduler
-from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.bundle import ModelBundle, decode_latents
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
 from naruto_add.runtime.compute import make_accelerator, step_generator
 from naruto_add.training.add.alarms import Alarms
 from naruto_add.training.add.dataset import AddData
 from naruto_add.training.add.denoisers import Denoisers
-from naruto_add.training.add.kernel_score import KernelScore
-from naruto_add.training.add.score_history import ScoreHistory
+from naruto_add.training.add.selection import Selection
+from naruto_add.training.add.validation_score import ValidationScore
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
 from naruto_add.training.learner import Learner
 from naruto_add.training.processes import local_parts
-from naruto_add.training.scores import check_can_sample, colour_drift, sliced_distance, spread
+from naruto_add.training.scores import check_can_sample, colour_drift, spread
+from naruto_add.training.validation_grid import ValidationGrid
 from naruto_add.training.validation_samples import sample_across_processes
-from naruto_add.training.weights import Best, Ema, as_drawn
+from naruto_add.training.weights import Ema, as_drawn
 
 DIVERSITY_STREAM = 2
 """Separates the noise of the diversity samples from other draws of the same seed."""
-DIVERSITY_PROMPTS = 2
+DIVERSITY_PROMPTS = 8
 DIVERSITY_SEEDS = 4
+NUM_DRAWN = 6
+"""Held-out pool samples, of different prompts, in the grid of validations."""
 
 
 class DistillationTrainer(ABC):
@@ -79,9 +82,16 @@ class DistillationTrainer(ABC):
             Sampler(make_student_scheduler(bundle.scheduler, kind, len(student_timesteps)), len(student_timesteps), 1.0)
             for kind in (student_scheduler, "ddim")
         )
-        self.kernel_score = KernelScore(bundle, data.held_out.x0, backbone_name=params.score_backbone)
-        self.best = Best()
-        self.scores = ScoreHistory()
+        self.validation_score = ValidationScore(
+            bundle,
+            real_pixels=data.real_pixels,
+            teacher_latents=data.held_out.x0,
+            prompts=data.held_out.rows,
+            backbone_name=params.score_backbone,
+        )
+        self.selection = Selection()
+        self._drawn = first_of_each(data.held_out.rows)[:NUM_DRAWN]
+        self.grid = ValidationGrid([data.prompts[row] for row in data.held_out.rows[self._drawn]])
         self.alarms = Alarms(params.num_steps, self.ALARM_ADVICE)
 
     @abstractmethod
@@ -90,25 +100,39 @@ class DistillationTrainer(ABC):
 
     def state(self) -> dict[str, Stateful]:
         """What a checkpoint needs; everything else follows from parameters, data and the number of the step."""
-        return {"student": self.learner, "best": self.best, "scores": self.scores, "alarms": self.alarms}
+        return {"student": self.learner, "selection": self.selection, "grid": self.grid, "alarms": self.alarms}
 
     def validate(self, num_done: int) -> Scalars:
-        """Sample the averaged student from the held-out pairs' noise, score the samples, and keep the best weights."""
+        """Sample the averaged student from the held-out pairs' noise, score the samples, and draw some of them."""
         with self.ema.applied():
             samples = self.sample_held_out()
             diversity = self.sample_few_prompts()
         reference = self.data.held_out.x0
-        scalars = {
-            "score": self.kernel_score(samples),
-            "latent_distance": sliced_distance(samples, reference).item(),
-            "sample_mse": (samples - reference).square().mean().item(),
+        score = self.validation_score(samples)
+        guards = {
             "colour_drift": colour_drift(samples, reference).item(),
             "diversity": (spread(diversity) / reference.std()).item(),
+            "prompt_match": score.prompt_match,
         }
-        is_best = self.best.offer(scalars["score"], num_done, self.ema.average())
-        self.scores.add(scalars, is_best=is_best)
-        self.alarms.note_validation(num_done, colour_drift=scalars["colour_drift"], diversity=scalars["diversity"])
+        scalars = {
+            "score": score.distance.value,
+            "score_error": score.distance.error,
+            "teacher_distance": score.teacher_distance,
+            "sample_mse": (samples - reference).square().mean().item(),
+            **guards,
+        }
+        self.selection.add(num_done, score.distance, scalars, self.ema.average())
+        self.alarms.note_validation(num_done, **guards)
+        if num_done == self.params.num_steps and self.selection.is_last_worse:
+            self.alarms.note_end(num_done, self.selection.finding())
+        if num_done == 0:
+            self.grid.add("teacher", self._decode(reference))
+        self.grid.add(f"step {num_done}" if num_done else "start", self._decode(samples))
         return scalars
+
+    def copy_kept_weights(self) -> None:
+        """Overwrite the student by the last average, or by the best one if the last is worse by more than the error."""
+        self.selection.copy_to(self.student, last=self.ema.average())
 
     def check_student(self) -> None:
         """Raise StageError if the student cannot sample before training: ADD does not repair a failed warm-up.
@@ -138,14 +162,17 @@ class DistillationTrainer(ABC):
         return self.learner.guard.num_skipped
 
     def metrics(self) -> dict[str, float | int | str]:
-        """The method, the scores at the start and at the best step, alarms, and the number of skipped updates."""
+        """The method, the scores at the start, at the end and of the teacher, alarms, and skipped updates."""
         return {
             "method": self.params.method,
-            "best_step": self.best.step,
+            "teacher_score": self.validation_score.teacher_score,
+            **self.selection.metrics(),
             "skipped_steps": self.num_skipped,
             **self.alarms.metrics(),
-            **self.scores.metrics(),
         }
+
+    def _decode(self, latents: Float[Tensor, "held_out c h w"]) -> Float[Tensor, "drawn 3 height width"]:
+        return decode_latents(self.bundle, latents[self._drawn].to(self.bundle.device)).cpu()
 
     def _sample(
         self, noise: Float[Tensor, "batch c h w"], rows: Int[Tensor, " batch"], sampler: Sampler
@@ -163,3 +190,9 @@ class DistillationTrainer(ABC):
 def training_precision(precision: Precision) -> Precision:
     """bf16 in place of fp16: fp16 needs a gradient scaler, and two losses must not share one."""
     return "fp32" if precision == "fp32" else "bf16"
+
+
+def first_of_each(rows: Int[Tensor, " items"]) -> Int[Tensor, " distinct"]:
+    """The index of the first item of each distinct value, in the order of the items."""
+    first = {row: index for index, row in reversed(list(enumerate(rows.tolist())))}
+    return torch.tensor(sorted(first.values()))

@@ -111,7 +111,7 @@ class TeacherTrainer:
         """Validate the averaged weights, draw with them, and keep them if they are the best; the base is never kept."""
         with self._ema.applied():
             loss = self.validation_loss()
-            self.grid.add(num_done, self._draw())
+            self.grid.add(f"step {num_done}" if num_done else "base", self._draw())
         if num_done == 0:
             self._base_loss.value = loss
         else:

@@ -1,0 +1,99 @@
+"""Which of a distillation's averaged weights are kept: the last ones, unless they are worse than earlier ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from naruto_add.runtime.errors import StageError
+from naruto_add.training.scores import KernelDistance
+
+
+class Selection:
+    """Remembers the first, the best and the last validation, and the weights of the best one.
+
+    The last average is the result of a training, and the one with the lowest score is partly a matter of luck. So the
+    best weights are kept only if the last ones' distance exceeds theirs by more than its error.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+        self._best: KernelDistance | None = None
+        self._best_step = self._last_step = -1
+        self._best_weights: dict[str, Tensor] = {}
+        self._is_last_worse = False
+
+    @property
+    def is_last_worse(self) -> bool:
+        """Whether the last distance exceeds the best one by more than its error."""
+        return self._is_last_worse
+
+    @property
+    def kept_step(self) -> int:
+        """The number of steps after which the kept weights were validated."""
+        return self._best_step if self._is_last_worse else self._last_step
+
+    def add(
+        self, step: int, distance: KernelDistance, scalars: Mapping[str, float], weights: dict[str, Tensor]
+    ) -> None:
+        """Count a validation of these weights after `step` steps; `scalars` are reported."""
+        self._first = self._first or dict(scalars)
+        self._last, self._last_step = dict(scalars), step
+        if self._best is None or distance.value < self._best.value:
+            self._best, self._best_step, self._best_weights = distance, step, weights
+        self._is_last_worse = distance.exceeds(self._best)
+
+    def finding(self) -> str:
+        """The last and the best distance, in words."""
+        assert self._best is not None, "there was no validation"
+        return (
+            f"after step {self._last_step} the distance to real pictures is {self._last['score']:.3g}, but it was "
+            f"{self._best.value:.3g} after step {self._best_step}, whose weights are better by more than the error"
+        )
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module, *, last: dict[str, Tensor]) -> None:
+        """Overwrite the module's parameters by the kept weights; `last` are those of the last validation, by name.
+
+        Raises StageError if no distance was finite.
+        """
+        if self._best is None or not torch.isfinite(torch.tensor(self._best.value)):
+            raise StageError("no validation score was finite, so no weights can be kept; lower the learning rate")
+        parameters = dict(module.named_parameters())
+        for name, item in (self._best_weights if self._is_last_worse else last).items():
+            parameters[name].copy_(item)
+
+    def metrics(self) -> dict[str, float | int]:
+        """Every scalar of the first and of the last validation, the best score, and the steps of best and kept.
+
+        Empty before the first validation.
+        """
+        if self._best is None:
+            return {}
+        first = {f"start_{name}": value for name, value in self._first.items()}
+        last = {f"end_{name}": value for name, value in self._last.items()}
+        best = {"best_score": self._best.value, "best_step": self._best_step, "kept_step": self.kept_step}
+        return {**first, **last, **best}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, with the best weights."""
+        best = None if self._best is None else (self._best.value, self._best.contributions)
+        return {
+            "first": self._first,
+            "last": self._last,
+            "best": best,
+            "best_step": self._best_step,
+            "last_step": self._last_step,
+            "best_weights": self._best_weights,
+            "is_last_worse": self._is_last_worse,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Restore all of it."""
+        self._first, self._last = dict(state_dict["first"]), dict(state_dict["last"])
+        best = state_dict["best"]
+        self._best = None if best is None else KernelDistance(*best)
+        self._best_step, self._last_step = state_dict["best_step"], state_dict["last_step"]
+        self._best_weights, self._is_last_worse = state_dict["best_weights"], state_dict["is_last_worse"]
