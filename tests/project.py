@@ -46,6 +46,7 @@ TINY: dict[str, Any] = {
     "add.validation_every_steps": 4,
     "evaluate.num_images": 4,
     "evaluate.latency_repeats": 1,
+    "evaluate.teacher_steps": 4,
     "evaluate.teacher_sweep": [4, 6],
     "evaluate.student_sweep": [1, 4],
     "evaluate.sweep_images": 4,

@@ -17,7 +17,7 @@ from naruto_add.evaluation.evaluate import evaluate
 from naruto_add.generation.subjects import Models
 from naruto_add.runtime.errors import StageError
 
-SUBJECTS = ("base", "teacher", "student", "distilled", "teacher_few_steps", "teacher_few_steps_dpm")
+SUBJECTS = ("base", "teacher", "student", "distilled", "teacher_full", "teacher_few_steps", "teacher_few_steps_dpm")
 FD, KD, PD = "fd_efficientnet_lite1", "kd_efficientnet_lite1", "pd_efficientnet_lite1"
 ENDS = ("", "_low", "_high")
 OVERLAP = ("precision", "recall", "density", "coverage")
@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tiny_pipeline_dir: Path, folder: Path) -> Models:
-    """Four models with different weights; students take two steps, teachers three."""
+    """Four models with different weights; students take two steps, the teacher four by its own scheduler."""
     return Models(
         base=Base(
             model=str(tiny_pipeline_dir),
@@ -70,7 +70,7 @@ def models(tiny_pipeline_dir: Path, folder: Path) -> Models:
             precision="fp32",
             prompt_template="{caption}, drawn",
         ),
-        sampling=Sampling(teacher_steps=3, student_steps=2, pool_steps=8, guidance_scale=2.0, student_scheduler="ddim"),
+        sampling=Sampling(teacher_steps=4, student_steps=2, pool_steps=8, guidance_scale=2.0, student_scheduler="ddim"),
         teacher_dir=_other_weights(tiny_pipeline_dir, folder / "teacher", seed=1),
         student_dir=_other_weights(tiny_pipeline_dir / "unet", folder / "student", seed=2),
         distilled_dir=_other_weights(tiny_pipeline_dir / "unet", folder / "distilled", seed=3),
@@ -104,6 +104,7 @@ def _evaluate(
         "perceptual": "embedded",
         "clip_score": "off",
         "latency_repeats": 1,
+        "teacher_steps": 3,
         "student_sweep": [1, 2],
         "teacher_sweep": [2, 3],
         "sweep_images": 3,
@@ -134,7 +135,7 @@ def _files(folder: Path) -> dict[Path, int]:
 def test_every_subject_has_all_metrics(result: Result) -> None:
     for name in SUBJECTS:
         expected = DISTRIBUTION | NOVELTY | CLOSENESS | COST
-        expected |= DIVERSITY if name != "base" else set()
+        expected |= DIVERSITY if name not in ("base", "teacher_full") else set()
         expected |= NOISE_FLOOR if name == "teacher" else set()
         assert result.row(name) == expected
         assert 0 <= result.metrics[f"{name}.attribute_accuracy"] <= 1
@@ -152,7 +153,7 @@ def test_controls_have_the_metrics_that_apply_to_real_pictures(result: Result) -
 
 def test_numbers_of_pictures(result: Result) -> None:
     controls = {"real": 4, "real_decoded": 4, "real_train": 4, "train_decoded": 4, "real_halves": 2}
-    for name, num in {**dict.fromkeys(SUBJECTS, 4), **controls}.items():
+    for name, num in {**dict.fromkeys(SUBJECTS, 4), "teacher_full": 3, **controls}.items():
         assert result.metrics[f"{name}.num_images"] == num
     assert result.metrics["distilled.num_diversity_pairs"] == 3
 
@@ -166,8 +167,15 @@ def test_the_teacher_is_compared_with_itself_and_with_its_other_seed(result: Res
     metrics = result.metrics
 
     assert metrics[f"teacher.{PD}"] == pytest.approx(0, abs=1e-6)
-    assert metrics["teacher.speedup"] == 1
+    assert metrics["teacher_full.speedup"] == 1
     assert metrics[f"teacher.{PD}_noise_floor"] == metrics[f"teacher.{PD}_diversity"] > 0
+
+
+def test_the_full_teacher_is_a_control_of_the_first_pictures(result: Result) -> None:
+    """The teacher's own scheduler at all its steps: another sampler of the same noise, so near and not equal."""
+    metrics = result.metrics
+    assert metrics["teacher_full.num_inference_steps"] == 4
+    assert 0 < metrics[f"teacher_full.{PD}"] < metrics[f"teacher.{PD}_noise_floor"]
 
 
 def test_few_step_teachers_differ_from_the_teacher_and_from_each_other(result: Result) -> None:
@@ -198,8 +206,10 @@ def test_the_sweep_has_a_row_per_number_of_steps(result: Result) -> None:
 
     assert head == ["subject", "steps", "latency_ms", "metric", "distance", "low", "high", "num_images"]
     assert [tuple(row[:2]) for row in rows] == [
-        ("teacher", "2"),
-        ("teacher", "3"),
+        ("teacher_pndm", "2"),
+        ("teacher_pndm", "3"),
+        ("teacher_dpm", "2"),
+        ("teacher_dpm", "3"),
         ("distilled", "1"),
         ("distilled", "2"),
     ]
@@ -213,7 +223,7 @@ def test_the_sweep_has_a_row_per_number_of_steps(result: Result) -> None:
 def test_the_sweep_has_the_latencies_of_the_metrics(result: Result) -> None:
     latency = {(row[0], row[1]): float(row[2]) for row in result.sweep[1:]}
 
-    assert latency["teacher", "3"] == result.metrics["teacher.latency_ms"]
+    assert latency["teacher_dpm", "3"] == result.metrics["teacher.latency_ms"]
     assert latency["distilled", "2"] == result.metrics["distilled.latency_ms"]
 
 

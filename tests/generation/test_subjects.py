@@ -8,7 +8,7 @@ import pytest
 from naruto_add.config.schema import Base, Sampling
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import Sampler, student_sampler, teacher_sampler
-from naruto_add.generation.subjects import Models, Subject, at_steps, few_step_teachers, load_subjects
+from naruto_add.generation.subjects import Models, Subject, at_steps, evaluated_subjects, load_subjects
 
 SAMPLING = Sampling(teacher_steps=4, student_steps=2, pool_steps=8, guidance_scale=3.0, student_scheduler="ddim")
 
@@ -19,7 +19,7 @@ def teacher(tiny_bundle: ModelBundle) -> Subject:
 
 
 @pytest.fixture
-def subjects(tiny_pipeline_dir: Path) -> dict[str, Subject]:
+def models(tiny_pipeline_dir: Path) -> Models:
     base = Base(
         model=str(tiny_pipeline_dir),
         revision="",
@@ -29,15 +29,14 @@ def subjects(tiny_pipeline_dir: Path) -> dict[str, Subject]:
         prompt_template="{caption}",
     )
     unet_dir = tiny_pipeline_dir / "unet"
-    return load_subjects(
-        Models(
-            base=base,
-            sampling=SAMPLING,
-            teacher_dir=tiny_pipeline_dir,
-            student_dir=unet_dir,
-            distilled_dir=unet_dir,
-        )
+    return Models(
+        base=base, sampling=SAMPLING, teacher_dir=tiny_pipeline_dir, student_dir=unet_dir, distilled_dir=unet_dir
     )
+
+
+@pytest.fixture
+def subjects(models: Models) -> dict[str, Subject]:
+    return load_subjects(models)
 
 
 def test_the_key_changes_with_weights_steps_scheduler_and_guidance(teacher: Subject) -> None:
@@ -59,11 +58,20 @@ def test_students_take_few_steps_without_guidance(subjects: dict[str, Subject]) 
     assert subjects["student"].bundle.unet is not subjects["distilled"].bundle.unet
 
 
-def test_few_step_teachers_take_the_students_steps_with_the_teachers_guidance(teacher: Subject) -> None:
-    found = few_step_teachers(teacher, 2).values()
+def test_the_evaluated_teachers_differ_in_scheduler_and_steps_alone(models: Models) -> None:
+    subjects = evaluated_subjects(models, teacher_steps=3)
 
-    assert {(s.sampler.num_inference_steps, s.sampler.guidance_scale) for s in found} == {(2, 3.0)}
-    assert len({type(s.sampler.scheduler) for s in found}) == 2
+    def sampled(name: str) -> tuple[str, int]:
+        sampler = subjects[name].sampler
+        return type(sampler.scheduler).__name__, sampler.num_inference_steps
+
+    own = type(subjects["teacher_full"].sampler.scheduler).__name__
+    dpm = "DPMSolverMultistepScheduler"
+    assert sampled("base") == sampled("teacher") == (dpm, 3)
+    assert sampled("teacher_full") == (own, 4)
+    assert sampled("teacher_few_steps") == (own, 2) != sampled("teacher_few_steps_dpm") == (dpm, 2)
+    teachers = [subjects[name] for name in subjects if "teacher" in name]
+    assert len({(each.weights, each.sampler.guidance_scale) for each in teachers}) == 1
 
 
 def test_sizes_are_those_of_the_weights(subjects: dict[str, Subject], tiny_pipeline_dir: Path) -> None:

@@ -173,7 +173,7 @@ def _distinct_lists(add: Add) -> dict[str, list[Any]]:
 
 
 def _resolution_problems(params: Params) -> list[str]:
-    """Resolutions that are invalid, repeated, or need real pictures that `ingest` did not keep."""
+    """Resolutions that are invalid or repeated."""
     add, key = params.add, "add.resolutions_px"
     problems = [f"{key}: {problem}" for each in add.resolutions_px if (problem := _size_problem(each))]
     if problems:
@@ -182,11 +182,6 @@ def _resolution_problems(params: Params) -> list[str]:
     sizes = [base, *(sides_px(each) for each in add.resolutions_px)]
     if len(set(sizes)) < len(sizes):
         problems.append(f"{key}: {add.resolutions_px} repeats a size or base.resolution_px, which is always included")
-    if add.resolutions_px and add.real_source != "teacher":
-        problems.append(
-            f"{key}: {add.resolutions_px} would need real pictures of these sizes for add.real_source "
-            f"{add.real_source}, but the data set has them at base.resolution_px only; use add.real_source teacher"
-        )
     return problems
 
 

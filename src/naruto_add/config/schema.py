@@ -173,6 +173,7 @@ class Evaluate(_Section):
     perceptual: Literal["embedded", "alex", "vgg", "squeeze"]
     clip_score: Text
     latency_repeats: Positive
+    teacher_steps: Steps
     student_sweep: Annotated[list[Steps], Field(min_length=1)]
     teacher_sweep: Annotated[list[TeacherSteps], Field(min_length=1)]
     sweep_images: Annotated[int, Field(ge=2)]

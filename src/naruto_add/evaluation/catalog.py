@@ -55,7 +55,7 @@ CATALOG = (
     Metric("latency_batch8_ms", "time from prompts to pixels for 8 pictures at once: median", "ms", "lower", False),
     Metric("latency_batch8_p95_ms", "the same time for 8 pictures at once: 95th percentile", "ms", "lower", False),
     Metric("num_latency_repeats", "number of calls that the latencies are computed from", "", "", False),
-    Metric("speedup", "the teacher's latency_ms divided by this one", "", "higher", True),
+    Metric("speedup", "latency_ms of teacher_full divided by this one", "", "higher", True),
     Metric("images_per_second", "8 pictures divided by the median time of 8 at once", "1/s", "higher", True),
     Metric("params_m", "parameters of the U-Net", "million", "lower", True),
     Metric("pipeline_params_m", "parameters of U-Net, text encoder and autoencoder", "million", "lower", False),

@@ -6,7 +6,7 @@ import numpy as np
 
 from naruto_add.evaluation.metrics import Metrics, Rows
 from naruto_add.evaluation.timing import Job, Times, peak_rss_mib
-from naruto_add.generation.subjects import Subject
+from naruto_add.generation.subjects import FULL_TEACHER, Subject
 
 LARGE_BATCH = 8
 """Pictures drawn at once for `latency_batch8_ms` and `images_per_second`."""
@@ -28,7 +28,7 @@ def cost_rows(subjects: Mapping[str, Subject], times: Times) -> Rows:
         for name, subject in subjects.items()
     }
     for row in rows.values():
-        row["speedup"] = rows["teacher"]["latency_ms"] / row["latency_ms"]
+        row["speedup"] = rows[FULL_TEACHER]["latency_ms"] / row["latency_ms"]
     return {**rows, "process": _process(times)}
 
 

@@ -11,7 +11,7 @@ from naruto_add.data.dataset import Example
 from naruto_add.data.pixels import load_pixels
 from naruto_add.evaluation.cache import cached_arrays
 from naruto_add.generation.image_sets import draw_set, encode_and_decode
-from naruto_add.generation.subjects import Subject
+from naruto_add.generation.subjects import FULL_TEACHER, Subject
 from naruto_add.imaging.pixels import Images, to_uint8
 from naruto_add.imaging.similarity import Vectors, thumbnails
 from naruto_add.runtime.cache import hash_array
@@ -27,9 +27,9 @@ Draw = Callable[..., Images]
 class ImageSets:
     """Pictures by the name of their row in metrics/evaluate.json.
 
-    `drawn` has one picture per test prompt for every subject, `reseeded` pictures of the first prompts from another
-    seed, and `sweep` pictures of at least the first prompts for every point of the sweep. `real` has the test split and
-    the controls that are made of real pictures.
+    `drawn` has one picture per test prompt for every subject, but only of the first prompts for `teacher_full`.
+    `reseeded` has pictures of the first prompts from another seed, and `sweep` at least those of the first prompts for
+    every point of the sweep. `real` has the test split and the controls that are made of real pictures.
     """
 
     drawn: dict[str, Images]
@@ -56,14 +56,16 @@ def collect_image_sets(
 ) -> ImageSets:
     """All pictures of the evaluation, drawn for the first `num_images` test prompts or taken from `cache_dir`.
 
-    The sweep and the second seed use the first `num_sweep_images` prompts. The base model is not drawn from the second
-    seed: it takes as many steps as the teacher, and nothing but its diversity would use the pictures.
+    The sweep, the second seed and `teacher_full`, which takes the most steps, use the first `num_sweep_images` prompts.
+    Neither the base model nor `teacher_full` is drawn from the second seed: nothing but their diversity would use it.
     """
     draw = partial(draw_cached, batch_size=batch_size, cache_dir=cache_dir)
     prompts = [example.prompt for example in test[:num_images]]
     first_prompts = prompts[:num_sweep_images]
-    varied = {name: subject for name, subject in subjects.items() if name != "base"}
-    drawn = _draw_each(subjects, prompts, seed=seed, draw=draw)
+    full = {FULL_TEACHER: subjects[FULL_TEACHER]}
+    others = {name: subject for name, subject in subjects.items() if name not in full}
+    varied = {name: subject for name, subject in others.items() if name != "base"}
+    drawn = _draw_each(others, prompts, seed=seed, draw=draw) | _draw_each(full, first_prompts, seed=seed, draw=draw)
     reseeded = _draw_each(varied, first_prompts, seed=seed + 1, draw=draw)
     by_key = {repr(subjects[name].key()): images for name, images in drawn.items()}
     return ImageSets(

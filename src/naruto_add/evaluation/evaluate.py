@@ -19,7 +19,7 @@ from naruto_add.evaluation.measure import load_metric_networks, measure
 from naruto_add.evaluation.metrics import Metrics, Rows, merge_rows, quality_rows, sweep_metrics
 from naruto_add.evaluation.sweep import sweep_points, write_sweep
 from naruto_add.evaluation.timing import time_jobs
-from naruto_add.generation.subjects import Models, few_step_teachers, load_subjects
+from naruto_add.generation.subjects import Models, evaluated_subjects
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import write_json
 
@@ -51,8 +51,7 @@ def evaluate(
     _check_test_size(len(test))
     num_images = params.num_images or len(test)
     networks = load_metric_networks(params.features, params.perceptual, params.clip_score)
-    subjects = load_subjects(models)
-    subjects |= few_step_teachers(subjects["teacher"], models.sampling.student_steps)
+    subjects = evaluated_subjects(models, teacher_steps=params.teacher_steps)
     points = sweep_points(
         subjects, models.sampling, teacher_steps=params.teacher_sweep, student_steps=params.student_sweep
     )

@@ -78,7 +78,7 @@ def measure(
         thumbnails={
             name: thumbnails(images) for name, images in sets.with_real("real", "real_decoded", "train_decoded").items()
         },
-        teacher_distances={name: distances(images, drawn["teacher"]) for name, images in drawn.items()},
+        teacher_distances={name: distances(images, drawn["teacher"][: len(images)]) for name, images in drawn.items()},
         seed_distances={name: distances(drawn[name][: len(images)], images) for name, images in reseeded.items()},
         clip_scores=_clip_scores(sets.with_real("real", "real_decoded"), captions, networks.clip, cache_dir),
     )

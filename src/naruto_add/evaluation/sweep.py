@@ -10,7 +10,7 @@ from naruto_add.config.schema import Sampling
 from naruto_add.evaluation.catalog import INTERVAL_ENDS
 from naruto_add.evaluation.metrics import Metrics
 from naruto_add.evaluation.timing import Job, Times
-from naruto_add.generation.subjects import Subject, at_steps, student_at_steps
+from naruto_add.generation.subjects import FULL_TEACHER, Subject, at_steps, student_at_steps, with_dpm_solver
 from naruto_add.runtime.files import atomic_write_bytes
 
 COLUMNS = ("subject", "steps", "latency_ms", "metric", "distance", "low", "high", "num_images")
@@ -36,10 +36,11 @@ def sweep_points(
     teacher_steps: Sequence[int],
     student_steps: Sequence[int],
 ) -> list[SweepPoint]:
-    """The teacher and the distilled student at each of these numbers of steps."""
-    teacher, distilled = subjects["teacher"], subjects["distilled"]
+    """The teacher with both of its schedulers and the distilled student, at each of these numbers of steps."""
+    teacher, distilled = subjects[FULL_TEACHER], subjects["distilled"]
     return [
-        *(SweepPoint("teacher", at_steps(teacher, number)) for number in teacher_steps),
+        *(SweepPoint("teacher_pndm", at_steps(teacher, number)) for number in teacher_steps),
+        *(SweepPoint("teacher_dpm", with_dpm_solver(teacher, number)) for number in teacher_steps),
         *(SweepPoint("distilled", student_at_steps(distilled, sampling, number)) for number in student_steps),
     ]
 

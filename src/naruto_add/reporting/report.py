@@ -21,7 +21,7 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import atomic_write_bytes
 
 TEMPLATE = Path(__file__).with_name("report.html")
-COLUMNS = ("teacher", "distilled", "student", "base")
+COLUMNS = ("teacher", "distilled", "teacher_full", "student", "base")
 """Columns of the headline table. Teacher and distilled student come first: a phone shows only two columns."""
 CONTROLS = (
     "teacher_few_steps",

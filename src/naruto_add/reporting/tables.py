@@ -14,7 +14,7 @@ from naruto_add.evaluation.catalog import (
     number,
 )
 
-SUBJECTS = ("base", "teacher", "student", "distilled")
+SUBJECTS = ("base", "teacher_full", "teacher", "student", "distilled")
 """Columns of the Markdown table, in this order."""
 
 Metrics = Mapping[str, float | int]

@@ -57,6 +57,16 @@ def first_steps(data: AddData, params: Add) -> list[int]:
 # The samples
 
 
+def test_at_a_further_size_the_teachers_samples_are_real_whatever_the_source(data: AddData) -> None:
+    params = add_params(real_source="dataset", resolutions_px=SIZES)
+    base_step, *further_steps = first_steps(data, params)
+    for step in further_steps:
+        batch = draw_batch(data, params, step=step)
+        assert torch.equal(batch.real_latents, batch.x0) and torch.equal(batch.real_pooled, batch.pooled)
+    base = draw_batch(data, params, step=base_step)
+    assert not torch.equal(base.real_latents, base.x0)
+
+
 def test_samples_of_a_size_are_the_teachers_from_noise_of_its_shape(data: AddData, build: Build) -> None:
     assert [tuple(pairs.x0.shape) for pairs in data.further] == [(6, *shape) for shape in SHAPES[1:]]
     for pairs in data.further:
@@ -107,7 +117,7 @@ def test_a_steps_size_depends_only_on_seed_and_step_and_all_sizes_are_equally_fr
 
 
 def test_all_latents_of_a_batch_have_its_size(data: AddData) -> None:
-    params = add_params()
+    params = add_params(real_source="teacher")
     for step, shape in zip(first_steps(data, params), SHAPES, strict=True):
         batch = draw_batch(data, params, step=step)
         for name in ("noise", "x0", "real_latents", "discriminator_noise", "renoised_noise"):

@@ -128,9 +128,12 @@ def scattered_weights(fraction: float, size: int) -> Float[Tensor, " size"]:
 def _draw_real(
     data: AddData, pairs: Pairs, items: Tensor, params: Add, generator: torch.Generator, step: int
 ) -> tuple[Float[Tensor, "batch c h w"], Int[Tensor, " batch"]]:
-    """Latents and prompts' rows: the teacher's samples of these items, random training pictures, or half of each."""
+    """Latents and prompts' rows: the teacher's samples of these items, random training pictures, or half of each.
+
+    For further picture sizes they are always the teacher's: the data set has one size.
+    """
     from_teacher, teacher_rows = pairs.x0[items], pairs.rows[items]
-    if params.real_source == "teacher":
+    if params.real_source == "teacher" or pairs is not data.train:
         return from_teacher, teacher_rows
     picked = torch.randint(len(data.real.rows), (len(items),), generator=generator)
     caption_draws = torch.rand(len(items), generator=step_generator(params.seed, step, CAPTION_STREAM))
