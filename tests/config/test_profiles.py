@@ -1,5 +1,6 @@
 """Profiles are complete and explained, params.yaml is composed from them, and switching loses no values."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -15,6 +16,12 @@ from naruto_add.config.schema import Params
 
 ROOT = Path(__file__).parents[2]
 MIN_WORDS = 2
+PRESETS = ["sd15-12gb", "sd15-16gb", "sd15-24gb", "sd15-80gb", "sd15-8gb"]
+SAVING_MEMORY = re.compile(
+    r"(teacher|student|add)\.(accumulation_steps|gradient_checkpointing|optimizer\.(name|ema_on_cpu))"
+    r"|evaluate\.batch_size"
+)
+"""Parameters that change no result but by rounding. (AdamW in 8 bits rounds its averages.)"""
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def _overlay(project: Path, text: str) -> str:
 
 
 def test_the_profiles_are_the_overlays() -> None:
-    assert profile_names(ROOT) == ["mini", "sd15"]
+    assert profile_names(ROOT) == ["mini", "sd15", *PRESETS]
 
 
 @pytest.mark.parametrize("name", profile_names(ROOT))
@@ -46,9 +53,26 @@ def test_params_as_committed_are_mini() -> None:
 
 @pytest.mark.parametrize("name", profile_names(ROOT))
 def test_an_overlay_contains_only_values_that_differ(name: str) -> None:
-    default = dict(_leaves(YAML(typ="safe").load(ROOT / "profiles/default.yaml")))
     overlay = dict(_leaves(YAML(typ="safe").load(ROOT / "profiles" / f"{name}.yaml")))
+    extended = overlay.pop("extends", None)
+    source = compose_profile(extended, root=ROOT) if extended else (ROOT / "profiles/default.yaml").read_text()
+    default = dict(_leaves(YAML(typ="safe").load(source)))
     assert [key for key, value in overlay.items() if default[key] == value] == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_for_a_card_trains_the_same_model(name: str) -> None:
+    """With the same batches, networks and data as sd15: only what saves memory differs."""
+    sd15, preset = (dict(_leaves(YAML(typ="safe").load(compose_profile(each, root=ROOT)))) for each in ("sd15", name))
+    assert [key for key in sd15 if sd15[key] != preset[key] and not SAVING_MEMORY.fullmatch(key)] == []
+
+
+def test_a_profile_extends_another_and_that_one_another(project: Path) -> None:
+    (project / "profiles/one.yaml").write_text("extends: mini\nadd:\n  adv_weight: 0.7\n  batch_size: 64\n")
+    values = YAML(typ="safe").load(_overlay(project, "extends: one\nadd:\n  batch_size: 128\n"))
+    mini = YAML(typ="safe").load(compose_profile("mini", root=project))
+    mini["add"] |= {"adv_weight": 0.7, "batch_size": 128}
+    assert values == mini
 
 
 def test_every_key_of_default_has_a_comment_that_explains_it() -> None:
@@ -91,6 +115,8 @@ def test_an_empty_overlay_is_the_default(project: Path) -> None:
         ("add:\n  optimizer:\n    typo: 1\n", "profiles/mine.yaml: add.optimizer.typo is not a parameter"),
         ("add:\n  optimizer: adamw\n", "add.optimizer: 'adamw'"),
         ("add: 3\n", "add: 3"),
+        ("extends: huge\n", "profiles/mine.yaml: extends: 'huge' is not a profile"),
+        ("extends: mine\n", "profiles/mine.yaml: extends: 'mine' extends itself"),
         ("- 3\n", "profiles/mine.yaml: .* has no sections"),
         ("add: {", "mine.yaml: not YAML"),
         ("add:\n  adv_weight: -1.0\n", "add.adv_weight: -1.0"),
@@ -106,7 +132,7 @@ def test_an_overlay_with_a_mistake_is_refused(project: Path, overlay: str, messa
 
 @pytest.mark.parametrize("name", ["huge", "../params", "mini.yaml", "", "Mini", "default"])
 def test_unknown_names_are_refused(project: Path, name: str) -> None:
-    with pytest.raises(ParamsError, match=r"is not a profile; .*profiles has mini, sd15"):
+    with pytest.raises(ParamsError, match=r"is not a profile; .*profiles has mini, sd15, "):
         use_profile(name, root=project, force=False)
 
 

@@ -34,7 +34,14 @@ def export(
 ) -> Path:
     """Export to `root`/models/export, which is returned. Without `distilled_dir`, the student is the teacher."""
     export_student(
-        Export(seed=0, prompts=PROMPTS, precision=precision, formats=list(formats)),
+        Export(
+            seed=0,
+            prompts=PROMPTS,
+            precision=precision,
+            formats=list(formats),
+            tiny_decoder="off",
+            tiny_decoder_steps=20,
+        ),
         base=BASE,
         sampling=sampling(scheduler),
         teacher_dir=tiny_pipeline_dir,

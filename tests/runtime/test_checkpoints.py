@@ -16,7 +16,9 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_folder
 
 ROOT = Path(__file__).parents[2]
-EXPORT = Export(seed=0, prompts=["a man"], formats=["diffusers"], precision="fp32")
+EXPORT = Export(
+    seed=0, prompts=["a man"], formats=["diffusers"], precision="fp32", tiny_decoder="off", tiny_decoder_steps=1
+)
 
 
 @pytest.fixture(autouse=True)

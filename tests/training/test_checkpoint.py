@@ -55,7 +55,55 @@ def test_an_empty_truncated_or_foreign_checkpoint_is_refused(tmp_path: Path, con
     path = tmp_path / "teacher.pt"
     path.write_bytes(content)
     message = (
-        r"teacher\.pt: this checkpoint is damaged .*; delete it and run again, which trains this stage from its first"
+        r"teacher\.pt: this checkpoint is damaged .*; delete the \*\.pt files .*, which trains this stage from its"
     )
     with pytest.raises(StageError, match=message):
         Checkpoint(path, {"lora": _State(0.0)}).load()
+
+
+def test_what_rarely_changes_is_written_only_when_it_changed(tmp_path: Path) -> None:
+    often, rarely = _State(1.0), _State(2.0)
+    checkpoint = Checkpoint(tmp_path / "student.pt", {"student": often, "best": rarely}, rarely_changed=["best"])
+    checkpoint.save(1)
+    (first,) = tmp_path.glob("student.best-*.pt")
+    written = first.stat().st_mtime_ns
+    often.values["weight"] = torch.full((3, 5), 3.0)
+    checkpoint.save(2)
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob("student.best-*.pt")] == [written]
+    rarely.values["weight"] = torch.full((3, 5), 4.0)
+    checkpoint.save(3)
+    (last,) = tmp_path.glob("student.best-*.pt")
+    assert last != first
+
+    loaded = {"student": _State(0.0), "best": _State(0.0)}
+    assert Checkpoint(tmp_path / "student.pt", loaded, rarely_changed=["best"]).load() == 3
+    assert [item.values["weight"].unique().item() for item in loaded.values()] == [3.0, 4.0]
+
+
+def test_a_missing_or_damaged_part_is_refused_before_any_state_is_changed(tmp_path: Path) -> None:
+    states = {"student": _State(1.0), "best": _State(2.0)}
+    Checkpoint(tmp_path / "student.pt", states, rarely_changed=["best"]).save(1)
+    (part,) = tmp_path.glob("student.best-*.pt")
+    for content in (part.read_bytes()[:-30], None):
+        part.unlink()
+        if content is not None:
+            part.write_bytes(content)
+        loaded = {"student": _State(0.0), "best": _State(0.0)}
+        with pytest.raises(StageError, match=r"student\.best-.*is damaged"):
+            Checkpoint(tmp_path / "student.pt", loaded, rarely_changed=["best"]).load()
+        assert loaded["student"].values["weight"].eq(0).all()
+
+
+def test_an_interruption_between_the_two_files_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
+    """New best weights are written beside the old ones, which stay until the file that names them is replaced."""
+    states = {"student": _State(1.0), "best": _State(2.0)}
+    path = tmp_path / "student.pt"
+    Checkpoint(path, states, rarely_changed=["best"]).save(1)
+    old = {file.name: file.read_bytes() for file in tmp_path.glob("*.pt")}
+    states["best"].values["weight"] = torch.full((3, 5), 9.0)
+    Checkpoint(path, states, rarely_changed=["best"]).save(2)
+    for name, content in old.items():  # as if the process had been killed before the second save replaced student.pt
+        (tmp_path / name).write_bytes(content)
+    loaded = {"student": _State(0.0), "best": _State(0.0)}
+    assert Checkpoint(path, loaded, rarely_changed=["best"]).load() == 1
+    assert loaded["best"].values["weight"].eq(2).all()

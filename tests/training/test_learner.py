@@ -16,7 +16,9 @@ from naruto_add.training import learner as learner_module
 from naruto_add.training.learner import FiniteGuard, Learner, learning_rate_factor
 from naruto_add.training.weights import Ema
 
-OPTIMIZER = Optimizer(name="adamw", learning_rate=0.1, warmup_steps=3, schedule="constant", ema_decay=0.9)
+OPTIMIZER = Optimizer(
+    name="adamw", learning_rate=0.1, warmup_steps=3, schedule="constant", ema_decay=0.9, ema_on_cpu=False
+)
 
 
 def make(
@@ -78,7 +80,7 @@ def test_the_norm_is_returned_before_clipping_and_the_update_is_that_after_it() 
 
 def test_a_skipped_step_changes_only_the_count_of_skipped_steps() -> None:
     module = nn.Linear(1, 1)
-    learner = make(module, ema=Ema(module, 0.9))
+    learner = make(module, ema=Ema(module, 0.9, on_cpu=False))
     assert update(learner, module(torch.ones(1, 1)).sum()) is not None
     before = copy.deepcopy(learner.state_dict())
     assert update(learner, module(torch.ones(1, 1)).sum() * math.inf) is None

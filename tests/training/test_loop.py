@@ -17,7 +17,9 @@ from naruto_add.training.loop import run_steps
 from naruto_add.training.weights import Best, Ema, TrainableState
 
 NUM_STEPS = 12
-OPTIMIZER = Optimizer(name="adamw", learning_rate=0.1, warmup_steps=3, schedule="cosine", ema_decay=0.9)
+OPTIMIZER = Optimizer(
+    name="adamw", learning_rate=0.1, warmup_steps=3, schedule="cosine", ema_decay=0.9, ema_on_cpu=False
+)
 SKIPPED = 7
 """A step whose gradient is not finite."""
 
@@ -29,7 +31,7 @@ class KilledError(Exception):
 def _train(folder: Path, *, die_at: int | None = None, interrupt_at: int | None = None) -> dict[str, Any]:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
-    ema, best = Ema(model, 0.9), Best()
+    ema, best = Ema(model, 0.9, on_cpu=False), Best()
     learner = Learner(
         model,
         make_accelerator("fp32"),
@@ -64,6 +66,7 @@ def _train(folder: Path, *, die_at: int | None = None, interrupt_at: int | None 
         name="toy",
         num_steps=NUM_STEPS,
         state={"model": learner, "best": best},
+        num_weights=learner.num_weights,
         validate=validate,
         validation_every_steps=4,
         checkpoint_dir=folder,
@@ -120,7 +123,7 @@ def test_values_that_are_missing_or_not_finite_do_not_enter_the_means(tmp_path: 
 def test_the_average_follows_its_closed_form_and_is_applied_only_within_the_block() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 0.0)
-    ema = Ema(model, decay=0.5)
+    ema = Ema(model, decay=0.5, on_cpu=False)
     torch.nn.init.constant_(model.weight, 1.0)
     ema.update()
     decay = min(0.5, 2 / 11)
@@ -139,3 +142,21 @@ def test_the_best_weights_are_those_with_the_lowest_finite_score() -> None:
     assert not best.offer(3.0, 3, {"bias": torch.tensor([3.0])})
     best.copy_to(model)
     assert model.bias.item() == 2.0
+
+
+def test_an_average_on_the_cpu_has_the_same_bits() -> None:
+    averages = []
+    for on_cpu in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 3)
+        ema = Ema(model, decay=0.5, on_cpu=on_cpu)
+        for _ in range(3):
+            with torch.no_grad():
+                model.weight.add_(torch.randn(3, 3))
+            ema.update()
+        with ema.applied():
+            applied = model.weight.clone()
+        averages.append(ema.average())
+        assert torch.equal(applied, averages[-1]["weight"])
+        assert not torch.equal(model.weight, applied)
+    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])

@@ -148,6 +148,31 @@ def test_an_interrupted_pool_is_completed_without_drawing_a_chunk_twice(
     assert len(batches) == 4
 
 
+def test_the_chunks_are_deleted_and_the_kept_pool_needs_no_disk_of_its_own(
+    tiny_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = _draw(tiny_bundle, tmp_path)
+    (kept,) = (tmp_path / "cache").glob("*.safetensors")
+    assert kept.samefile(tmp_path / "pool.safetensors")
+    content = kept.read_bytes()
+    (tmp_path / "pool.safetensors").unlink()
+    monkeypatch.setattr(pool_module, "sample_trajectory", None)
+    again = _draw(tiny_bundle, tmp_path)
+    assert (tmp_path / "pool.safetensors").read_bytes() == content
+    assert torch.equal(again.x0, drawn.x0)
+    assert again.num_held_out == drawn.num_held_out
+
+
+def test_a_kept_pool_that_changed_is_refused(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    _draw(tiny_bundle, tmp_path)
+    (kept,) = (tmp_path / "cache").glob("*.safetensors")
+    content = bytearray(kept.read_bytes())
+    content[-5] ^= 1
+    kept.write_bytes(content)
+    with pytest.raises(StageError, match="this cache file is damaged; delete it"):
+        _draw(tiny_bundle, tmp_path)
+
+
 def test_chunks_of_another_teacher_are_not_used(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
     before = _draw(tiny_bundle, tmp_path)
     with torch.no_grad():

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from naruto_add.runtime.errors import StageError
-from naruto_add.training.processes import Items, compute_across_processes, local_parts, means, parts_of_process
+from naruto_add.runtime.sharing import compute_across_processes
+from naruto_add.training.processes import Items, local_parts, means, parts_of_process
 
 
 @dataclass(frozen=True)

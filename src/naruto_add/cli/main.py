@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from naruto_add.cli.estimate import estimate
 from naruto_add.cli.generate import generate
 from naruto_add.cli.pipeline import ablation, deps, report, summary
 from naruto_add.cli.profile import profile
@@ -71,5 +72,5 @@ def main() -> None:
     """
 
 
-for command in (generate, profile, summary, report, ablation, deps):
+for command in (generate, profile, estimate, summary, report, ablation, deps):
     main.add_command(command)

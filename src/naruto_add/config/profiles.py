@@ -1,8 +1,11 @@
-"""Profiles: `profiles/default.yaml` with every parameter, and overlays of it that hold only what differs."""
+"""Profiles: `profiles/default.yaml` with every parameter, and overlays of it that hold only what differs.
+
+An overlay with the key `extends` holds what differs from that other profile.
+"""
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from naruto_add.config.load import ParamsError, parse_params, read_yaml
 
 PROFILES = Path("profiles")
 DEFAULT = "default"
+EXTENDS = "extends"
+"""Key of an overlay, beside the sections: another profile, whose values it starts from."""
 HEADER = """\
 # Profile {name}: profiles/default.yaml with the values of profiles/{name}.yaml, by `naruto-add profile use {name}`.
 # The pipeline reads this file. `dvc exp run -S add.adv_weight=0.5` changes a value for one experiment.
@@ -36,11 +41,10 @@ def compose_profile(name: str, *, root: Path) -> str:
         )
     source = root / PROFILES / f"{DEFAULT}.yaml"
     read_yaml(source)  # raises ParamsError for a missing or damaged file
-    overlay = root / PROFILES / f"{name}.yaml"
-    read_yaml(overlay)
     yaml = round_trip_yaml()
     values = yaml.load(source)
-    _merge(values, yaml.load(overlay) or {}, where=f"{PROFILES / name}.yaml")
+    for each, overlay in _overlays(name, root=root, yaml=yaml):
+        _merge(values, overlay, where=f"{PROFILES / each}.yaml")
     parse_params(YAML(typ="safe").load(_dumped(yaml, values)))
     return HEADER.format(name=name) + _without_header(_dumped(yaml, values))
 
@@ -67,6 +71,22 @@ def round_trip_yaml() -> YAML:
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
+
+
+def _overlays(name: str, *, root: Path, yaml: YAML) -> list[tuple[str, Any]]:
+    """The names and values of the profile and of those that it extends, the most general first."""
+    found: list[tuple[str, Any]] = []
+    while name:
+        where = f"{PROFILES / name}.yaml"
+        if name not in profile_names(root):
+            raise ParamsError(f"{PROFILES / found[-1][0]}.yaml: {EXTENDS}: {name!r} is not a profile")
+        if name in [other for other, _ in found]:
+            raise ParamsError(f"{where}: {EXTENDS}: {name!r} extends itself; name another profile")
+        read_yaml(root / PROFILES / f"{name}.yaml")
+        overlay = yaml.load(root / PROFILES / f"{name}.yaml")
+        found.append((name, {} if overlay is None else overlay))
+        name = overlay.pop(EXTENDS, "") if isinstance(overlay, MutableMapping) else ""
+    return found[::-1]
 
 
 def _merge(values: Any, overlay: Any, *, where: str, prefix: str = "") -> None:

@@ -66,6 +66,7 @@ class Optimizer(_Section):
     warmup_steps: Count
     schedule: Schedule
     ema_decay: Decay
+    ema_on_cpu: bool
 
 
 class Ingest(_Section):
@@ -119,6 +120,7 @@ class Student(_Section):
     knowledge_steps: Count
     batch_size: Positive
     accumulation_steps: Positive
+    gradient_checkpointing: bool
     optimizer: Optimizer
     output_weight: Weight
     feature_weight: Weight
@@ -198,6 +200,8 @@ class Export(_Section):
     formats: Annotated[list[ExportFormat], Field(min_length=1)]
     prompts: Annotated[list[Text], Field(min_length=1)]
     precision: Literal["fp32", "fp16"]
+    tiny_decoder: Text
+    tiny_decoder_steps: Positive
 
 
 class Params(_Section):

@@ -27,7 +27,7 @@ def check_base_use(params: Params) -> None:
     """
     base = params.base
     check_base_model(base.model, revision=base.revision, resolution_px=base.resolution_px)
-    configs = _configs(base.model, base.revision)
+    configs = base_configs(base.model, base.revision)
     if configs is None:
         return
     vae, unet = configs
@@ -60,7 +60,7 @@ def latent_size(vae: Config, unet: Config, resolution: Resolution, *, key: str) 
 
     Raises StageError, with `key` as the parameter, if autoencoder and U-Net cannot halve a side as often as they do.
     """
-    factor, levels = _downsampling(vae), _downsampling(unet)
+    factor, levels = downsampling(vae), downsampling(unet)
     width, height = sides_px(resolution)
     if width % (factor * levels) or height % (factor * levels):
         raise StageError(
@@ -68,6 +68,11 @@ def latent_size(vae: Config, unet: Config, resolution: Resolution, *, key: str) 
             f"downsamples by {factor} and the U-Net by {levels}"
         )
     return height // factor, width // factor
+
+
+def downsampling(config: Config) -> int:
+    """The factor between the sides of the network's input and of its deepest level."""
+    return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
 def check_removable(unet: Config, architecture: str) -> None:
@@ -126,7 +131,7 @@ def _check_repository(model: str, revision: str) -> None:
         )
 
 
-def _configs(model: str, revision: str) -> tuple[Config, Config] | None:
+def base_configs(model: str, revision: str) -> tuple[Config, Config] | None:
     """Those of autoencoder and U-Net; None if neither the hub nor its local cache has them."""
     folder = Path(model) if Path(model).is_dir() else _downloaded(model, revision)
     return (_config(folder, "vae"), _config(folder, "unet")) if folder else None
@@ -147,15 +152,10 @@ def _config(folder: Path, part: str) -> Config:
     path = folder / part / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _downsampling(config)
+        downsampling(config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StageError(
             f"base.model: {str(folder)!r} has no readable {part}/config.json ({error}); name a complete pipeline in "
             "diffusers format"
         ) from error
     return config
-
-
-def _downsampling(config: Config) -> int:
-    """The factor between the sides of the network's input and of its deepest level."""
-    return 2 ** (len(config["block_out_channels"]) - 1)

@@ -17,12 +17,13 @@ from transformers.utils import logging as transformers_logging
 
 from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS
 from naruto_add.config.schema import Base
-from naruto_add.diffusion.base_model import check_base_model, latent_side
-from naruto_add.runtime.compute import Precision, default_device, frozen_dtype
+from naruto_add.diffusion.base_model import check_base_model, downsampling, latent_side
+from naruto_add.diffusion.half_decoder import decoder_dtype
+from naruto_add.diffusion.placement import at_work, vae_at_work
+from naruto_add.runtime.compute import Precision, default_device, frozen_dtype, gpu_layout
 from naruto_add.runtime.errors import StageError
 
 ENCODE_BATCH = 64
-DECODE_BATCH = 16
 
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
@@ -40,8 +41,13 @@ class ModelBundle:
 
     @property
     def device(self) -> torch.device:
-        """The U-Net's device."""
-        return self.unet.device
+        """The device that the networks work on; those that are idle may wait on the CPU (`diffusion.placement`)."""
+        return default_device()
+
+    @property
+    def networks(self) -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
+        """Text encoder, autoencoder and U-Net."""
+        return self.text_encoder, self.vae, self.unet
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -51,7 +57,7 @@ class ModelBundle:
 
     def to(self, device: torch.device) -> "ModelBundle":
         """Move every network to `device`; returns this bundle."""
-        for module in (self.text_encoder, self.vae, self.unet):
+        for module in self.networks:
             module.to(device)
         return self
 
@@ -96,7 +102,7 @@ def load_unet(folder: Path, *, precision: Precision) -> UNet2DConditionModel:
     """
     with _stage_output(folder):
         unet = UNet2DConditionModel.from_pretrained(folder, dtype=frozen_dtype(precision), use_safetensors=True)
-    return widen_head(unet).to(default_device()).requires_grad_(False).eval()
+    return gpu_layout(widen_head(unet).to(default_device())).requires_grad_(False).eval()
 
 
 class Fp32GroupNorm(nn.GroupNorm):
@@ -112,7 +118,11 @@ class Fp32Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
+            if not input.is_cuda or torch.compiler.is_compiling():
+                return super().forward(input.float())
+            # TF32, the GPU's default for fp32 convolutions, would round inputs and weights to the precision of fp16
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                return super().forward(input.float())
 
 
 def widen_head(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -131,12 +141,15 @@ def save_bundle(bundle: ModelBundle, folder: Path) -> None:
     """Write the pipeline in diffusers format. The bytes depend only on the bundle, not on where it was loaded from."""
     bundle.tokenizer.backend_tokenizer.no_padding()  # a tokenizer saves the options of its last call
     bundle.tokenizer.backend_tokenizer.no_truncation()
+    for module in bundle.networks:
+        module.to(memory_format=torch.contiguous_format)  # the only one that files can have
     bundle.pipeline().save_pretrained(folder)
     forget_paths(folder)
 
 
 def save_unet(unet: UNet2DConditionModel, folder: Path) -> None:
     """Write the U-Net in diffusers format. The bytes depend only on the U-Net, not on where it was loaded from."""
+    unet.to(memory_format=torch.contiguous_format)  # the only one that files can have
     unet.save_pretrained(folder)
     forget_paths(folder)
 
@@ -159,20 +172,22 @@ def tokenize(bundle: ModelBundle, prompts: list[str]) -> Int[Tensor, "batch toke
 @torch.no_grad()
 def encode_prompts(bundle: ModelBundle, prompts: list[str]) -> Float[Tensor, "batch tokens width"]:
     """The text encoder's last hidden state, fp32, on the bundle's device."""
-    parts = [
-        bundle.text_encoder(ids.to(bundle.device)).last_hidden_state.float()
-        for ids in tokenize(bundle, prompts).split(ENCODE_BATCH)
-    ]
+    with at_work(bundle.device, bundle.text_encoder):
+        parts = [
+            bundle.text_encoder(ids.to(bundle.device)).last_hidden_state.float()
+            for ids in tokenize(bundle, prompts).split(ENCODE_BATCH)
+        ]
     return torch.cat(parts)
 
 
 @torch.no_grad()
 def encode_pixels(bundle: ModelBundle, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch c h w"]:
     """Scaled posterior means of the latents, fp32, on the bundle's device, of pixels in [-1, 1]."""
-    parts = [
-        bundle.vae.encode(part.to(bundle.device, bundle.vae.dtype)).latent_dist.mean.float()
-        for part in pixels.split(DECODE_BATCH)
-    ]
+    with vae_at_work(bundle.vae, bundle.device, num_pixels=pixels[0, 0].numel()) as batch_size:
+        parts = [
+            bundle.vae.encode(part.to(bundle.device, bundle.vae.dtype)).latent_dist.mean.float()
+            for part in pixels.split(batch_size)
+        ]
     return torch.cat(parts) * bundle.vae.config.scaling_factor
 
 
@@ -180,7 +195,10 @@ def encode_pixels(bundle: ModelBundle, pixels: Float[Tensor, "batch 3 height wid
 def decode_latents(bundle: ModelBundle, latents: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 height width"]:
     """Pixels in [-1, 1], fp32, on the latents' device, of scaled latents."""
     unscaled = latents / bundle.vae.config.scaling_factor
-    parts = [bundle.vae.decode(part.to(bundle.vae.dtype)).sample.float() for part in unscaled.split(DECODE_BATCH)]
+    num_pixels = latents[0, 0].numel() * downsampling(bundle.vae.config) ** 2
+    with vae_at_work(bundle.vae, latents.device, num_pixels=num_pixels) as batch_size:
+        dtype = decoder_dtype(bundle.vae)
+        parts = [bundle.vae.decode(part.to(dtype)).sample.float() for part in unscaled.split(batch_size)]
     return torch.cat(parts).clamp(-1, 1)
 
 
@@ -215,7 +233,9 @@ def _load(model: str, *, precision: Precision, revision: str, variant: str) -> M
         local_files_only=Path(model).is_dir(),
     )
     pipeline.set_progress_bar_config(disable=True)
-    return _frozen(pipeline).to(default_device())
+    bundle = _frozen(pipeline).to(default_device())
+    gpu_layout(bundle.vae), gpu_layout(bundle.unet)
+    return bundle
 
 
 def _frozen(pipeline: StableDiffusionPipeline) -> ModelBundle:

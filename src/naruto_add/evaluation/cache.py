@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from naruto_add.runtime.cache import cache_path, cached_tensors
+from naruto_add.runtime.sharing import shared_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -19,8 +20,17 @@ def cached_arrays(cache_dir: Path, *key: Any, compute: Callable[[], Arrays]) -> 
     Raises StageError if the stored file is damaged.
     """
 
-    def tensors() -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in compute().items()}
-
     path = cache_path(cache_dir, *key)
-    return {name: tensor.numpy() for name, tensor in cached_tensors(path, key=path.stem, compute=tensors).items()}
+    stored = cached_tensors(path, key=path.stem, compute=lambda: _tensors(compute()))
+    return {name: tensor.numpy() for name, tensor in stored.items()}
+
+
+def shared_arrays(cache_dir: Path, *key: Any, compute: Callable[[], Arrays]) -> Arrays:
+    """As `cached_arrays`, but all processes call `compute` together, each for its part, and all get the arrays."""
+    path = cache_path(cache_dir, *key)
+    stored = shared_tensors(path, key=path.stem, compute=lambda: _tensors(compute()))
+    return {name: tensor.numpy() for name, tensor in stored.items()}
+
+
+def _tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()}

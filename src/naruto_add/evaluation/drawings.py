@@ -9,7 +9,7 @@ import numpy as np
 
 from naruto_add.data.dataset import Example
 from naruto_add.data.pixels import load_pixels
-from naruto_add.evaluation.cache import cached_arrays
+from naruto_add.evaluation.cache import shared_arrays
 from naruto_add.generation.image_sets import draw_set, encode_and_decode
 from naruto_add.generation.subjects import FULL_TEACHER, Subject
 from naruto_add.imaging.pixels import Images, to_uint8
@@ -77,8 +77,8 @@ def collect_image_sets(
 
 
 def draw_cached(subject: Subject, prompts: list[str], *, seed: int, batch_size: int, cache_dir: Path) -> Images:
-    """The pictures of `draw_set`, drawn only if they are not in `cache_dir`."""
-    return cached_arrays(
+    """The pictures of `draw_set`, drawn by all processes together, and only if they are not in `cache_dir`."""
+    return shared_arrays(
         cache_dir,
         *("images", subject.key(), prompts, seed, batch_size),
         compute=lambda: {"images": draw_set(subject, prompts, seed=seed, batch_size=batch_size)},
@@ -126,9 +126,9 @@ def _real_sets(
 
 
 def _decode_cached(subject: Subject, images: Images, *, cache_dir: Path) -> Images:
-    """The images as the subject's autoencoder reconstructs them."""
+    """The images as the subject's autoencoder reconstructs them; all processes compute the same."""
     bundle = subject.bundle
-    return cached_arrays(
+    return shared_arrays(
         cache_dir,
         *("decoded", subject.weights, bundle.device.type, hash_array(images)),
         compute=lambda: {"images": encode_and_decode(bundle, images)},

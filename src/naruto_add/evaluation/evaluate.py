@@ -22,6 +22,7 @@ from naruto_add.evaluation.timing import time_jobs
 from naruto_add.generation.subjects import Models, evaluated_subjects
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import write_json
+from naruto_add.runtime.sharing import is_main
 
 ACCURACY = "attribute_accuracy"
 RELIABLE_ACCURACY = 0.95
@@ -43,7 +44,8 @@ def evaluate(
 
     `metrics_path` has all of them as `<subject>.<metric>`, `subject_path` the headline metrics of `params.subject`, and
     `sweep_path` a table of quality and latency by number of steps. Pictures and times are cached in `drawn_dir`, all
-    else in `cache_dir`. Raises StageError if the test split is too small or a network cannot be loaded.
+    else in `cache_dir`. Several processes share the drawing; the first one does the rest. Raises StageError if the test
+    split is too small or a network cannot be loaded.
     """
     seed, template = params.seed, models.base.prompt_template
     test = load_split(dataset_dir, "test", prompt_template=template)
@@ -67,6 +69,8 @@ def evaluate(
         batch_size=params.batch_size,
         cache_dir=drawn_dir,
     )
+    if not is_main():
+        return  # the rest is for one process: measuring takes less time than drawing
     jobs = [*cost_jobs(subjects), *(point.job for point in points)]
     prompts = [example.prompt for example in test[:num_images]]
     times = time_jobs(jobs, prompts, seed=seed, rounds=params.latency_repeats, cache_dir=drawn_dir)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from naruto_add.evaluation.cache import Arrays, cached_arrays
-from naruto_add.generation.image_sets import draw_set
+from naruto_add.generation.image_sets import draw_alone
 from naruto_add.generation.subjects import Subject, at_steps
 from naruto_add.runtime.files import content_hash
 from naruto_add.runtime.progress import progress
@@ -48,7 +48,7 @@ class Job:
     def draw(self, prompts: Sequence[str], seed: int) -> None:
         """Draw from prompts to pixels; prompts are repeated if there are too few."""
         chosen = [prompts[index % len(prompts)] for index in range(self.num_pictures)]
-        draw_set(self.subject, chosen, seed=seed, batch_size=self.num_pictures)
+        draw_alone(self.subject, chosen, seed=seed)
 
     def warm_up(self) -> "Job":
         """The job at no more than `WARM_UP_STEPS` steps."""
@@ -123,12 +123,13 @@ def peak_rss_mib() -> float | None:
 def _measure(jobs: dict[str, Job], prompts: Sequence[str], seed: int, rounds: int) -> Arrays:
     """Warm all jobs up, then time every job in every round."""
     for job in jobs.values():
-        job.warm_up().draw(prompts, seed)
+        with job.subject.at_work():
+            job.warm_up().draw(prompts, seed)
     ms: dict[str, list[float]] = {name: [] for name in jobs}
     vram: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in progress(range(rounds), desc="evaluate: timing"):
         for name, job in jobs.items():
-            with peak_vram_mib() as peak:
+            with job.subject.at_work(), peak_vram_mib() as peak:
                 ms[name] += [milliseconds_of(partial(job.draw, prompts, seed)) for _ in range(job.calls_per_round)]
             vram[name] += peak
     arrays = {f"{name}.ms": np.array(values) for name, values in ms.items()}

@@ -1,7 +1,7 @@
 """The stage `export`: the distilled student and the teacher in the formats of `export.formats`.
 
 Everything is in one folder. diffusers reads only the sub-folders that model_index.json names, so its files are at the
-top and the others are beside them in `lora/`, `single_file/` and `onnx/`.
+top and the others are beside them in `lora/`, `single_file/`, `onnx/` and `tiny_decoder/`.
 """
 
 import sys
@@ -21,6 +21,7 @@ from naruto_add.export.diffusers_folder import write_diffusers_folder
 from naruto_add.export.model_card import CardFacts
 from naruto_add.export.onnx_pipeline import OnnxPipeline
 from naruto_add.export.settings import SamplingSettings
+from naruto_add.export.tiny_decoder import OFF, write_tiny_decoder
 from naruto_add.runtime.compute import DTYPES
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_folder, read_json, write_json
@@ -110,6 +111,16 @@ def export_student(
                 seed=params.seed,
             )
             figures["diffusers"] |= torch_times
+        if params.tiny_decoder != OFF:
+            figures["tiny_decoder"] = write_tiny_decoder(
+                student,
+                folder / "tiny_decoder",
+                source=params.tiny_decoder,
+                num_steps=params.tiny_decoder_steps,
+                dataset_dir=dataset_dir,
+                seed=params.seed,
+                dtype=DTYPES[params.precision],
+            )
         write_json(metrics_path, _flat(figures))
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prompts
+from naruto_add.diffusion.placement import at_work
 from naruto_add.diffusion.sampling import Sampler, sample_latents
 from naruto_add.runtime.compute import step_generator
 
@@ -30,14 +31,16 @@ def draw_pixels(
     but not on the rest of the batch.
     """
     is_guided = sampler.guidance_scale != 1
-    latents = sample_latents(
-        bundle.unet,
-        noise=noise,
-        prompt_embeds=prompt_embeds,
-        negative_embeds=encode_prompts(bundle, [""]) if is_guided else prompt_embeds[:1],
-        sampler=sampler,
-        generators=renoise_generators(seed, indices),
-    )
+    negative_embeds = encode_prompts(bundle, [""]) if is_guided else prompt_embeds[:1]
+    with at_work(bundle.device, bundle.unet):
+        latents = sample_latents(
+            bundle.unet,
+            noise=noise,
+            prompt_embeds=prompt_embeds,
+            negative_embeds=negative_embeds,
+            sampler=sampler,
+            generators=renoise_generators(seed, indices),
+        )
     return decode_latents(bundle, latents)
 
 

@@ -2,12 +2,14 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_pixels, encode_prompts
 from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.generation.draw import draw_pixels
 from naruto_add.generation.subjects import Subject
 from naruto_add.imaging.pixels import Images, to_uint8
+from naruto_add.runtime.sharing import compute_across_processes
 
 DRAWING_CODE = (
     "naruto_add.runtime.compute",
@@ -21,18 +23,30 @@ DRAWING_CODE = (
 
 
 def draw_set(subject: Subject, prompts: list[str], *, seed: int, batch_size: int) -> Images:
-    """One image per prompt; image i starts from the initial noise of (seed, i), whatever the subject."""
-    bundle, indices = subject.bundle, range(len(prompts))
-    noise = initial_noise(bundle, len(prompts), seed=seed)
-    batches: list[Images] = []
-    for first in range(0, len(prompts), batch_size):
+    """One image per prompt; image i starts from the initial noise of (seed, i), whatever the subject.
+
+    If there are several processes, they must call this together: each draws some of the batches.
+    """
+    noise = initial_noise(subject.bundle, len(prompts), seed=seed)
+
+    def draw(first: int) -> Images:
         batch = slice(first, first + batch_size)
-        embeds = encode_prompts(bundle, prompts[batch])
-        pixels = draw_pixels(
-            bundle, subject.sampler, prompt_embeds=embeds, noise=noise[batch], seed=seed, indices=indices[batch]
-        )
-        batches.append(to_uint8(pixels))
-    return np.concatenate(batches)
+        return _draw_batch(subject, prompts[batch], noise[batch], seed=seed, indices=range(len(prompts))[batch])
+
+    with subject.at_work():
+        return np.concatenate(compute_across_processes(range(0, len(prompts), batch_size), draw))
+
+
+def draw_alone(subject: Subject, prompts: list[str], *, seed: int) -> Images:
+    """What `draw_set` draws, as one batch and by this process alone."""
+    noise = initial_noise(subject.bundle, len(prompts), seed=seed)
+    return _draw_batch(subject, prompts, noise, seed=seed, indices=range(len(prompts)))
+
+
+def _draw_batch(subject: Subject, prompts: list[str], noise: Tensor, *, seed: int, indices: range) -> Images:
+    embeds = encode_prompts(subject.bundle, prompts)
+    pixels = draw_pixels(subject.bundle, subject.sampler, prompt_embeds=embeds, noise=noise, seed=seed, indices=indices)
+    return to_uint8(pixels)
 
 
 def encode_and_decode(bundle: ModelBundle, images: Images) -> Images:

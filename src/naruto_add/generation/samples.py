@@ -1,6 +1,8 @@
 """Sample grids: PNG files whose metadata holds the prompts, seeds, steps and models that they were drawn with."""
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from naruto_add.generation.subjects import Models, Subject, at_steps, load_stude
 from naruto_add.imaging.grid import CELL_PX, GridColumn, GridRow, make_grid, to_images
 from naruto_add.imaging.similarity import nearest, thumbnails
 from naruto_add.runtime.files import new_folder
+from naruto_add.runtime.sharing import compute_across_processes, is_main, num_processes
 
 NUM_SEEDS = 6
 NUM_INTERPOLATED = 7
@@ -79,7 +82,7 @@ def make_sample_grids(params: Samples, *, models: Models, dataset_dir: Path, out
     texts = _fill_templates(template, params.prompts)
     ends = _fill_templates(template, [params.interpolate_from, params.interpolate_to])
     drawer = _Drawer()
-    with new_folder(out_dir) as folder:
+    with new_folder(out_dir) if is_main() else _unused_folder() as folder:
         _prompts_grid(drawer, columns, texts, seed=seed, path=folder / "subjects.png")
         _test_grid(drawer, columns, test, seed=seed, path=folder / "test_captions.png")
         _seeds_grid(drawer, distilled, texts, first_seed=seed, path=folder / "seeds.png")
@@ -219,8 +222,28 @@ def _draw(
     seed: int,
     indices: Sequence[int],
 ) -> list[Image.Image]:
-    pixels = draw_pixels(subject.bundle, subject.sampler, prompt_embeds=embeds, noise=noise, seed=seed, indices=indices)
-    return to_images(pixels)
+    """The pictures, of which several processes draw equally many each."""
+    size = -(-len(embeds) // num_processes())
+
+    def draw(first: int) -> Tensor:
+        part = slice(first, first + size)
+        return draw_pixels(
+            subject.bundle,
+            subject.sampler,
+            prompt_embeds=embeds[part],
+            noise=noise[part],
+            seed=seed,
+            indices=indices[part],
+        ).cpu()
+
+    return to_images(torch.cat(compute_across_processes(range(0, len(embeds), size), draw)))
+
+
+@contextmanager
+def _unused_folder() -> Generator[Path]:
+    """For processes whose grids, which are those of the first process, are not kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def _open(example: Example) -> Image.Image:

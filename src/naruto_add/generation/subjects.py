@@ -1,11 +1,14 @@
 """The compared models, each with the sampler that it is evaluated with."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from naruto_add.config.schema import Base, Sampling
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder, load_unet
+from naruto_add.diffusion.half_decoder import decoder_dtype, halve_decoder
+from naruto_add.diffusion.placement import at_work, rest
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, student_sampler, teacher_sampler
 from naruto_add.runtime.files import content_hash
 
@@ -42,13 +45,17 @@ class Subject:
     @property
     def pipeline_params_m(self) -> float:
         """Parameters of U-Net, text encoder and autoencoder, in millions."""
-        return sum(module.num_parameters() for module in self._modules()) / 1e6
+        return sum(module.num_parameters() for module in self.bundle.networks) / 1e6
 
     @property
     def weights_mib(self) -> float:
         """Memory of the loaded weights of U-Net, text encoder and autoencoder."""
-        weights = [weight for module in self._modules() for weight in module.parameters()]
+        weights = [weight for module in self.bundle.networks for weight in module.parameters()]
         return sum(weight.numel() * weight.element_size() for weight in weights) / MIB
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """A block within which the networks are on the GPU, if there is one."""
+        return at_work(self.bundle.device, *self.bundle.networks)
 
     def key(self) -> list[Any]:
         """Everything that its pictures depend on, except prompts, seed and batch size."""
@@ -56,6 +63,7 @@ class Subject:
         return [
             self.weights,
             str(self.bundle.unet.dtype),
+            str(decoder_dtype(self.bundle.vae)),
             self.bundle.device.type,
             self.bundle.latent_shape,
             type(scheduler).__name__,
@@ -64,15 +72,20 @@ class Subject:
             self.sampler.guidance_scale,
         ]
 
-    def _modules(self) -> list[Any]:
-        return [self.bundle.unet, self.bundle.text_encoder, self.bundle.vae]
-
 
 def load_subjects(models: Models) -> dict[str, Subject]:
-    """`base` and `teacher` with the teacher's own sampler, `student` and `distilled` with the student's."""
+    """`base` and `teacher` with the teacher's own sampler, `student` and `distilled` with the student's.
+
+    Their networks wait on the CPU; those of a subject are on the GPU only while it draws.
+    """
     base, sampling = models.base, models.sampling
     base_bundle = load_bundle(base)
+    rest(*base_bundle.networks)
     teacher = load_pipeline_folder(models.teacher_dir, precision=base.precision)
+    rest(*teacher.networks)
+    if teacher.device.type == "cuda" and base.precision != "fp32":
+        for bundle in (base_bundle, teacher):
+            halve_decoder(bundle.vae)
     base_mib = _stored_mib(Path(base.model)) if Path(base.model).is_dir() else None
     base_sampler, sampler = teacher_sampler(base_bundle, sampling), teacher_sampler(teacher, sampling)
     return {
@@ -84,8 +97,12 @@ def load_subjects(models: Models) -> dict[str, Subject]:
 
 
 def load_student(models: Models, teacher: ModelBundle, folder: Path) -> Subject:
-    """A student's U-Net with the student's sampler. Its text encoder and autoencoder are the teacher's."""
+    """A student's U-Net with the student's sampler. Its text encoder and autoencoder are the teacher's.
+
+    The U-Net waits on the CPU until the subject draws.
+    """
     bundle = replace(teacher, unet=load_unet(folder, precision=models.base.precision))
+    rest(bundle.unet)
     other_mib = _stored_mib(models.teacher_dir) - _stored_mib(models.teacher_dir / "unet")
     sampler = student_sampler(teacher, models.sampling, models.sampling.student_steps)
     return Subject(bundle, sampler, content_hash(models.teacher_dir, folder), other_mib + _stored_mib(folder))

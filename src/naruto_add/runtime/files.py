@@ -47,6 +47,18 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to `source`, which needs no disk, or a copy where the file system has no links.
+
+    Only for files that are replaced and never changed, as all of this project's are.
+    """
+    with new_file(target) as partial:
+        try:
+            partial.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, partial)
+
+
 def write_json(path: Path, values: Mapping[str, float | int | str], *, in_order: bool = False) -> None:
     """Write flat JSON with at most six significant digits, sorted by key, or with `in_order` in the order of `values`.
 

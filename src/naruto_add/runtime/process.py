@@ -40,6 +40,8 @@ def needs_hub(params: Params) -> bool:
         models.add(params.evaluate.clip_score)
     if add.method == "adversarial" and add.image_text_weight and add.image_text_network != CAPTION_MATCH:
         models.add(add.image_text_network)
+    if params.export.tiny_decoder not in {"off", "distilled"}:
+        models.add(params.export.tiny_decoder)
     return (
         not all(Path(model).is_dir() for model in models)
         or params.ingest.source == "hub"

@@ -56,6 +56,11 @@ class Learner:
         self._weights = TrainableState(module)
         self._accelerator, self._ema, self._accumulation_steps = accelerator, ema, accumulation_steps
 
+    @property
+    def num_weights(self) -> int:
+        """The number of trained weights."""
+        return sum(item.numel() for item in self.trainable)
+
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Accumulate the gradient of one of `accumulation_steps` equal parts of a batch, given its mean loss."""
         self._accelerator.backward(loss / self._accumulation_steps)

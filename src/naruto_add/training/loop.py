@@ -11,9 +11,11 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from naruto_add.training.checkpoint import Checkpoint, Stateful
+from naruto_add.runtime.disk import require_free
+from naruto_add.runtime.sharing import is_main, wait_for_all
+from naruto_add.training.checkpoint import Checkpoint, Stateful, bytes_to_train
 from naruto_add.training.curves import Curves, Scalars
-from naruto_add.training.processes import is_main, main_progress, summed, wait_for_all
+from naruto_add.training.processes import main_progress, summed
 
 
 def run_steps(
@@ -22,6 +24,7 @@ def run_steps(
     name: str,
     num_steps: int,
     state: Mapping[str, Stateful],
+    num_weights: int,
     validate: Callable[[int], Scalars],
     validation_every_steps: int,
     checkpoint_dir: Path,
@@ -31,10 +34,13 @@ def run_steps(
 
     `train_step(step)` does one step. `validate(num_done)` is called before the first step, after every
     `validation_every_steps` and after the last. Both return the scalars of a row in the curves. After Ctrl-C or SIGTERM
-    the current step is completed, the state is saved and KeyboardInterrupt is raised.
+    the current step is completed, the state is saved and KeyboardInterrupt is raised. Raises StageError before the
+    first step if the checkpoints of `num_weights` trained weights do not fit on the disk.
     """
+    if is_main():
+        require_free(checkpoint_dir, bytes_to_train(num_weights), purpose=f"the checkpoints of {name}")
     curves = Curves(num_steps)
-    checkpoint = Checkpoint(checkpoint_dir / f"{name}.pt", {**state, "curves": curves})
+    checkpoint = Checkpoint(checkpoint_dir / f"{name}.pt", {**state, "curves": curves}, rarely_changed=["best"])
     num_done = checkpoint.load()
     wait_for_all()  # until all processes have read the checkpoint, none may write it
     if num_done is None:

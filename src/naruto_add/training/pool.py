@@ -21,8 +21,9 @@ from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, initial_noise, sample_trajectory
 from naruto_add.runtime.cache import cache_path, hash_model, read_tensors, write_tensors
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.files import content_hash, new_file
-from naruto_add.training.processes import compute_across_processes, is_main, main_progress, num_processes, wait_for_all
+from naruto_add.runtime.files import atomic_write_bytes, content_hash, link_or_copy, new_file
+from naruto_add.runtime.sharing import compute_across_processes, is_main, num_processes, wait_for_all
+from naruto_add.training.processes import main_progress
 
 CHUNK = 32
 """Samples that are drawn in one batch and cached in one file."""
@@ -87,13 +88,25 @@ def draw_pool(
 ) -> Pool:
     """Draw `size` samples as `draw_from` does, write them to `path`, and return them.
 
-    Sample i depends only on the bundle, the prompts, the options and (seed, i). Raises StageError if a sample is not
-    finite, or if `size` is too small for a held-out sample.
+    Sample i depends only on the bundle, the prompts, the options and (seed, i). The whole file stays in `cache_dir` for
+    other configurations, as a hard link where possible, and the chunks that it was made of are deleted. Raises
+    StageError if a sample is not finite, or if `size` is too small for a held-out sample.
     """
     num_held_out = _num_held_out(size)
+    noise = initial_noise(bundle, size, seed=seed + NOISE_STREAM)
+    sampler = dpm_solver_sampler(bundle, num_steps, guidance_scale)
+    key = _samples_key(bundle, sampler, prompts, noise, timesteps, seed)
+    kept = cache_path(cache_dir, "whole", key, num_held_out)
+    is_kept = kept.exists() and _hash_path(kept).exists()
+    wait_for_all()  # until all processes have looked, none may write
+    if is_kept:
+        pool = _read_kept(kept)
+        if is_main():
+            link_or_copy(kept, path)
+        return pool
     drawn = draw_from(
         bundle,
-        initial_noise(bundle, size, seed=seed + NOISE_STREAM),
+        noise,
         prompts=prompts,
         num_steps=num_steps,
         timesteps=timesteps,
@@ -104,6 +117,10 @@ def draw_pool(
     pool = replace(drawn, num_held_out=num_held_out)
     if is_main():
         _write_pool(path, pool)
+        link_or_copy(path, kept)
+        atomic_write_bytes(_hash_path(kept), content_hash(kept).encode())
+        for first in range(0, size, CHUNK):
+            cache_path(cache_dir, key, first).unlink(missing_ok=True)
     return pool
 
 
@@ -126,7 +143,7 @@ def draw_from(
     """
     caption_index = batch_indices(len(prompts), len(noise), seed=seed, step=0)
     sampler = dpm_solver_sampler(bundle, num_steps, guidance_scale)
-    key = content_hash(_model_key(bundle, sampler), prompts, list(noise.shape), timesteps, seed)
+    key = _samples_key(bundle, sampler, prompts, noise, timesteps, seed)
     negative_embeds = encode_prompts(bundle, [""])
 
     def draw(first: int) -> Tensor:
@@ -176,6 +193,25 @@ def _num_held_out(size: int) -> int:
 def _part(pool: Pool, part: slice, *, num_held_out: int) -> Pool:
     tensors = (pool.noise[part], pool.states[part], pool.x0[part], pool.caption_index[part])
     return Pool(*tensors, pool.prompts, num_held_out)
+
+
+def _samples_key(
+    bundle: ModelBundle, sampler: Sampler, prompts: list[str], noise: Tensor, timesteps: list[int], seed: int
+) -> str:
+    """A hash of everything that samples depend on; the noise is a function of its shape and the seed."""
+    return content_hash(_model_key(bundle, sampler), prompts, list(noise.shape), timesteps, seed)
+
+
+def _read_kept(kept: Path) -> Pool:
+    """The pool of the cache. Raises StageError if the file, which may be a hard link, has changed since."""
+    expected = _hash_path(kept)
+    if not expected.exists() or content_hash(kept) != expected.read_text(encoding="utf-8"):
+        raise StageError(f"{kept}: this cache file is damaged; delete it and run again")
+    return load_pool(kept)
+
+
+def _hash_path(kept: Path) -> Path:
+    return kept.with_suffix(".hash")
 
 
 def _model_key(bundle: ModelBundle, sampler: Sampler) -> str:

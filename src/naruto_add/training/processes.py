@@ -4,19 +4,20 @@ So results do not depend on the number of processes, except for the rounding of 
 Processes on several machines need a shared file system: one process writes checkpoints and caches, and all read them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, reduce
+from accelerate.utils import reduce
 from torch import Tensor
 from tqdm import tqdm
 
+from naruto_add.runtime.compute import moved
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.progress import progress
+from naruto_add.runtime.sharing import is_main
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class Items:
 
     def part(self, items: slice | Tensor, device: torch.device | None = None) -> Self:
         """A selection of the items, on `device` if one is given."""
-        return type(self)(**{name: value[items].to(device) for name, value in vars(self).items()})
+        return type(self)(**{name: moved(value[items], device) for name, value in vars(self).items()})
 
 
 def local_parts(section: str, *, batch_size: int, accumulation_steps: int) -> list[slice]:
@@ -74,36 +75,6 @@ def summed(value: float) -> float:
     state = PartialState()
     total: Tensor = reduce(torch.tensor(value, dtype=torch.float32, device=state.device), reduction="sum")
     return total.item()
-
-
-def compute_across_processes(items: Sequence[T], compute: Callable[[T], Any]) -> list[Any]:
-    """`compute(item)` of each item, in order; one process computes it and all processes get it."""
-    state = PartialState()
-    results = gather_object(
-        [(index, compute(items[index])) for index in range(state.process_index, len(items), state.num_processes)]
-    )
-    return [result for _, result in sorted(results, key=lambda pair: pair[0])]
-
-
-def num_processes() -> int:
-    """The number of processes that train together."""
-    return int(PartialState().num_processes)
-
-
-def is_main() -> bool:
-    """Whether this is the main process, which writes files and shows progress."""
-    return bool(PartialState().is_main_process)
-
-
-def main_first() -> AbstractContextManager[None]:
-    """A block that the main process leaves before the others enter, so that they find the files that it wrote."""
-    block: AbstractContextManager[None] = PartialState().main_process_first()
-    return block
-
-
-def wait_for_all() -> None:
-    """Return when all processes have called this function."""
-    PartialState().wait_for_everyone()
 
 
 def main_progress(iterable: Iterable[T], **options: Any) -> "tqdm[T]":

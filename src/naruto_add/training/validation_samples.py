@@ -8,7 +8,7 @@ from torch import Tensor
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import Sampler, sample_latents
 from naruto_add.runtime.compute import step_generator
-from naruto_add.training.processes import compute_across_processes
+from naruto_add.runtime.sharing import compute_across_processes
 
 BATCH = 8
 """Samples that a process draws together."""

@@ -40,9 +40,11 @@ class Ema:
     average of a short training. `EMAModel` of diffusers counts k from another step, and so gives other averages.
     """
 
-    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+    def __init__(self, module: torch.nn.Module, decay: float, *, on_cpu: bool) -> None:
+        """With `on_cpu` the average is in the CPU's memory, whatever the module's device."""
         self._live = {name: item for name, item in module.named_parameters() if item.requires_grad}
-        self._average = {name: item.detach().clone() for name, item in self._live.items()}
+        self._on_cpu = on_cpu
+        self._average = self._copies()
         self._decay = decay
         self._num_updates = 0
 
@@ -51,12 +53,16 @@ class Ema:
         """Move the average towards the current parameters."""
         self._num_updates += 1
         decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
-        torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), 1 - decay)
+        if self._on_cpu:
+            for name, item in self._average.items():  # one by one, so that only one copy is in memory
+                item.lerp_(self._live[name].to(item.device), 1 - decay)
+        else:
+            torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), 1 - decay)
 
     @contextmanager
     def applied(self) -> Generator[None]:
         """Within the block, the module has the averaged parameters; afterwards it has its own again."""
-        live = {name: item.detach().clone() for name, item in self._live.items()}
+        live = self._copies()
         self._write(self._average)
         try:
             yield
@@ -76,6 +82,13 @@ class Ema:
         self._num_updates = state_dict["num_updates"]
         for name, item in self._average.items():
             item.copy_(state_dict["average"][name])
+
+    def _copies(self) -> dict[str, Tensor]:
+        """Of the current parameters, where the average is."""
+        return {
+            name: item.detach().to("cpu" if self._on_cpu else item.device, copy=True)
+            for name, item in self._live.items()
+        }
 
     @torch.no_grad()
     def _write(self, values: Mapping[str, Tensor]) -> None:

@@ -124,6 +124,7 @@ def train(trainer: AdversarialTrainer | ConsistencyTrainer, folder: Path, *, kil
         name="add",
         num_steps=trainer.params.num_steps,
         state=trainer.state(),
+        num_weights=trainer.learner.num_weights,
         validate=trainer.validate,
         validation_every_steps=trainer.params.validation_every_steps,
         checkpoint_dir=folder,

@@ -26,7 +26,9 @@ from naruto_add.training.student.train import build_student
 from naruto_add.training.student.trainer import StudentTrainer, knowledge_losses
 
 TIMESTEPS = [999, 749, 499, 249]
-OPTIMIZER = Optimizer(name="adamw", learning_rate=2e-3, warmup_steps=1, schedule="constant", ema_decay=0.5)
+OPTIMIZER = Optimizer(
+    name="adamw", learning_rate=2e-3, warmup_steps=1, schedule="constant", ema_decay=0.5, ema_on_cpu=False
+)
 PARAMS = Student(
     seed=0,
     architecture="bk_small",
@@ -35,6 +37,7 @@ PARAMS = Student(
     knowledge_steps=2,
     batch_size=4,
     accumulation_steps=1,
+    gradient_checkpointing=False,
     optimizer=OPTIMIZER,
     output_weight=1.0,
     feature_weight=0.1,
@@ -188,6 +191,24 @@ def test_only_the_students_weights_are_trained_and_all_of_them(data: WarmupData,
     assert all(weight.grad is None for weight in data.bundle.unet.parameters())
     assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())
     assert not torch.equal(student.conv_in.weight, teacher.conv_in.weight)
+
+
+@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny", "none"])
+@pytest.mark.parametrize("knowledge_steps", [0, 1])
+def test_checkpointing_changes_no_result(data: WarmupData, architecture: Architecture, knowledge_steps: int) -> None:
+    """Also with the hooks that record the outputs of blocks."""
+    weights = []
+    for checkpointing in (False, True):
+        student = shrink_unet(data.bundle.unet, architecture)
+        params = PARAMS.model_copy(
+            update={"gradient_checkpointing": checkpointing, "knowledge_steps": knowledge_steps, "feature_weight": 1.0}
+        )
+        trainer = StudentTrainer(student, data=data, held_out=data, params=params, precision="fp32")
+        assert student.is_gradient_checkpointing == checkpointing
+        trainer.train_step(0)
+        weights.append(torch.cat([item.detach().flatten() for item in student.parameters()]))
+    assert torch.isfinite(weights[1]).all()
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("part", ["task", "output", "feature"])

@@ -24,7 +24,9 @@ from naruto_add.training.teacher.train import train_teacher
 from naruto_add.training.teacher.trainer import TeacherTrainer
 
 TEMPLATE = "shinobi: {caption}"
-OPTIMIZER = Optimizer(name="adamw", learning_rate=1e-2, warmup_steps=1, schedule="constant", ema_decay=0.5)
+OPTIMIZER = Optimizer(
+    name="adamw", learning_rate=1e-2, warmup_steps=1, schedule="constant", ema_decay=0.5, ema_on_cpu=False
+)
 PARAMS = Teacher(
     seed=0,
     lora_targets="attention",

@@ -56,6 +56,8 @@ class AdversarialTrainer(DistillationTrainer):
             self.denoisers, student_timesteps=student_timesteps, student_scheduler=student_scheduler
         )
         self.image_text = image_text
+        if "pixel" in params.discriminators or params.perceptual_weight or params.image_text_weight:
+            bundle.vae.to(bundle.device)  # crops are decoded in every step
         self.crop_losses = CropLosses(bundle.vae, params=params, image_text=image_text, device=bundle.device)
         self.discriminators = Discriminators(bundle, params=params, pooled_width=data.pooled.shape[1])
         self.discriminator_learner = Learner(

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from naruto_add.training.processes import is_main
+from naruto_add.runtime.sharing import is_main
 
 SATURATED_LOSS = 0.05
 LARGEST_GAP = 10.0

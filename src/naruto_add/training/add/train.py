@@ -6,7 +6,9 @@ from typing import Any
 
 from naruto_add.config.schema import Add, Precision, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet, save_unet
+from naruto_add.diffusion.placement import rest
 from naruto_add.runtime.files import new_folder, write_json
+from naruto_add.runtime.sharing import is_main, main_first
 from naruto_add.training.add.adversarial import AdversarialTrainer
 from naruto_add.training.add.consistency import ConsistencyTrainer
 from naruto_add.training.add.dataset import AddData, load_data
@@ -15,7 +17,6 @@ from naruto_add.training.add.multi_resolution import sample_further_resolutions
 from naruto_add.training.add.trainer import DistillationTrainer, training_precision
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import load_pool
-from naruto_add.training.processes import is_main, main_first
 
 
 def distill(
@@ -45,6 +46,7 @@ def distill(
     """
     bundle = load_pipeline_folder(teacher_dir, precision=training_precision(precision))
     student = load_unet(student_dir, precision="fp32").requires_grad_(True)
+    rest(student)  # until the data is ready
     data, image_text = _load_inputs(
         bundle,
         pool_path,
@@ -57,6 +59,7 @@ def distill(
         cache_dir=checkpoint_dir,
         pool_cache_dir=pool_cache_dir,
     )
+    student.to(bundle.device)
     shared: dict[str, Any] = {
         "data": data,
         "params": params,
@@ -78,6 +81,7 @@ def distill(
         name="add",
         num_steps=params.num_steps,
         state=trainer.state(),
+        num_weights=trainer.learner.num_weights,
         validate=trainer.validate,
         validation_every_steps=params.validation_every_steps,
         checkpoint_dir=checkpoint_dir,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from naruto_add.config.schema import Add, Precision, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents
+from naruto_add.diffusion.placement import rest
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
 from naruto_add.runtime.compute import make_accelerator, step_generator
 from naruto_add.training.add.alarms import Alarms
@@ -56,6 +57,7 @@ class DistillationTrainer(ABC):
     ) -> None:
         self.bundle, self.student, self.data, self.params = bundle, student, data, params
         self.precision, self.accelerator = precision, make_accelerator(training_precision(precision))
+        rest(bundle.text_encoder, bundle.vae)
         if params.gradient_checkpointing:
             student.enable_gradient_checkpointing()
         self.denoisers = Denoisers(
@@ -65,7 +67,7 @@ class DistillationTrainer(ABC):
             guidance_scale=guidance_scale,
             accelerator=self.accelerator,
         )
-        self.ema = Ema(student, params.optimizer.ema_decay)
+        self.ema = Ema(student, params.optimizer.ema_decay, on_cpu=params.optimizer.ema_on_cpu)
         self.learner = Learner(
             student,
             self.accelerator,

@@ -11,8 +11,8 @@ from naruto_add.data.latents import cached_embeddings
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
+from naruto_add.runtime.sharing import main_first
 from naruto_add.training.pool import Pool
-from naruto_add.training.processes import main_first
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,12 @@ from diffusers import UNet2DConditionModel
 
 from naruto_add.config.schema import Precision, Student
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
+from naruto_add.diffusion.placement import rest
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.files import new_folder, write_json
+from naruto_add.runtime.sharing import is_main
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import draw_pool, pool_prompts, split_pool
-from naruto_add.training.processes import is_main
 from naruto_add.training.student.dataset import load_warmup_data
 from naruto_add.training.student.trainer import StudentTrainer
 
@@ -51,7 +52,11 @@ def build_student(
     configuration only. `pool_cache_dir` may be shared by all that have the same `POOL_CODE`.
     """
     bundle = load_pipeline_folder(teacher_dir, precision=precision)
-    student = shrink_unet(load_unet(teacher_dir / "unet", precision="fp32"), params.architecture).to(bundle.device)
+    rest(bundle.vae)
+    teacher_unet = load_unet(teacher_dir / "unet", precision="fp32")
+    rest(teacher_unet)
+    student = shrink_unet(teacher_unet, params.architecture)
+    del teacher_unet
     pool = draw_pool(
         bundle,
         prompts=pool_prompts(dataset_dir, prompt_template),
@@ -67,6 +72,8 @@ def build_student(
         load_warmup_data(bundle, part, guidance_scale=guidance_scale, timesteps=timesteps, cache_dir=checkpoint_dir)
         for part in split_pool(pool)
     )
+    rest(bundle.text_encoder)
+    student.to(bundle.device)
     trainer = StudentTrainer(student, data=data, held_out=held_out, params=params, precision=precision)
     scores = _warm_up(trainer, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
     if is_main():
@@ -83,6 +90,7 @@ def _warm_up(trainer: StudentTrainer, *, checkpoint_dir: Path, curves_path: Path
         name="student",
         num_steps=trainer.params.num_steps,
         state=trainer.state(),
+        num_weights=trainer.learner.num_weights,
         validate=trainer.validate,
         validation_every_steps=trainer.params.validation_every_steps,
         checkpoint_dir=checkpoint_dir,

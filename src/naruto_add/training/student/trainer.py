@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from naruto_add.config.schema import Precision, Student
+from naruto_add.diffusion.placement import rest
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.losses.knowledge import feature_loss, weighted_error
 from naruto_add.models.student import matching_blocks, recorded_outputs
@@ -42,7 +43,9 @@ class StudentTrainer:
         self.student, self.data, self.held_out, self.params = student, data, held_out, params
         self.precision, self.accelerator = precision, make_accelerator(precision)
         self.parts = local_parts("student", batch_size=params.batch_size, accumulation_steps=params.accumulation_steps)
-        self.ema = Ema(student, params.optimizer.ema_decay)
+        if params.gradient_checkpointing:
+            student.enable_gradient_checkpointing()
+        self.ema = Ema(student, params.optimizer.ema_decay, on_cpu=params.optimizer.ema_on_cpu)
         self.best = Best()
         self.learner = Learner(
             student,
@@ -63,6 +66,8 @@ class StudentTrainer:
     def train_step(self, step: int) -> Scalars:
         """One optimizer step: knowledge distillation in the first `knowledge_steps`, then trajectory distillation."""
         is_knowledge = step < self.params.knowledge_steps
+        if not is_knowledge:
+            rest(self.data.bundle.unet)
         draw = draw_knowledge_batch if is_knowledge else draw_trajectory_batch
         batch = draw(self.data, batch_size=self.params.batch_size, seed=self.params.seed, step=step)
         rows = []

@@ -5,11 +5,12 @@ from pathlib import Path
 from naruto_add.config.schema import Base, Teacher
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, save_bundle
+from naruto_add.diffusion.placement import rest
 from naruto_add.models.lora import merge_lora, save_lora
 from naruto_add.runtime.files import new_folder, write_json
+from naruto_add.runtime.sharing import is_main, main_first
 from naruto_add.training.curves import Scalars
 from naruto_add.training.loop import run_steps
-from naruto_add.training.processes import is_main, main_first
 from naruto_add.training.teacher.dataset import load_data
 from naruto_add.training.teacher.trainer import Denoiser, TeacherTrainer
 
@@ -49,6 +50,7 @@ def train_teacher(
         name="teacher",
         num_steps=params.num_steps,
         state=trainer.state(),
+        num_weights=trainer.learner.num_weights,
         validate=validate,
         validation_every_steps=params.validation_every_steps,
         checkpoint_dir=checkpoint_dir,
@@ -64,6 +66,7 @@ def train_teacher(
 def _make_trainer(
     bundle: ModelBundle, dataset_dir: Path, *, params: Teacher, base: Base, guidance_scale: float, cache_dir: Path
 ) -> TeacherTrainer:
+    rest(bundle.unet)  # until pictures and prompts are encoded
     with main_first():
         data = load_data(
             bundle,
@@ -74,6 +77,7 @@ def _make_trainer(
             is_text_encoder_trained=params.lora_text_encoder,
             cache_dir=cache_dir,
         )
+    bundle.unet.to(bundle.device)
     return TeacherTrainer(bundle, data, params=params, precision=base.precision, guidance_scale=guidance_scale)
 
 

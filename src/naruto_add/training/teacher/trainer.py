@@ -9,14 +9,16 @@ from torch import Tensor, nn
 from naruto_add.config.schema import Precision, Teacher
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, snr
+from naruto_add.diffusion.placement import rest
 from naruto_add.diffusion.sampling import dpm_solver_sampler, initial_noise, noise_pred, sample_latents
 from naruto_add.losses.denoising import min_snr_loss
 from naruto_add.models.lora import add_lora
 from naruto_add.runtime.compute import make_accelerator
+from naruto_add.runtime.sharing import compute_across_processes
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
 from naruto_add.training.learner import Learner
-from naruto_add.training.processes import compute_across_processes, local_parts, means
+from naruto_add.training.processes import local_parts, means
 from naruto_add.training.teacher.batch import Batch, draw_batch, validation_batches
 from naruto_add.training.teacher.dataset import TeacherData
 from naruto_add.training.validation_grid import ValidationGrid
@@ -66,6 +68,7 @@ class TeacherTrainer:
             bundle.unet, text_encoder, targets=params.lora_targets, rank=params.lora_rank, seed=params.seed
         )
         self.denoiser = Denoiser(bundle.unet, text_encoder)
+        rest(*([bundle.vae] if text_encoder else [bundle.vae, bundle.text_encoder]))
         if params.gradient_checkpointing:
             bundle.unet.enable_gradient_checkpointing()
         self.best = Best()
@@ -79,7 +82,7 @@ class TeacherTrainer:
         self._validation = validation_batches(data, batch_size=params.batch_size, seed=params.seed)
         self._parts = local_parts("teacher", batch_size=params.batch_size, accumulation_steps=params.accumulation_steps)
         self._accelerator = make_accelerator(precision)
-        self._ema = Ema(self.denoiser, params.optimizer.ema_decay)
+        self._ema = Ema(self.denoiser, params.optimizer.ema_decay, on_cpu=params.optimizer.ema_on_cpu)
         self.learner = Learner(
             self.denoiser,
             self._accelerator,
@@ -102,7 +105,7 @@ class TeacherTrainer:
         losses = []
         for part in self._parts:
             with self._accelerator.autocast():
-                loss = self._loss(batch.part(part))
+                loss = self._loss(batch.part(part, self._bundle.device))
             self.learner.backward(loss)
             losses.append({"loss": loss})
         return {**means(losses), "grad_norm": self.learner.step()}
@@ -133,7 +136,7 @@ class TeacherTrainer:
         """Metrics of the finished training."""
         return {
             "adapted_layers": self.num_layers,
-            "trainable_parameters": sum(item.numel() for item in self.learner.trainable),
+            "trainable_parameters": self.learner.num_weights,
             "start_validation_loss": self._base_loss.value,
             "best_validation_loss": self.best.score,
             "best_step": self.best.step,

@@ -1,0 +1,67 @@
+"""`naruto-add estimate`: memory, time and disk of the pipeline, computed before anything starts."""
+
+from pathlib import Path
+
+import click
+
+from naruto_add.cli.folder import pipeline_folder
+
+NUM_PICTURES = 1221
+"""Of the Naruto data set of profile sd15; taken if `ingest` has not run yet."""
+
+
+@click.command(short_help="Compute the memory, time and disk that the pipeline needs.")
+@click.option(
+    "--gpu-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GIB",
+    help="GPU memory; default: this machine's.",
+)
+@click.option(
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Sustained speed of the GPU; default: of its kind, if known.",
+)
+@click.option(
+    "--pictures",
+    type=click.IntRange(1),
+    help=f"Size of the data set; default: that of data/dataset, or {NUM_PICTURES}.",
+)
+def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | None) -> None:
+    """Compute the memory, time and disk that the pipeline needs with params.yaml.
+
+    Memory and operations are counted by running the training steps on tensors without data, so no GPU is needed. They
+    are lower bounds, to which a fixed overhead is added. Times are operations divided by the speed of the GPU.
+
+    \b
+    Example:
+      naruto-add estimate --gpu-memory 12
+    """
+    from naruto_add.config import paths
+    from naruto_add.config.load import load_params
+    from naruto_add.estimate.disk import disk_bytes
+    from naruto_add.estimate.machine import find_machine
+    from naruto_add.estimate.networks import shapes_of
+    from naruto_add.estimate.report import estimate_text
+    from naruto_add.estimate.tasks import all_tasks
+
+    params = load_params(pipeline_folder() / paths.PARAMS)
+    shapes = shapes_of(params.base)
+    num_pictures = pictures or _num_pictures(paths.DATASET) or NUM_PICTURES
+    disk = disk_bytes(params, shapes, num_pictures=num_pictures, is_linked=_is_linked())
+    notes = [f"Computed for {num_pictures} pictures of {params.base.resolution_px} px."]
+    if shapes.is_assumed:
+        notes.append(f"base.model {params.base.model!r} is not here yet; its networks are taken to be SD 1.5's.")
+    tasks = list(all_tasks(params, shapes, num_pictures=num_pictures))
+    click.echo(estimate_text(tasks, disk, find_machine(gpu_gib=gpu_memory, tflops=tflops), notes=notes))
+
+
+def _num_pictures(dataset: Path) -> int | None:
+    table = dataset / "metadata.jsonl"
+    return sum(1 for _ in table.open(encoding="utf-8")) if table.exists() else None
+
+
+def _is_linked() -> bool:
+    """Whether DVC is configured to link files instead of copying them."""
+    configs = [path for path in (Path(".dvc/config"), Path(".dvc/config.local")) if path.exists()]
+    return any("hardlink" in path.read_text(encoding="utf-8") for path in configs)

@@ -1,0 +1,55 @@
+"""The disk that the pipeline's files need, in the stage at which they need most."""
+
+from collections.abc import Mapping
+
+import torch
+
+from naruto_add.config.schema import Params
+from naruto_add.estimate.fake import on_meta
+from naruto_add.estimate.networks import Shapes, new_text_encoder, new_unet, new_vae
+from naruto_add.training.checkpoint import bytes_to_train
+
+FP32, FP16 = 4, 2
+PNG_BYTES_PER_PIXEL = 1.5
+"""Of photographs and drawings, about; a picture without compression has 3."""
+
+
+def disk_bytes(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: bool) -> dict[str, int]:
+    """The bytes of each kind of file in the stage `add`, in which the sum is largest.
+
+    DVC stores a copy of every result, unless the file system links it (`is_linked`).
+    """
+    with on_meta():
+        num_teacher = new_unet(shapes, torch.float32).num_parameters()
+        num_student = new_unet(shapes, torch.float32, params.student.architecture).num_parameters()
+    others = _other_weights(shapes)
+    latents = shapes.num_channels * shapes.latent_side**2 * FP32
+    pool = params.student.pool_size * latents * (params.sampling.student_steps + 1)
+    further = len(params.add.resolutions_px) * params.add.resolution_pool_size * latents * params.sampling.student_steps
+    results = {
+        "data set": int(num_pictures * params.base.resolution_px**2 * PNG_BYTES_PER_PIXEL),
+        "teacher": (num_teacher + others) * FP32,
+        "pool": pool,
+        "student before ADD": num_student * FP32,
+        "distilled student": num_student * FP32,
+        "export": 2 * (num_student + others) * (FP16 if params.export.precision == "fp16" else FP32),
+    }
+    return {
+        "base model": (num_teacher + others) * FP32,
+        **results,
+        "DVC's copies of results": 0 if is_linked else sum(results.values()),
+        "checkpoint of add": bytes_to_train(num_student),
+        "caches": further + num_pictures * latents * (1 + params.teacher.flip),
+    }
+
+
+def _other_weights(shapes: Shapes) -> int:
+    """The number of weights of text encoder and autoencoder."""
+    with on_meta():
+        modules = (new_text_encoder(torch.float32), new_vae(shapes))
+    return sum(item.numel() for module in modules for item in module.parameters())
+
+
+def total(sizes: Mapping[str, int]) -> int:
+    """The sum."""
+    return sum(sizes.values())

@@ -1,0 +1,97 @@
+"""The base model's networks without weights: from its configurations, or from Stable Diffusion 1.5's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from naruto_add.config.schema import Base
+from naruto_add.diffusion.base_model import base_configs
+from naruto_add.diffusion.bundle import widen_head
+from naruto_add.estimate.fake import materialized, on_meta
+from naruto_add.models.student import Architecture, student_config
+
+SD15_UNET: Mapping[str, Any] = {
+    "block_out_channels": (320, 640, 1280, 1280),
+    "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+    "in_channels": 4,
+    "out_channels": 4,
+}
+SD15_VAE: Mapping[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+TEXT = CLIPTextConfig(
+    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
+)
+"""CLIP ViT-L/14's text encoder, as in Stable Diffusion 1.x. Other base models' are taken to be no larger."""
+NUM_TOKENS = 77
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The configurations of U-Net and autoencoder, and the side of the latents."""
+
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    latent_side: int
+    is_assumed: bool
+    """The base model's own configurations could not be read, and these are those of Stable Diffusion 1.5."""
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.unet["in_channels"])
+
+    @property
+    def text_width(self) -> int:
+        """Width of the prompts' embeddings."""
+        return int(self.unet["cross_attention_dim"])
+
+    def latents(self, batch: int) -> torch.Tensor:
+        """Latents of this many pictures, fp32."""
+        return torch.empty(batch, self.num_channels, self.latent_side, self.latent_side)
+
+    def prompt_embeds(self, batch: int) -> torch.Tensor:
+        """Embeddings of this many prompts, fp32."""
+        return torch.empty(batch, NUM_TOKENS, self.text_width)
+
+
+def shapes_of(base: Base) -> Shapes:
+    """Those of the base model, from its folder, the hub or its cache; if it is in none of them, SD 1.5's."""
+    configs = base_configs(base.model, base.revision)
+    vae, unet = configs or (SD15_VAE, SD15_UNET)
+    side = base.resolution_px // 2 ** (len(vae["block_out_channels"]) - 1)
+    return Shapes(unet, vae, side, is_assumed=configs is None)
+
+
+def new_unet(shapes: Shapes, dtype: torch.dtype, architecture: Architecture = "none") -> UNet2DConditionModel:
+    """A frozen U-Net on the meta device, with its last layers in fp32."""
+    with on_meta():
+        unet = UNet2DConditionModel.from_config(student_config(shapes.unet, architecture))
+        return widen_head(nn.Module.to(unet, dtype)).requires_grad_(False)
+
+
+def new_vae(shapes: Shapes) -> AutoencoderKL:
+    """A frozen autoencoder, fp32."""
+    with on_meta():
+        vae = AutoencoderKL.from_config({key: value for key, value in shapes.vae.items() if not key.startswith("_")})
+    return materialized(vae.requires_grad_(False).eval())
+
+
+def new_text_encoder(dtype: torch.dtype) -> nn.Module:
+    """A frozen text encoder."""
+    with on_meta():
+        encoder = CLIPTextModel(TEXT).to(dtype)
+    return materialized(encoder.requires_grad_(False).eval())

@@ -1,0 +1,278 @@
+"""Peak memory and FLOPs of the tasks of every stage, with this project's own steps on fake tensors."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from naruto_add.config.schema import Optimizer, Params, Precision
+from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
+from naruto_add.estimate.fake import Meter, materialized, measuring, on_meta
+from naruto_add.estimate.networks import Shapes, new_text_encoder, new_unet, new_vae
+from naruto_add.losses.adversarial import discriminator_hinge, generator_hinge, r1_penalty
+from naruto_add.losses.knowledge import feature_loss
+from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off
+from naruto_add.models.lora import add_lora
+from naruto_add.models.student import matching_blocks, recorded_outputs
+from naruto_add.runtime.compute import DTYPES
+
+POOL_BATCH = 32
+"""`training.pool.CHUNK`."""
+VALIDATION_BATCH = 8
+"""Pictures that a validation draws or decodes at once."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of work of a stage: its peak memory, and its FLOPs over the whole stage."""
+
+    stage: str
+    name: str
+    peak_bytes: int
+    flops: float
+
+
+def all_tasks(params: Params, shapes: Shapes, *, num_pictures: int) -> Iterator[Task]:
+    """The tasks of all stages that use a GPU, in the pipeline's order, for a data set of this many pictures."""
+    yield from teacher_tasks(params, shapes, num_pictures)
+    yield from student_tasks(params, shapes)
+    yield from add_tasks(params, shapes)
+    yield from evaluate_tasks(params, shapes, num_pictures)
+
+
+def teacher_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterator[Task]:
+    """Encoding the pictures, with the U-Net on the CPU, and training."""
+    teacher = params.teacher
+    yield encoding("teacher", shapes, num_calls=num_pictures * (1 + teacher.flip))
+    part = teacher.batch_size // teacher.accumulation_steps
+    with measuring() as meter:
+        unet = new_unet(shapes, torch.float32)
+        with on_meta():
+            add_lora(unet, None, targets=teacher.lora_targets, rank=teacher.lora_rank, seed=0)
+        materialized(unet.train() if teacher.gradient_checkpointing else unet)
+        if teacher.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        state = _training_state(meter, unet, teacher.optimizer, is_accumulating=teacher.accumulation_steps > 1)
+        with _autocast(params.base.precision):
+            loss = noise_pred(unet, shapes.latents(part), _timesteps(part), shapes.prompt_embeds(part)).square().mean()
+        loss.backward()
+        del state
+    num_parts = teacher.num_steps * teacher.accumulation_steps
+    yield Task("teacher", f"train, parts of {part}", meter.peak, meter.flops * num_parts)
+
+
+def student_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
+    """Drawing the pool, the two phases of the warm-up. In the second, the teacher's U-Net waits on the CPU."""
+    student, sampling = params.student, params.sampling
+    yield drawing(
+        "student", "draw the pool", params, shapes, batch=POOL_BATCH, num_calls=student.pool_size * sampling.pool_steps
+    )
+    for is_knowledge in (True, False):
+        yield _warm_up(params, shapes, is_knowledge=is_knowledge)
+
+
+def _warm_up(params: Params, shapes: Shapes, *, is_knowledge: bool) -> Task:
+    section = params.student
+    part = section.batch_size // section.accumulation_steps
+    with measuring() as meter:
+        teacher = materialized(new_unet(shapes, DTYPES[params.base.precision])) if is_knowledge else None
+        student = _new_student(params, shapes, is_checkpointing=section.gradient_checkpointing)
+        state = _training_state(meter, student, section.optimizer, is_accumulating=section.accumulation_steps > 1)
+        if teacher is not None:
+            meter.hold(teacher)
+            meter.start()
+        latents, timesteps, embeds = shapes.latents(part), _timesteps(part), shapes.prompt_embeds(part)
+        with _autocast(params.base.precision):
+            loss = (
+                noise_pred(student, latents, timesteps, embeds).square().mean()
+                if teacher is None
+                else _knowledge_loss(student, teacher, latents, timesteps, embeds)
+            )
+        loss.backward()
+        del state
+    steps = min(section.knowledge_steps, section.num_steps)
+    num_steps = steps if is_knowledge else section.num_steps - steps
+    name = "knowledge" if is_knowledge else "trajectory"
+    return Task(
+        "student",
+        f"{name} distillation, parts of {part}",
+        meter.peak,
+        meter.flops * num_steps * section.accumulation_steps,
+    )
+
+
+def _knowledge_loss(
+    student: nn.Module, teacher: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor
+) -> Tensor:
+    pairs = matching_blocks(student, teacher)
+    with recorded_outputs(student, [mine for mine, _ in pairs]) as mine:
+        prediction = noise_pred(student, latents, timesteps, embeds)
+    with torch.no_grad(), recorded_outputs(teacher, [its for _, its in pairs]) as its:
+        target = _guided(teacher, latents, timesteps, embeds)
+    features = feature_loss([mine[a] for a, _ in pairs], [its[b][-len(latents) :] for _, b in pairs])
+    return (prediction - target).square().mean() + features
+
+
+def add_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
+    """One part of a step of adversarial distillation in latents, and the decoding of a validation.
+
+    Of pixel discriminators and losses on crops neither the networks nor the decoding is counted.
+    """
+    add = params.add
+    part = add.batch_size // add.accumulation_steps
+    shown = max(1, round(part * add.discriminator_fraction))
+    renoised = max(1, round(part * add.renoised_fraction))
+    with measuring() as meter:
+        teacher = materialized(new_unet(shapes, DTYPES[_add_precision(params)]))
+        student = _new_student(params, shapes, is_checkpointing=add.gradient_checkpointing)
+        features = UnetFeatures(teacher, add.discriminator_blocks)
+        with on_meta():
+            heads = LatentDiscriminator(features.num_channels, pooled_width=shapes.text_width)
+        materialized(heads)
+        is_accumulating = add.accumulation_steps > 1
+        states = [
+            _training_state(meter, module, add.optimizer, is_accumulating=is_accumulating)
+            for module in (student, heads)
+        ]
+        meter.hold(teacher)
+        meter.start()
+        latents, timesteps, embeds = shapes.latents(part), _timesteps(part), shapes.prompt_embeds(part)
+        pooled = torch.empty(shown, shapes.text_width)
+        precision = _add_precision(params)
+        with torch.no_grad(), _autocast(precision):
+            for _ in range(params.sampling.student_steps - 1):  # the student's own states
+                noise_pred(student, latents, timesteps, embeds)
+        with _autocast(precision):
+            x0 = latents - noise_pred(student, latents, timesteps, embeds)
+        with torch.no_grad():
+            target = _guided(teacher, x0[:renoised], timesteps[:renoised], embeds[:renoised])
+        fakes = features(x0[:shown], timesteps[:shown], embeds[:shown])
+        with gradients_off(heads):
+            adversarial = torch.stack([generator_hinge(logits) for logits in heads(fakes, pooled)]).mean()
+        (x0.abs().mean() + (x0[:renoised] - target).abs().mean() + adversarial).backward()
+        _train_heads(heads, features, fakes, latents[:shown], timesteps[:shown], embeds[:shown], pooled)
+        del states
+    yield Task("add", f"train, parts of {part}", meter.peak, meter.flops * add.num_steps * add.accumulation_steps)
+    yield decoding("add", params, shapes, batch=VALIDATION_BATCH, num_trained=num_student_weights(params, shapes))
+
+
+def _train_heads(
+    heads: nn.Module,
+    features: UnetFeatures,
+    fakes: Sequence[Tensor],
+    latents: Tensor,
+    timesteps: Tensor,
+    embeds: Tensor,
+    pooled: Tensor,
+) -> None:
+    with torch.no_grad():
+        reals = features(latents, timesteps, embeds)
+    inputs = [item.detach().requires_grad_() for item in reals]
+    real, fake = heads(inputs, pooled), heads([item.detach() for item in fakes], pooled)
+    hinge = torch.stack([discriminator_hinge(*pair) for pair in zip(real, fake, strict=True)]).mean()
+    penalty = torch.stack([r1_penalty(*pair) for pair in zip(real, inputs, strict=True)]).mean()
+    (hinge + penalty).backward()
+
+
+def evaluate_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterator[Task]:
+    """The pictures of teacher and base model, at all numbers of steps; the student's cost little beside them."""
+    evaluate, steps = params.evaluate, params.sampling.teacher_steps
+    num_images = evaluate.num_images or round(num_pictures * params.ingest.test_fraction)
+    num_again = min(num_images, evaluate.sweep_images)
+    num_calls = (
+        2 * num_images * steps
+        + num_again * (steps + sum(evaluate.teacher_sweep))
+        + evaluate.latency_repeats * (9 * steps + sum(evaluate.teacher_sweep))  # one picture, and eight at once
+    )
+    yield drawing("evaluate", "draw", params, shapes, batch=evaluate.batch_size, num_calls=num_calls)
+    yield decoding("evaluate", params, shapes, batch=1, num_trained=0)
+
+
+def encoding(stage: str, shapes: Shapes, *, num_calls: int) -> Task:
+    """Encoding of one picture at a time; the stage takes as many at once as fit."""
+    with measuring() as meter:
+        vae = new_vae(shapes)
+        meter.hold(vae, new_text_encoder(torch.float32))
+        meter.start()
+        side = shapes.latent_side * 2 ** (len(shapes.vae["block_out_channels"]) - 1)
+        with torch.no_grad():
+            vae.encode(torch.empty(1, 3, side, side))
+    return Task(stage, "encode, one picture at a time", meter.peak, meter.flops * num_calls)
+
+
+def decoding(stage: str, params: Params, shapes: Shapes, *, batch: int, num_trained: int) -> Task:
+    """Decoding of one picture at a time, beside a trained network of `num_trained` weights with its state."""
+    with measuring() as meter:
+        vae = new_vae(shapes)
+        unet = materialized(new_unet(shapes, DTYPES[params.base.precision]))
+        meter.hold(vae, unet)
+        state = torch.empty(num_trained * 16, dtype=torch.uint8)  # weights, their copies, and AdamW's two averages
+        meter.start()
+        with torch.no_grad():
+            vae.decode(shapes.latents(1))
+        del state
+    return Task(stage, "decode, one picture at a time", meter.peak, meter.flops * batch)
+
+
+def drawing(stage: str, name: str, params: Params, shapes: Shapes, *, batch: int, num_calls: int) -> Task:
+    """Guided calls of the teacher's U-Net with this many pictures at once; `num_calls` counts one per picture."""
+    dtype = DTYPES[params.base.precision]
+    with measuring() as meter:
+        unet = materialized(new_unet(shapes, dtype))
+        meter.hold(unet, new_text_encoder(dtype))
+        meter.start()
+        with torch.no_grad():
+            _guided(unet, shapes.latents(batch), _timesteps(batch), shapes.prompt_embeds(batch))
+    return Task(stage, f"{name}, {batch} at once", meter.peak, meter.flops / batch * num_calls)
+
+
+def _new_student(params: Params, shapes: Shapes, *, is_checkpointing: bool = False) -> nn.Module:
+    student = new_unet(shapes, torch.float32, params.student.architecture).requires_grad_(True)
+    materialized(student.train())
+    if is_checkpointing:
+        student.enable_gradient_checkpointing()
+    return student
+
+
+def _training_state(meter: Meter, module: nn.Module, optimizer: Optimizer, *, is_accumulating: bool) -> list[Tensor]:
+    """AdamW's two averages and the moving average of the weights; counted from now on, with the module's weights.
+
+    Gradients of earlier parts of the batch are kept while the others are computed.
+    """
+    meter.hold(module)
+    trainable = [item for item in module.parameters() if item.requires_grad]
+    dtype = torch.uint8 if optimizer.name == "adamw_8bit" else torch.float32
+    state = [torch.empty(item.shape, dtype=dtype) for item in trainable for _ in range(2)]
+    if not optimizer.ema_on_cpu:
+        state += [torch.empty(item.shape) for item in trainable]
+    if is_accumulating:
+        for item in trainable:
+            item.grad = torch.empty(item.shape)
+    meter.start()
+    return state
+
+
+def _autocast(precision: Precision) -> AbstractContextManager[object]:
+    """Half precision of either kind has two bytes, and the CPU's autocast knows bf16 only."""
+    return nullcontext() if precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
+
+
+def _add_precision(params: Params) -> Precision:
+    return "fp32" if params.base.precision == "fp32" else "bf16"
+
+
+def _guided(unet: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
+    return guided_noise_pred(
+        unet, latents, timesteps, prompt_embeds=embeds, negative_embeds=embeds[:1], guidance_scale=7.5
+    )
+
+
+def _timesteps(batch: int) -> Tensor:
+    return torch.zeros(batch, dtype=torch.long)
+
+
+def num_student_weights(params: Params, shapes: Shapes) -> int:
+    """The number of weights of the student's U-Net."""
+    return int(new_unet(shapes, torch.float32, params.student.architecture).num_parameters())

@@ -1,0 +1,95 @@
+"""Idle networks leave the GPU and come back, and an autoencoder's batches follow from the memory that is free."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_pixels
+from naruto_add.diffusion.placement import VAE_BATCH, at_work, picture_bytes, pictures_at_once, rest, vae_at_work
+from naruto_add.runtime.compute import free_memory
+
+GPU = torch.device("meta")
+"""Stands for a GPU: a device that is always there and is not the CPU."""
+
+
+class Network(nn.Linear):
+    """A layer whose weights come back from a device without storage, and which remembers where it was."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.visited: list[str] = []
+
+    def to(self, device: Any) -> Any:  # type: ignore[override]
+        self.visited.append(torch.device(device).type)
+        return self.to_empty(device=device)
+
+
+def test_a_network_is_on_the_device_only_while_it_works() -> None:
+    network = Network()
+    with at_work(GPU, network):
+        assert network.weight.device == GPU
+        with at_work(GPU, network):  # it is there already, so that the inner block leaves it there
+            pass
+        assert network.weight.device == GPU
+    assert network.visited == ["meta", "cpu"]
+
+
+def test_a_network_returns_after_an_error() -> None:
+    network = Network()
+    with pytest.raises(KeyError), at_work(GPU, network):
+        raise KeyError
+    assert network.weight.device.type == "cpu"
+
+
+def test_a_resting_network_is_on_the_cpu_and_is_not_moved_twice() -> None:
+    network = Network()
+    network.to(GPU)
+    rest(network)
+    rest(network)
+    assert network.visited == ["meta", "cpu"]
+
+
+def test_a_cpu_has_no_limit_of_its_own_and_batches_of_one_size(tiny_bundle: ModelBundle) -> None:
+    assert free_memory(torch.device("cpu")) is None
+    assert pictures_at_once(tiny_bundle.vae, num_pixels=10**9, free_bytes=None) == VAE_BATCH
+
+
+def test_the_batch_follows_from_the_free_memory(tiny_bundle: ModelBundle) -> None:
+    one = picture_bytes(tiny_bundle.vae, num_pixels=512**2)
+    numbers = [
+        pictures_at_once(tiny_bundle.vae, num_pixels=512**2, free_bytes=int(factor * one))
+        for factor in (0.9, 1, 2.5, 100)
+    ]
+    assert numbers == [0, 1, 2, VAE_BATCH]
+
+
+def test_a_picture_that_does_not_fit_is_decoded_in_tiles(
+    tiny_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiles of a large picture are blended, so that the result is close to that of the whole."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 4, 48, 48, generator=generator)
+    whole = decode_latents(tiny_bundle, latents)
+    monkeypatch.setattr("naruto_add.diffusion.placement.free_memory", lambda device: 1)
+    with vae_at_work(tiny_bundle.vae, torch.device("cpu"), num_pixels=384**2) as number:
+        assert number == 1
+        assert tiny_bundle.vae.use_tiling
+    tiled = decode_latents(tiny_bundle, latents)
+    assert not tiny_bundle.vae.use_tiling
+    assert tiled.shape == whole.shape
+    assert not torch.equal(tiled, whole)
+    assert (tiled - whole).abs().mean() < 0.1 * whole.std()
+
+
+def test_batches_of_one_give_the_pictures_of_a_large_batch(
+    tiny_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = encode_pixels(tiny_bundle, pixels)
+    decoded = decode_latents(tiny_bundle, latents)
+    one = picture_bytes(tiny_bundle.vae, num_pixels=32**2)
+    monkeypatch.setattr("naruto_add.diffusion.placement.free_memory", lambda device: one)
+    torch.testing.assert_close(encode_pixels(tiny_bundle, pixels), latents, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(decode_latents(tiny_bundle, latents), decoded, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,108 @@
+"""What only a GPU can show: half precision, layouts of memory, idle networks, and the computed memory beside the real.
+
+These tests are skipped on a machine without a GPU.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from naruto_add.diffusion.bundle import (
+    ModelBundle,
+    decode_latents,
+    encode_pixels,
+    encode_prompts,
+    load_pipeline_folder,
+    save_bundle,
+)
+from naruto_add.diffusion.half_decoder import halve_decoder
+from naruto_add.diffusion.placement import pictures_at_once, rest
+from naruto_add.diffusion.sampling import noise_pred
+from naruto_add.estimate.fake import materialized, measuring
+from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet
+from naruto_add.runtime.compute import free_memory, moved
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+SHAPES = Shapes(SD15_UNET, SD15_VAE, latent_side=64, is_assumed=True)
+
+
+@pytest.fixture
+def half_bundle(tiny_pipeline_dir: Path) -> ModelBundle:
+    return load_pipeline_folder(tiny_pipeline_dir, precision="bf16")
+
+
+def _epsilon(bundle: ModelBundle) -> torch.Tensor:
+    latents = torch.randn(2, *bundle.latent_shape, generator=torch.Generator().manual_seed(0)).to(bundle.device)
+    timesteps = torch.tensor([999, 999], device=bundle.device)
+    with torch.no_grad():
+        return noise_pred(bundle.unet, latents, timesteps, encode_prompts(bundle, ["a man", "a girl"]))
+
+
+def test_half_precision_is_close_to_fp32_at_the_noisiest_timestep(
+    tiny_pipeline_dir: Path, half_bundle: ModelBundle
+) -> None:
+    exact = _epsilon(load_pipeline_folder(tiny_pipeline_dir, precision="fp32"))
+    assert (_epsilon(half_bundle) - exact).norm() < 0.05 * exact.norm()
+
+
+def test_idle_networks_leave_the_gpu_and_prompts_are_encoded_all_the_same(half_bundle: ModelBundle) -> None:
+    before = encode_prompts(half_bundle, ["a man"])
+    allocated = torch.cuda.memory_allocated()
+    rest(half_bundle.text_encoder, half_bundle.vae)
+    assert torch.cuda.memory_allocated() < allocated
+    assert torch.equal(encode_prompts(half_bundle, ["a man"]), before)
+    assert half_bundle.text_encoder.device.type == "cpu"
+
+
+def test_networks_with_channels_last_are_saved_as_others_are(half_bundle: ModelBundle, tmp_path: Path) -> None:
+    assert half_bundle.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    save_bundle(half_bundle, tmp_path / "saved")
+    loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "saved", safety_checker=None)
+    assert torch.equal(loaded.unet.conv_in.weight, half_bundle.unet.conv_in.weight.float().cpu())
+
+
+def test_an_fp16_decoder_draws_what_fp32_draws(half_bundle: ModelBundle) -> None:
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = encode_pixels(half_bundle, pixels)
+    exact = decode_latents(half_bundle, latents)
+    halve_decoder(half_bundle.vae)
+    assert (decode_latents(half_bundle, latents) - exact).abs().max() < 0.02
+
+
+def test_pinned_copies_arrive(half_bundle: ModelBundle) -> None:
+    values = torch.arange(1000)
+    assert torch.equal(moved(values, half_bundle.device).cpu(), values)
+
+
+def test_batches_follow_from_the_memory_that_is_free(half_bundle: ModelBundle) -> None:
+    free = free_memory(half_bundle.device)
+    assert free is not None
+    taken = torch.empty(free // 2, dtype=torch.uint8, device=half_bundle.device)
+    less = free_memory(half_bundle.device)
+    assert less is not None
+    assert less < 0.6 * free
+    del taken
+    assert pictures_at_once(half_bundle.vae, num_pixels=512**2, free_bytes=less) >= 1
+
+
+def test_the_computed_peak_of_a_training_step_is_that_of_the_gpu() -> None:
+    """bk_tiny at 512 px, one picture, fp32 weights under bf16 autocast. The computed figure is a lower bound."""
+    with measuring() as meter:
+        unet = materialized(new_unet(SHAPES, torch.float32, "bk_tiny").requires_grad_(True))
+        meter.hold(unet)
+        meter.start()
+        with torch.autocast("cpu", torch.bfloat16):
+            inputs = SHAPES.latents(1), torch.zeros(1, dtype=torch.long), SHAPES.prompt_embeds(1)
+            noise_pred(unet, *inputs).square().mean().backward()
+    real = new_unet(SHAPES, torch.float32, "bk_tiny").to_empty(device="cuda").requires_grad_(True)
+    torch.cuda.reset_peak_memory_stats()
+    with torch.autocast("cuda", torch.bfloat16):
+        inputs = (
+            torch.zeros(1, 4, 64, 64, device="cuda"),
+            torch.zeros(1, dtype=torch.long, device="cuda"),
+            torch.zeros(1, 77, 768, device="cuda"),
+        )
+        noise_pred(real, *inputs).square().mean().backward()
+    assert 0.95 * meter.peak < torch.cuda.max_memory_allocated() < 1.3 * meter.peak
