@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from naruto_add.config.load import parse_params
 from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
+from naruto_add.data.alternatives import PromptRows
 from naruto_add.diffusion.bundle import ModelBundle, widen_head
 from naruto_add.losses.adversarial import discriminator_hinge, r1_penalty
 from naruto_add.models.student import shrink_unet
@@ -153,12 +154,16 @@ def make_trainer(params: Params) -> AdversarialTrainer:
     timesteps = params.sampling.student_timesteps
     noise = torch.randn(2, NUM_PAIRS, *bundle.latent_shape)
     states = torch.randn(NUM_PAIRS, len(timesteps) - 1, *bundle.latent_shape)
-    pairs = Pairs(noise[0], states, noise[1], torch.arange(NUM_PAIRS))
+    rows = torch.arange(NUM_PAIRS)
+    pairs = Pairs(noise[0], states, noise[1], rows)
     data = AddData(
         train=pairs,
         held_out=pairs,
         further=(),
-        real=RealLatents(noise[0], torch.arange(NUM_PAIRS)),
+        real=RealLatents(
+            noise[0], PromptRows(torch.arange(NUM_PAIRS)[:, None], torch.ones(NUM_PAIRS, dtype=torch.long))
+        ),
+        real_pixels=torch.zeros(2, 3, params.base.resolution_px, params.base.resolution_px),
         prompts=[""] * NUM_PAIRS,
         prompt_embeds=torch.randn(NUM_PAIRS, NUM_TOKENS, TEXT_WIDTH),
         pooled=torch.randn(NUM_PAIRS, TEXT_WIDTH),
