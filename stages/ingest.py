@@ -2,6 +2,7 @@
 
 from naruto_add.config import paths
 from naruto_add.config.schema import Params
+from naruto_add.pipeline.requirements import check_requirements
 from naruto_add.pipeline.stage import run_stage
 
 
@@ -22,4 +23,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, check=check_requirements)

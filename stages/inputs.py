@@ -1,9 +1,13 @@
-"""Manifests of the base model and of the pictures. This stage always runs, so that DVC notices when either changes."""
+"""A check of what the later stages need, and manifests of the base model and of the pictures.
+
+This stage always runs, so that DVC notices when either changes.
+"""
 
 from naruto_add.config import paths
 from naruto_add.config.schema import Params
 from naruto_add.pipeline.inputs import write_manifests
 from naruto_add.pipeline.pictures import write_picture_manifest
+from naruto_add.pipeline.requirements import check_requirements
 from naruto_add.pipeline.stage import run_stage
 from naruto_add.runtime.checkpoints import local_cache_path
 
@@ -24,4 +28,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, check=check_requirements)

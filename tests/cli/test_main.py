@@ -45,6 +45,7 @@ def test_wrong_usage_has_exit_code_2(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("check",),
         ("summary",),
         ("report",),
         ("ablation",),

@@ -79,6 +79,10 @@ def _keys(values: Any, prefix: str = "") -> list[str]:
         ("add.discriminator_fraction", 0.0, "add.discriminator_fraction: 0.0"),
         ("add.augment_strength", 1.5, "add.augment_strength: 1.5"),
         ("add.resolution_pool_size", 0, "add.resolution_pool_size: 0"),
+        ("teacher.batch_size", 10**9, "teacher.batch_size: 1000000000"),
+        ("student.pool_size", 10**12, "student.pool_size: 1000000000000"),
+        ("ingest.num_drawings", 10**9, "ingest.num_drawings: 1000000000"),
+        ("base.model", ["x" * 10**6], "base.model: ['xxx"),
     ],
 )
 def test_types_and_ranges_are_checked(mini: Any, key: str, value: Any, message: str) -> None:
@@ -299,6 +303,20 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(ParamsError):
         load_params(path)
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "9" * 5000, "2026-02-30T25:61:61"])
+def test_dates_that_no_calendar_has_and_endless_numbers_are_one_sentence(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(re.sub(r"num_drawings: \S+", f"num_drawings: {value}", PARAMS.read_text()))
+    with pytest.raises(ParamsError, match=r"params\.yaml: a value cannot be read|ingest\.num_drawings") as caught:
+        load_params(path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_number_that_python_does_not_print_is_refused(mini: Any) -> None:
+    with pytest.raises(ParamsError, match=r"add\.num_steps: this number is not allowed"):
+        parse_params(_with(mini, {"add.num_steps": 10**5000}))
 
 
 def test_a_missing_file_is_reported_with_its_remedy(tmp_path: Path) -> None:

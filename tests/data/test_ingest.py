@@ -341,6 +341,12 @@ def test_further_captions_and_given_splits_are_kept_and_counted(tmp_path: Path) 
     assert example.prompt == "a man, in ink"
 
 
+def test_pictures_that_are_all_held_out_are_an_error(tmp_path: Path) -> None:
+    _folder(tmp_path / "set/test", 12)
+    with pytest.raises(StageError, match="gives all 12 pictures to test"):
+        _run(tmp_path, source="folder", path=str(tmp_path / "set"))
+
+
 def test_lost_ends_of_captions_are_listed_and_the_sheet_has_its_captions_as_text(tmp_path: Path) -> None:
     rows = _folder(tmp_path / "set", 12)
     rows[2]["text"] = "a man " * 50 + "with red hair"

@@ -399,6 +399,19 @@ def test_tables_in_subfolders_are_read_with_the_splits_that_their_folders_name(t
     assert [entry.name for entry in entries if isinstance(entry, Reject)] == ["train/lost.png"]
 
 
+@pytest.mark.parametrize("captions", ["auto", "sidecar", "file_name", "constant", "metadata"])
+def test_folders_with_the_name_of_a_split_give_it_to_their_pictures(tmp_path: Path, captions: str) -> None:
+    root = tmp_path / "test"  # the folder above does not count
+    for name in ("train/a fox.png", "val/deep/b fox.png", "testing/c fox.png", "d fox.png", "other/e fox.png"):
+        _picture(root / name).with_suffix(".txt").write_text("a man")
+    if captions == "metadata":
+        names = ["train/a fox.png", str(root / "val/deep/b fox.png"), "other/../testing/c fox.png", "d fox.png"]
+        _jsonl(root, *({"file_name": name, "text": "a man"} for name in [*names, str(root / "other/e fox.png")]))
+    entries = _entries("folder", root, captions=captions, caption="a man")
+    splits = {Path(entry.name).name[0]: entry.split for entry in entries if isinstance(entry, Entry)}
+    assert splits == {"a": "train", "b": "validation", "c": "test", "d": None, "e": None}
+
+
 def test_a_table_in_the_folder_and_text_files_come_before_tables_in_subfolders(tmp_path: Path) -> None:
     _picture(tmp_path / "a.png")
     _picture(tmp_path / "sub/b.png")

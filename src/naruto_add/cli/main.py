@@ -7,7 +7,7 @@ import click
 
 from naruto_add.cli.estimate import estimate
 from naruto_add.cli.generate import generate
-from naruto_add.cli.pipeline import ablation, deps, report, summary
+from naruto_add.cli.pipeline import ablation, check, deps, report, summary
 from naruto_add.cli.profile import profile
 
 EPILOG = """\b
@@ -72,5 +72,5 @@ def main() -> None:
     """
 
 
-for command in (generate, profile, estimate, summary, report, ablation, deps):
+for command in (generate, profile, check, estimate, summary, report, ablation, deps):
     main.add_command(command)

@@ -1,10 +1,32 @@
-"""Commands about the pipeline and its results: summary, report, ablation, deps."""
+"""Commands about the pipeline and its results: check, summary, report, ablation, deps."""
 
 from pathlib import Path
 
 import click
 
 from naruto_add.cli.folder import pipeline_folder
+
+
+@click.command(short_help="Check that everything the stages need is here.")
+def check() -> None:
+    """Check params.yaml, the base model, packages and weights before any stage runs; missing weights are downloaded.
+
+    Every problem is in one list. The stages `inputs` and `ingest` run the same check.
+
+    \b
+    Example:
+      naruto-add check
+    """
+    from naruto_add.config import paths
+    from naruto_add.config.load import load_params
+    from naruto_add.pipeline.requirements import check_requirements, requirements
+    from naruto_add.runtime.process import stay_offline
+
+    params = load_params(pipeline_folder() / paths.PARAMS)
+    stay_offline(params)
+    check_requirements(params)
+    for requirement in requirements(params):
+        click.echo(f"found  {requirement.name}")
 
 
 @click.command(short_help="Print the metrics of the last run.")

@@ -9,6 +9,18 @@ CAPTION_MATCH = "caption_match"
 """The value of `add.image_text_network` for a network that stage `add` trains; any other value names a CLIP model."""
 CLIP_L14 = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
 """The CLIP model of `evaluate.features: clip`."""
+DINOV2_L14 = "facebook/dinov2-large@47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
+"""The network of `evaluate.features: dinov2`."""
+DINOV2_SMALL = "facebook/dinov2-small@ed25f3a31f01632728cabb09d1542f84ab7b0056"
+"""The network of `dinov2_small` in `add.pixel_backbone` and `add.score_backbone`."""
+INCEPTION_FILE = "inception-2015-12-05.pt"
+"""The file of `evaluate.features: inception` in torch's cache."""
+TRUNK_FILES = {
+    "alex": "alexnet-owt-7be5be79.pth",
+    "vgg": "vgg16-397923af.pth",
+    "squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+"""The files of `evaluate.perceptual` in torch's cache, as torchvision names them."""
 CONSISTENCY_STEPS = 40
 """DDIM steps of the teacher in `add.method: consistency`. The 50 of LCM do not include timesteps 749 and 249."""
 

@@ -10,6 +10,8 @@ from ruamel.yaml.error import YAMLError
 from naruto_add.config.rules import contradictions
 from naruto_add.config.schema import Params
 
+_MAX_SHOWN_CHARS = 200
+
 
 class ParamsError(ValueError):
     """A parameter cannot be used. The message names the dotted key, the value and what is allowed."""
@@ -32,6 +34,10 @@ def read_yaml(path: Path) -> Any:
         raise ParamsError(f"{path}: no such file; `naruto-add profile use mini` writes params.yaml") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not YAML: {error}") from None
+    except (ValueError, OverflowError, RecursionError) as error:  # dates that no calendar has, numbers without end
+        raise ParamsError(
+            f"{path}: a value cannot be read ({error}); correct it, or put it in quotes if it is text"
+        ) from None
 
 
 def parse_params(values: Any) -> Params:
@@ -52,6 +58,14 @@ def _describe(item: Any) -> str:
         case "missing":
             return f"{key}: missing; profiles/default.yaml explains it"
         case "extra_forbidden":
-            return f"{key}: {item['input']!r} is not a parameter; profiles/default.yaml lists all of them"
+            return f"{key}: {_shown(item['input'])} is not a parameter; profiles/default.yaml lists all of them"
         case _:
-            return f"{key}: {item['input']!r} is not allowed: {item['msg']}"
+            return f"{key}: {_shown(item['input'])} is not allowed: {item['msg']}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "this number"
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}..."

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS, Resolution, trailing_timesteps
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+BatchSize = Annotated[int, Field(ge=1, le=2**16)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -80,7 +81,7 @@ class Ingest(_Section):
     caption_column: Text
     captions: Literal["auto", "sidecar", "metadata", "file_name", "constant"]
     caption: str
-    num_drawings: Positive
+    num_drawings: Annotated[int, Field(ge=1, le=10**6)]
     seed: Seed
     min_side_px: Positive
     max_megapixels: Annotated[float, Field(gt=0, le=1000)]
@@ -99,7 +100,7 @@ class Teacher(_Section):
     lora_text_encoder: bool
     lora_rank: Annotated[int, Field(ge=1, le=1024)]
     num_steps: Positive
-    batch_size: Positive
+    batch_size: BatchSize
     accumulation_steps: Positive
     gradient_checkpointing: bool
     optimizer: Optimizer
@@ -115,10 +116,10 @@ class Student(_Section):
 
     seed: Seed
     architecture: Literal["bk_base", "bk_small", "bk_tiny", "none"]
-    pool_size: Annotated[int, Field(ge=8)]
+    pool_size: Annotated[int, Field(ge=8, le=10**9)]
     num_steps: Count
     knowledge_steps: Count
-    batch_size: Positive
+    batch_size: BatchSize
     accumulation_steps: Positive
     gradient_checkpointing: bool
     optimizer: Optimizer
@@ -133,7 +134,7 @@ class Add(_Section):
     seed: Seed
     method: AddMethod
     num_steps: Positive
-    batch_size: Positive
+    batch_size: BatchSize
     accumulation_steps: Positive
     gradient_checkpointing: bool
     optimizer: Optimizer
@@ -170,15 +171,15 @@ class Evaluate(_Section):
     seed: Seed
     subject: Literal["base", "teacher", "student", "distilled"]
     num_images: Count
-    batch_size: Positive
+    batch_size: BatchSize
     features: Literal["embedded", "inception", "clip", "dinov2"]
     perceptual: Literal["embedded", "alex", "vgg", "squeeze"]
     clip_score: Text
-    latency_repeats: Positive
+    latency_repeats: Annotated[int, Field(ge=1, le=1000)]
     teacher_steps: Steps
     student_sweep: Annotated[list[Steps], Field(min_length=1)]
     teacher_sweep: Annotated[list[TeacherSteps], Field(min_length=1)]
-    sweep_images: Annotated[int, Field(ge=2)]
+    sweep_images: Annotated[int, Field(ge=2, le=10**9)]
     classifier_steps: Count
 
 

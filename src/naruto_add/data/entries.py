@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from naruto_add.data.images import Reason
@@ -107,6 +107,15 @@ def locate(root: Path, file_name: str, *, name: str) -> Path | Reject:
 def given_split(name: object) -> Split | None:
     """The split that a folder, a column's value or a hub split of this name stands for, if any."""
     return _SPLIT_OF.get(name.strip().lower()) if isinstance(name, str) else None
+
+
+def split_of_folder(root: Path, name: str) -> Split | None:
+    """The split that the innermost folder between `root` and this file with the name of a split stands for, if any."""
+    path = root / name
+    if PurePath(name).is_absolute():
+        path, root = path.resolve(), root.resolve()
+    folders = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
+    return next((split for folder in reversed(folders) if (split := given_split(folder))), None)
 
 
 def plain_attributes(row: Mapping[str, Any], *, without: tuple[str, ...]) -> dict[str, str]:

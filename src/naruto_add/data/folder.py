@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from naruto_add.config.schema import Ingest
-from naruto_add.data.entries import Entry, FolderListing, Reject, Source, list_folder, locate
+from naruto_add.data.entries import Entry, FolderListing, Reject, Source, list_folder, locate, split_of_folder
 from naruto_add.data.formats import is_unread_picture, picture_suffixes, unread_detail
 from naruto_add.data.metadata import find_tables, table_entries
 from naruto_add.data.sidecars import sidecar_entries
@@ -70,9 +70,11 @@ def _named_entries(root: Path, listing: FolderListing, params: Ingest) -> _Entri
         elif PurePosixPath(name).suffix.lower() in suffixes:
             picture = locate(root, name, name=name)
             caption = params.caption if params.captions == "constant" else caption_in_name(name)
-            entries.append(
-                picture if isinstance(picture, Reject) else Entry(name=name, picture=picture, captions=caption)
-            )
+            if isinstance(picture, Path):
+                split = split_of_folder(root, name)
+                entries.append(Entry(name=name, picture=picture, captions=caption, split=split))
+            else:
+                entries.append(picture)
     return [*entries, *listing.unreadable]
 
 

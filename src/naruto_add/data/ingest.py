@@ -226,6 +226,13 @@ def _check_outcome(outcome: _Outcome, params: Ingest, rejects_path: Path) -> Non
             f"{source_parameter(params)} has too few different pictures ({len(outcome.kept)}{copies}); the stages need "
             f"at least {num_needed}: {parts}; add pictures; {rejects_path} lists copies and rejected pictures"
         )
+    given = Counter(each.split for each in outcome.kept)
+    if not (given[None] or given["train"]):
+        splits = " and ".join(sorted(str(split) for split in given))
+        raise StageError(
+            f"{source_parameter(params)} gives all {len(outcome.kept)} pictures to {splits} by the names of folders or "
+            "by a column split; give some to train, or rename the folder or the column"
+        )
 
 
 def _metrics(outcome: _Outcome, rows: Sequence[_Row], tokens: TokenCounts) -> dict[str, float | int]:

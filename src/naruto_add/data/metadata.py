@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from naruto_add.config.schema import Ingest
-from naruto_add.data.entries import Entry, FolderListing, Reject, Split, given_split, locate, plain_attributes
+from naruto_add.data.entries import Entry, FolderListing, Reject, given_split, locate, plain_attributes, split_of_folder
 from naruto_add.data.formats import is_unread_picture, picture_suffixes, unread_detail
 from naruto_add.data.tables import Row, Table, read_table
 from naruto_add.runtime.errors import StageError, shown
@@ -76,13 +76,8 @@ def _row_entry(root: Path, folder: PurePosixPath, row: Row, params: Ingest) -> E
         picture=picture,
         captions=row.values.get(params.caption_column),
         attributes=plain_attributes(row.values, without=("file_name", params.caption_column)),
-        split=given_split(row.values.get("split")) or _split_of_folder(folder),
+        split=given_split(row.values.get("split")) or split_of_folder(root, name),
     )
-
-
-def _split_of_folder(folder: PurePosixPath) -> Split | None:
-    """The split that the innermost folder with the name of one stands for."""
-    return next((split for part in reversed(folder.parts) if (split := given_split(part))), None)
 
 
 def _is_picture(name: str) -> bool:

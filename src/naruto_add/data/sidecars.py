@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from naruto_add.data.entries import Entry, FolderListing, Reject, locate
+from naruto_add.data.entries import Entry, FolderListing, Reject, locate, split_of_folder
 from naruto_add.data.formats import is_unread_picture, picture_suffixes, unread_detail
 from naruto_add.data.text import UnknownEncodingError, decode_text
 
@@ -55,7 +55,8 @@ def _entry(root: Path, name: str, texts: list[str]) -> Entry | Reject:
         content = decode_text(text.read_bytes())
     except (UnknownEncodingError, OSError) as error:
         return Reject(name=name, reason="no_caption", detail=f"{text_name} cannot be read: {error}")
-    return Entry(name=name, picture=picture, captions=[line for line in re.split(r"[\r\n]+", content) if line.strip()])
+    captions = [line for line in re.split(r"[\r\n]+", content) if line.strip()]
+    return Entry(name=name, picture=picture, captions=captions, split=split_of_folder(root, name))
 
 
 def _without_picture(names_of: dict[PurePosixPath, list[str]], pictures: set[str]) -> list[Reject]:

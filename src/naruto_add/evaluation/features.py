@@ -26,7 +26,7 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
-from naruto_add.config.constants import CLIP_L14
+from naruto_add.config.constants import CLIP_L14, DINOV2_L14, INCEPTION_FILE
 from naruto_add.imaging.pixels import Images
 from naruto_add.models.backbones import load_efficientnet
 from naruto_add.models.hub import load_frozen
@@ -37,10 +37,8 @@ INCEPTION_PX = 299
 DINOV2_PX = 224
 NETWORK_BATCH = 8
 """Pictures per network call. Larger batches are slower on a CPU because they exceed its cache."""
-INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 """Checked before loading, because the file is TorchScript, that is, code."""
-DINOV2_L14 = "facebook/dinov2-large@47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
 KEY = "evaluate.features"
 REMEDY = "choose 'embedded'"
 
@@ -64,7 +62,7 @@ def load_feature_network(
         case "embedded":
             return _embedded_network(device)
         case "inception":
-            return inception_network(_inception_path(), device, sha256=INCEPTION_SHA256)
+            return inception_network(inception_path(), device, sha256=INCEPTION_SHA256)
         case "clip":
             return clip_network(CLIP_L14, device)
         case "dinov2":
@@ -160,8 +158,8 @@ def _named_network(name: str, input_px: int, forward: Callable[[Tensor], Tensor]
     return FeatureNetwork(name, f"fd_{name}", f"kd_{name}", input_px, forward)
 
 
-def _inception_path() -> Path:
-    """clean-fid's file in torch's cache, downloaded if it is missing."""
+def inception_path() -> Path:
+    """clean-fid's file in torch's cache, downloaded if it is missing. Raises StageError if it cannot be."""
     from cleanfid.downloads_helper import inception_url
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE

@@ -43,7 +43,7 @@ def load_perceptual_network(choice: Literal["embedded"] | Trunk, device: torch.d
     """The network of `evaluate.perceptual`. Raises StageError if its weights are missing or cannot be loaded."""
     if choice == "embedded":
         return _embedded(device)
-    return lpips_network(choice, _trunk_weights(choice), device)
+    return lpips_network(choice, trunk_weights(choice), device)
 
 
 @torch.no_grad()
@@ -54,14 +54,14 @@ def perceptual_distances(images: Images, others: Images, *, network: PerceptualN
     return torch.cat(parts).double().cpu().numpy()
 
 
-def lpips_network(trunk: Trunk, trunk_weights: Mapping[str, Tensor], device: torch.device) -> PerceptualNetwork:
+def lpips_network(trunk: Trunk, weights: Mapping[str, Tensor], device: torch.device) -> PerceptualNetwork:
     """LPIPS v0.1: the package's linear heads on the `features.*` tensors of a torchvision network."""
     import lpips
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # lpips passes deprecated arguments to torchvision
         network = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
-    _load_trunk(network.net, trunk_weights)
+    _load_trunk(network.net, weights)
     network = network.requires_grad_(False).eval().to(device)
 
     def distance(pixels: Tensor, others: Tensor) -> Tensor:
@@ -71,13 +71,14 @@ def lpips_network(trunk: Trunk, trunk_weights: Mapping[str, Tensor], device: tor
     return PerceptualNetwork(f"lpips_{trunk}", "lpips", distance)
 
 
-def _load_trunk(network: Any, trunk_weights: Mapping[str, Tensor]) -> None:
+def _load_trunk(network: Any, weights: Mapping[str, Tensor]) -> None:
     """Load `features.*` into lpips' slices, which keep the layers' numbers: slice2.3.weight is features.3.weight."""
     names = {name: f"features.{name.split('.', 1)[1]}" for name in network.state_dict()}
-    network.load_state_dict({name: trunk_weights[source] for name, source in names.items()})
+    network.load_state_dict({name: weights[source] for name, source in names.items()})
 
 
-def _trunk_weights(trunk: Trunk) -> Mapping[str, Tensor]:
+def trunk_weights(trunk: Trunk) -> Mapping[str, Tensor]:
+    """torchvision's weights, downloaded if they are missing. Raises StageError if they cannot be."""
     from torchvision import models
 
     weights = {

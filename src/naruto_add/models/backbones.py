@@ -13,10 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from naruto_add.config.constants import DINOV2_SMALL
 from naruto_add.runtime.errors import StageError
 
-DINOV2_SMALL = "facebook/dinov2-small"
-DINOV2_SMALL_REVISION = "ed25f3a31f01632728cabb09d1542f84ab7b0056"
 DINOV2_DEPTHS = (3, 6, 9, 12)
 """The layers, of 12, whose patch tokens are the feature maps; other depths use the same fractions."""
 
@@ -119,11 +118,12 @@ class Dinov2Maps:
 def _load_dinov2_small(device: torch.device) -> Any:
     from transformers import AutoModel
 
+    repository, _, revision = DINOV2_SMALL.partition("@")
     try:
-        network = AutoModel.from_pretrained(DINOV2_SMALL, revision=DINOV2_SMALL_REVISION, use_safetensors=True)
+        network = AutoModel.from_pretrained(repository, revision=revision, use_safetensors=True)
     except OSError as error:
         raise StageError(
-            f"add.pixel_backbone or add.score_backbone: dinov2_small is {DINOV2_SMALL} of the hub, which cannot be "
+            f"add.pixel_backbone or add.score_backbone: dinov2_small is {repository} of the hub, which cannot be "
             f"loaded ({error}); download it on a machine with network access, or use EfficientNet, which is installed "
             "with this package"
         ) from error

@@ -32,14 +32,13 @@ def write_picture_manifest(ingest: Ingest, *, manifest_path: Path, cache_path: P
     Of drawings and of a hub data set, which the parameters identify, the manifest only names the source. Hidden files
     are left out. Hashes are taken from `cache_path` for files whose size and modification time are unchanged.
 
-    Raises StageError if `ingest.path` is missing, is neither a file nor a folder, cannot be listed, or overlaps with
-    data/dataset, which `ingest` writes.
+    Raises StageError as `check_source` does, and if a file or the folder itself cannot be read.
     """
     if ingest.source in ("shinobi", "hub"):
         write_json(manifest_path, {"source": ingest.source})
         return
+    check_source(ingest)
     root = Path(ingest.path)
-    _check_root(root)
     files, others = _look(root) if root.is_dir() else ({root.name: root}, {})
     readable = {name: file for name, file in files.items() if os.access(file, os.R_OK)}
     others |= dict.fromkeys(files.keys() - readable.keys(), "a file that may not be read")
@@ -52,7 +51,11 @@ def write_picture_manifest(ingest: Ingest, *, manifest_path: Path, cache_path: P
     write_json(manifest_path, {**hashed, **{name: f"not read: {kind}" for name, kind in others.items()}})
 
 
-def _check_root(root: Path) -> None:
+def check_source(ingest: Ingest) -> None:
+    """Raises StageError if `ingest.path` is needed and is missing, neither file nor folder, or written by `ingest`."""
+    if ingest.source in ("shinobi", "hub"):
+        return
+    root = Path(ingest.path)
     key = f"ingest.path: {str(root)!r}"
     try:
         mode = root.stat().st_mode

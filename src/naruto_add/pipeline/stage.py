@@ -12,8 +12,8 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.process import stay_offline, terminate_with_parent
 
 
-def run_stage(main: Callable[[Params], None]) -> None:
-    """Check params.yaml and the base model, then run `main`.
+def run_stage(main: Callable[[Params], None], *, check: Callable[[Params], None] = check_base_use) -> None:
+    """Check params.yaml and, by `check`, at least the base model, then run `main`.
 
     `main` imports its library module itself, so that a mistake is reported before torch is loaded.
 
@@ -24,7 +24,7 @@ def run_stage(main: Callable[[Params], None]) -> None:
         terminate_with_parent()
         params = load_params(paths.PARAMS)
         stay_offline(params)
-        check_base_use(params)
+        check(params)
         main(params)
     except (StageError, ParamsError, FileNotFoundError) as error:
         if os.environ.get("NARUTO_ADD_TRACEBACK"):

@@ -1,0 +1,153 @@
+"""Everything that a later stage needs and that may be missing here: packages of extras, weights, the base model.
+
+It is asked for before the first training. Missing weights are downloaded then, so that nothing is fetched hours later.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+from naruto_add.config.constants import (
+    CAPTION_MATCH,
+    CLIP_L14,
+    DINOV2_L14,
+    DINOV2_SMALL,
+    INCEPTION_FILE,
+    TRUNK_FILES,
+)
+from naruto_add.config.schema import Params
+from naruto_add.diffusion.base_model import check_base_use
+from naruto_add.pipeline.pictures import check_source
+from naruto_add.pipeline.weights import fetch_base, fetch_network, fetch_torch_file
+from naruto_add.runtime.errors import StageError
+
+_GB = 10**9
+_ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """`name` is what is needed and by which parameter; `check` raises StageError if it is missing."""
+
+    name: str
+    check: Callable[[], None]
+
+
+def requirements(params: Params) -> list[Requirement]:
+    """What the stages need with these parameters beyond the packages that the project always has."""
+    return [
+        Requirement(name=f"base.model {params.base.model}", check=partial(_check_base, params)),
+        Requirement(name=f"ingest.source {params.ingest.source}", check=partial(check_source, params.ingest)),
+        Requirement(name=f"{_memory_bytes() / _GB:.3g} GB of memory", check=partial(_check_memory, params)),
+        *_packages(params),
+        *_networks(params),
+    ]
+
+
+def check_requirements(params: Params) -> None:
+    """Raises StageError with a line for each requirement that is missing."""
+    problems = [problem for each in requirements(params) if (problem := problem_of(each))]
+    if problems:
+        raise StageError("\n".join(problems))
+
+
+def problem_of(requirement: Requirement) -> str | None:
+    """What is missing, and the remedy."""
+    try:
+        requirement.check()
+    except StageError as error:
+        return str(error)
+    return None
+
+
+def _check_base(params: Params) -> None:
+    check_base_use(params)
+    fetch_base(params.base.model, revision=params.base.revision, variant=params.base.variant)
+
+
+def _check_memory(params: Params) -> None:
+    """Raises StageError if a number of pictures is so large that even their values alone exceed the memory.
+
+    It is a bound, not an estimate: networks take much more. Latents are counted with an eighth of the pictures' side.
+    """
+    picture = 3 * params.base.resolution_px**2
+    sample = 4 * (params.base.resolution_px // 8) ** 2 * params.sampling.student_steps
+    numbers = {
+        "teacher.batch_size": 4 * params.teacher.batch_size * picture,
+        "student.batch_size": 4 * params.student.batch_size * sample,
+        "student.pool_size": 4 * params.student.pool_size * sample,
+        "add.batch_size": 4 * params.add.batch_size * sample,
+        "add.resolution_pool_size": 4 * params.add.resolution_pool_size * sample if params.add.resolutions_px else 0,
+    }
+    values = params.model_dump()
+    problems = [
+        f"{key}: {values[section][name]} takes at least {num_bytes / _GB:.3g} GB, more than this machine's memory "
+        f"({_memory_bytes() / _GB:.3g} GB); use a smaller number"
+        for key, num_bytes in numbers.items()
+        for section, _, name in [key.partition(".")]
+        if num_bytes > _memory_bytes()
+    ]
+    if problems:
+        raise StageError("\n".join(problems))
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _packages(params: Params) -> Iterator[Requirement]:
+    optimizers = {"teacher": params.teacher.optimizer, "student": params.student.optimizer, "add": params.add.optimizer}
+    for name, optimizer in optimizers.items():
+        if optimizer.name == "adamw_8bit":
+            key = f"{name}.optimizer.name"
+            yield _package("bitsandbytes", f"{key}: adamw_8bit", "`uv pip install bitsandbytes`, or use adamw")
+    if "onnx" in params.export.formats:
+        remedy = "`pip install 'naruto-add[onnx]'`, or leave onnx out"
+        yield from (_package(package, "export.formats: onnx", remedy) for package in _ONNX_PACKAGES)
+
+
+def _package(package: str, key: str, remedy: str) -> Requirement:
+    def check() -> None:
+        if find_spec(package) is None:
+            raise StageError(f"{key} needs the package {package}, which is not installed; {remedy}")
+
+    return Requirement(name=f"{key}: the package {package}", check=check)
+
+
+def _networks(params: Params) -> Iterator[Requirement]:
+    add, evaluate = params.add, params.evaluate
+    is_adversarial = add.method == "adversarial"
+    if is_adversarial and add.image_text_weight and add.image_text_network != CAPTION_MATCH:
+        instead = f"use '{CAPTION_MATCH}', or set add.image_text_weight to 0"
+        yield _network("add.image_text_network", add.image_text_network, "clip", instead)
+    backbones: dict[str, str] = {"add.pixel_backbone": add.pixel_backbone, "add.score_backbone": add.score_backbone}
+    for key, backbone in backbones.items():
+        if backbone == "dinov2_small":
+            yield _network(key, DINOV2_SMALL, "dinov2", "use EfficientNet")
+    if evaluate.clip_score != "off":
+        yield _network("evaluate.clip_score", evaluate.clip_score, "clip", "set it to 'off'")
+    key = "evaluate.features"
+    match evaluate.features:
+        case "clip":
+            yield _network(key, CLIP_L14, "clip", "choose 'embedded'")
+        case "dinov2":
+            yield _network(key, DINOV2_L14, "dinov2", "choose 'embedded'")
+        case "inception":
+            yield _torch_file(key, INCEPTION_FILE, "naruto_add.evaluation.features", "inception_path", "")
+    if evaluate.perceptual != "embedded":
+        name = TRUNK_FILES[evaluate.perceptual]
+        module = "naruto_add.evaluation.perceptual"
+        yield _torch_file("evaluate.perceptual", name, module, "trunk_weights", evaluate.perceptual)
+
+
+def _network(key: str, source: str, kind: str, instead: str) -> Requirement:
+    return Requirement(
+        name=f"{key}: {source}", check=partial(fetch_network, source, kind=kind, key=key, instead=instead)
+    )
+
+
+def _torch_file(key: str, name: str, module: str, function: str, argument: str) -> Requirement:
+    check = partial(fetch_torch_file, name, module=module, function=function, argument=argument)
+    return Requirement(name=f"{key}: {name}", check=check)

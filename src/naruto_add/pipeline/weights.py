@@ -1,0 +1,154 @@
+"""Weights that are not part of this project, found or downloaded by their file names alone, without loading torch."""
+
+import json
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from naruto_add.config.constants import CAPTION_MATCH
+from naruto_add.runtime.errors import StageError
+
+_NETWORK_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
+_WITH_WEIGHTS = ("text_encoder", "transformer", "unet", "vae")
+_UNUSED_PARTS = ("feature_extractor", "image_encoder", "safety_checker")
+
+
+def fetch_network(source: str, *, kind: str, key: str, instead: str) -> None:
+    """The network in `source`, a folder or `owner/name@commit` on the hub, is on this disk and is of this kind.
+
+    Raises StageError, which names the parameter `key` and the remedy `instead`, if it cannot be.
+    """
+    if Path(source).is_dir():
+        _check_network(Path(source), source, kind, key, instead)
+        return
+    repository, _, commit = source.partition("@")
+    if not commit or repository.count("/") != 1:
+        choices = f" or {CAPTION_MATCH!r}" if key == "add.image_text_network" else ""
+        raise StageError(
+            f"{key}: {source!r} is neither a folder nor a pinned hub repository; write owner/name@commit{choices}, or "
+            f"{instead}"
+        )
+    folder = _cached(repository, commit)
+    if folder is None or _missing_of_network(folder):
+        folder = _downloaded(repository, commit, _NETWORK_FILES, key, instead)
+    _check_network(folder, source, kind, key, instead)
+
+
+def fetch_base(model: str, *, revision: str, variant: str) -> None:
+    """The base model, a pipeline in diffusers format on the hub, is on this disk with all parts that are loaded.
+
+    Raises StageError if it cannot be. A folder is left to the checks of its configuration.
+    """
+    if Path(model).is_dir():
+        return
+    remedy = "name another base.model"
+    folder = _cached(model, revision)
+    if folder is None or _missing_of_pipeline(folder, variant):
+        patterns = ("model_index.json", "*/*.json", "*/*.txt", *_weight_files(variant))
+        folder = _downloaded(model, revision, patterns, "base.model", remedy)
+    if missing := _missing_of_pipeline(folder, variant):
+        wanted = f" of base.variant {variant!r}" if variant else ""
+        raise StageError(
+            f"base.model: {model}@{revision} has no {missing}{wanted} in the hub's cache, and the hub has none or is "
+            f"out of reach; only weights in safetensors are loaded; run `hf download {model} --revision {revision}` "
+            f"on a machine with network access, or {remedy}"
+        )
+
+
+def fetch_torch_file(name: str, *, module: str, function: str, argument: str) -> None:
+    """The file is in torch's cache, downloaded if it is missing by `function` of `module`, which raises StageError.
+
+    The module is named by text: it loads torch, which takes seconds, and runs only if the file is missing.
+    """
+    if not (torch_cache() / name).exists():
+        getattr(import_module(module), function)(*([argument] if argument else []))
+
+
+def torch_cache() -> Path:
+    """The folder that `torch.hub` keeps weights in."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub/checkpoints"
+
+
+# --- the hub ---
+
+
+def _cached(repository: str, revision: str) -> Path | None:
+    """The folder of the hub's cache, whose files may be incomplete; None if it has none of this revision."""
+    from huggingface_hub import snapshot_download  # takes half a second; only hub models need it
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except Exception:  # noqa: BLE001 (hub clients raise many types; the download reports the cause)
+        return None
+
+
+def _downloaded(repository: str, revision: str, patterns: Sequence[str], key: str, instead: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # hub clients raise many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StageError(
+            f"{key}: {repository}@{revision} is not complete in the hub's cache ({HF_HUB_CACHE}) and cannot be "
+            f"downloaded ({reason}); check the name and the network, run `hf download {repository} --revision "
+            f"{revision}` on a machine with network access, or {instead}"
+        ) from error
+
+
+def _weight_files(variant: str) -> list[str]:
+    """Patterns for the weights of a pipeline's parts, whole or in shards, in safetensors only."""
+    names = [f"*/{name}{shard}" for name in ("model", "diffusion_pytorch_model") for shard in ("", "-*-of-*")]
+    whole = [f"*/{name}.{variant}" for name in ("model", "diffusion_pytorch_model")]
+    dotted = [f"{name}.{variant}" for name in names] + [f"{name}-*-of-*" for name in whole]
+    return [f"{name}.safetensors" for name in (dotted if variant else names)]
+
+
+# --- what a folder must contain ---
+
+
+def _check_network(folder: Path, source: str, kind: str, key: str, instead: str) -> None:
+    if missing := _missing_of_network(folder):
+        raise StageError(f"{key}: {source} has no {missing}; name a {kind.upper()} model in safetensors, or {instead}")
+    found = _model_type(folder)
+    if found != kind:
+        raise StageError(f"{key}: {source} is a {found} model, not a {kind.upper()}; {instead}")
+
+
+def _missing_of_network(folder: Path) -> str:
+    """The first thing that the folder lacks, or ""."""
+    if not (folder / "config.json").is_file():
+        return "config.json"
+    return "" if any(folder.glob("model*.safetensors")) else "model.safetensors"
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _missing_of_pipeline(folder: Path, variant: str) -> str:
+    """The first part or file that the pipeline in the folder lacks, or ""."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        parts = [part for part, value in index.items() if isinstance(value, list) and value[0] is not None]
+    except (OSError, ValueError, AttributeError, IndexError):
+        return "model_index.json"
+    for part in parts:
+        if part in _UNUSED_PARTS:
+            continue
+        if not any((folder / part).glob("*.json")):
+            return f"{part}/*.json"
+        if part.startswith(_WITH_WEIGHTS) and not _has_weights(folder / part, variant):
+            return f"{part}/*.safetensors"
+    return ""
+
+
+def _has_weights(folder: Path, variant: str) -> bool:
+    files = [file.name.split(".") for file in folder.glob("*.safetensors")]
+    return any((variant in parts[1:-1]) if variant else len(parts) == 2 for parts in files)

@@ -1,0 +1,178 @@
+"""What a later stage needs is asked for before the first training, and everything that is missing is in one list."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from naruto_add.config.constants import CLIP_L14, DINOV2_SMALL, INCEPTION_FILE, TRUNK_FILES
+from naruto_add.config.load import load_params
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.requirements import check_requirements, problem_of, requirements
+from naruto_add.pipeline.weights import torch_cache
+from naruto_add.runtime.errors import StageError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of a hub that cannot be reached, and an empty cache of torch."""
+    import huggingface_hub.constants
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "hub"
+
+
+def _params(**changes: Any) -> Params:
+    """Those of params.yaml, with changes such as add__score_backbone."""
+    values = load_params(ROOT / "params.yaml").model_dump()
+    for name, value in changes.items():
+        *sections, key = name.split("__")
+        section = values
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    return Params.model_validate(values)
+
+
+def _problems(params: Params) -> list[str]:
+    with pytest.raises(StageError) as caught:
+        check_requirements(params)
+    return str(caught.value).splitlines()
+
+
+def _network(folder: Path, kind: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+def _in_cache(hub: Path, source: str) -> Path:
+    repository, _, commit = source.partition("@")
+    return hub / f"models--{repository.replace('/', '--')}" / "snapshots" / commit
+
+
+def test_the_committed_parameters_need_nothing_but_the_base_model() -> None:
+    params = _params()
+    names = [each.name for each in requirements(params)]
+    assert names[:2] == ["base.model base/model", "ingest.source shinobi"]
+    assert len(names) == 3
+    assert names[2].endswith("GB of memory")
+    check_requirements(params)
+
+
+def test_every_problem_is_in_one_list(tmp_path: Path) -> None:
+    problems = _problems(
+        _params(
+            base__model="owner/base",
+            base__revision="1" * 40,
+            ingest__source="folder",
+            ingest__path=str(tmp_path / "missing"),
+            teacher__optimizer__name="adamw_8bit",
+            add__image_text_weight=0.1,
+            add__image_text_network="clip",
+            add__score_backbone="dinov2_small",
+            evaluate__features="clip",
+            evaluate__clip_score="owner/other@" + "2" * 40,
+        )
+    )
+    keys = [problem.partition(":")[0] for problem in problems]
+    assert keys == [
+        "base.model",
+        "ingest.path",
+        "teacher.optimizer.name",
+        "add.image_text_network",
+        "add.score_backbone",
+        "evaluate.clip_score",
+        "evaluate.features",
+    ]
+    assert "the package bitsandbytes" in problems[2]
+    for problem in (problems[0], *problems[4:]):
+        assert "cannot be downloaded" in problem
+        assert "hf download" in problem
+
+
+@pytest.mark.parametrize("name", ["clip", "owner/clip", "a/b/c@" + "1" * 40, "missing/folder/clip"])
+def test_a_name_that_is_no_clip_model_is_refused(name: str) -> None:
+    (problem,) = _problems(_params(evaluate__clip_score=name))
+    assert problem.startswith(f"evaluate.clip_score: {name!r} is neither a folder nor a pinned hub repository")
+
+
+def test_a_folder_must_hold_a_network_of_the_right_kind(tmp_path: Path) -> None:
+    check_requirements(_params(evaluate__clip_score=str(_network(tmp_path / "clip", "clip"))))
+    (problem,) = _problems(_params(evaluate__clip_score=str(_network(tmp_path / "bert", "bert"))))
+    assert "is a bert model, not a CLIP" in problem
+    (tmp_path / "clip/model.safetensors").unlink()
+    (problem,) = _problems(_params(evaluate__clip_score=str(tmp_path / "clip")))
+    assert "has no model.safetensors" in problem
+
+
+def test_networks_in_the_hubs_cache_need_no_network_access(hub: Path) -> None:
+    params = _params(evaluate__features="clip", add__score_backbone="dinov2_small")
+    _network(_in_cache(hub, CLIP_L14), "clip")
+    _network(_in_cache(hub, DINOV2_SMALL), "dinov2")
+    check_requirements(params)
+
+
+@pytest.mark.parametrize("variant", ["", "fp16"])
+def test_a_base_model_on_the_hub_needs_all_its_parts(hub: Path, variant: str) -> None:
+    params = _params(base__model="owner/base", base__revision="1" * 40, base__variant=variant)
+    folder = _in_cache(hub, f"owner/base@{'1' * 40}")
+    folder.mkdir(parents=True)
+    for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
+        (folder / part).mkdir()
+        config = ROOT / f"base/model/{part}/config.json"
+        (folder / part / "config.json").write_text(config.read_text() if config.exists() else "{}")
+    index = {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None]}
+    index |= {part: ["library", "Class"] for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler")}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    ending = f".{variant}.safetensors" if variant else ".safetensors"
+    for part in ("vae", "unet", "text_encoder"):
+        assert "owner/base" in _problems(params)[0]
+        (folder / part / f"model{ending}").touch()
+    check_requirements(params)
+    other = _params(base__model="owner/base", base__revision="1" * 40, base__variant="" if variant else "fp16")
+    assert "has no vae/*.safetensors" in _problems(other)[0]
+
+
+@pytest.mark.parametrize(("choice", "module"), [("alex", "alexnet"), ("vgg", "vgg"), ("squeeze", "squeezenet")])
+def test_lpips_trunks_have_the_file_names_of_torchvision(choice: str, module: str) -> None:
+    spec = find_spec("torchvision")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    source = Path(spec.submodule_search_locations[0]) / f"models/{module}.py"  # importing it takes seconds
+    assert f'/models/{TRUNK_FILES[choice]}"' in source.read_text(encoding="utf-8")
+
+
+def test_files_in_torchs_cache_are_enough() -> None:
+    import torch
+
+    assert str(torch_cache()) == f"{torch.hub.get_dir()}/checkpoints"
+    torch_cache().mkdir(parents=True)
+    (torch_cache() / INCEPTION_FILE).touch()
+    (torch_cache() / TRUNK_FILES["vgg"]).touch()
+    check_requirements(_params(evaluate__features="inception", evaluate__perceptual="vgg"))
+
+
+def test_a_package_of_an_extra_is_asked_for() -> None:
+    params = _params(export__formats=["diffusers", "onnx"])
+    found = {each.name: problem_of(each) for each in requirements(params) if "onnx" in each.name}
+    assert len(found) == 3
+    for name, problem in found.items():
+        package = name.split()[-1]
+        assert (problem is None) == (find_spec(package) is not None)
+        if problem:
+            assert "pip install 'naruto-add[onnx]'" in problem
+
+
+def test_a_pool_that_cannot_fit_into_memory_is_refused() -> None:
+    (problem,) = _problems(_params(student__pool_size=10**9))
+    assert problem.startswith("student.pool_size: 1000000000 takes at least")
+    assert "more than this machine's memory" in problem
