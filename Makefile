@@ -6,6 +6,8 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --no-sync
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONUNBUFFERED := 1
+# Without stored bytecode, every process would compile the sources of torch, diffusers and transformers again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install repro summary report ablation test pipeline slow lint types contracts deps check format lock

@@ -1,23 +1,33 @@
-"""Tiny models and data in the formats that the pipeline reads, made without network access."""
+"""Tiny models and data in the formats that the pipeline reads, made without network access.
 
+torch is imported by fixtures only: the process that distributes the tests to others loads this file and needs no torch.
+"""
+
+import copy
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from naruto_add.data.shinobi.draw import draw_shinobi
-from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from naruto_add.diffusion.bundle import ModelBundle
 
 ROOT = Path(__file__).parent.parent
-torch.set_num_threads(1)
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # read when torch is imported, in child processes too
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Stable Diffusion pipeline for 32 px pictures with 4x4x4 latents."""
+    import torch
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(ROOT / "base/model/tokenizer")
@@ -42,15 +52,25 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_bundle(tiny_pipeline_dir: Path) -> ModelBundle:
-    """The tiny pipeline, newly loaded for each test, frozen."""
+@pytest.fixture(scope="session")
+def loaded_tiny_bundle(tiny_pipeline_dir: Path) -> "ModelBundle":
+    """The tiny pipeline, frozen. Tests use copies of it, which take less time than loading."""
+    from naruto_add.diffusion.bundle import load_pipeline_folder
+
     return load_pipeline_folder(tiny_pipeline_dir, precision="fp32")
+
+
+@pytest.fixture
+def tiny_bundle(loaded_tiny_bundle: "ModelBundle") -> "ModelBundle":
+    """A copy of the tiny pipeline as loaded, which the test may change."""
+    return copy.deepcopy(loaded_tiny_bundle)
 
 
 @pytest.fixture(scope="session")
 def tiny_dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four drawings of 32 px in the format of `ingest`: 16 for training, 4 for validation, 4 for test."""
+    from naruto_add.data.shinobi.draw import draw_shinobi
+
     folder = tmp_path_factory.mktemp("tiny") / "dataset"
     (folder / "images").mkdir(parents=True)
     splits = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4
@@ -64,7 +84,9 @@ def tiny_dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _tiny_vae() -> AutoencoderKL:
+def _tiny_vae() -> "AutoencoderKL":
+    from diffusers import AutoencoderKL
+
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -76,7 +98,9 @@ def _tiny_vae() -> AutoencoderKL:
     )
 
 
-def _tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def _tiny_text_encoder(tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -93,7 +117,9 @@ def _tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def _tiny_unet() -> UNet2DConditionModel:
+def _tiny_unet() -> "UNet2DConditionModel":
+    from diffusers import UNet2DConditionModel
+
     return UNet2DConditionModel(
         sample_size=4,
         in_channels=4,

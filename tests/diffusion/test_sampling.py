@@ -78,7 +78,7 @@ def test_more_steps_of_dpm_solver_are_closer_to_many_steps(tiny_bundle: ModelBun
             negative_embeds=empty,
             sampler=dpm_solver_sampler(tiny_bundle, num_steps, 1.0),
         )
-        for num_steps in (4, 25, 100)
+        for num_steps in (4, 12, 40)
     ]
     near, far = (drawn[1] - drawn[2]).norm(), (drawn[0] - drawn[2]).norm()
     assert near < far

@@ -1,14 +1,17 @@
 """Trainers on a random tiny pipeline, their parameters, and comparisons of their states."""
 
+import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from naruto_add.config.schema import Add, Optimizer, StudentScheduler
-from naruto_add.diffusion.bundle import ModelBundle, load_unet
+from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.training.add.adversarial import AdversarialTrainer
 from naruto_add.training.add.batch import Batch
 from naruto_add.training.add.consistency import ConsistencyTrainer
@@ -56,10 +59,18 @@ class Build:
     """Builds data and trainers, all of which start from the same weights."""
 
     def __init__(
-        self, bundle: ModelBundle, *, student_dir: Path, pool_path: Path, dataset_dir: Path, tmp: Path
+        self,
+        bundle: ModelBundle,
+        *,
+        student: UNet2DConditionModel,
+        student_dir: Path,
+        pool_path: Path,
+        dataset_dir: Path,
+        tmp: Path,
     ) -> None:
+        """`student_dir` contains the weights of `student`, which trainers copy."""
         self.bundle, self.student_dir, self.pool_path, self.dataset_dir = bundle, student_dir, pool_path, dataset_dir
-        self.tmp = tmp
+        self.tmp, self._loaded_student = tmp, student
 
     def data(self, params: Add) -> AddData:
         """With few real pictures for the validation score, whose network is what costs most in these tests."""
@@ -108,15 +119,22 @@ class Build:
         )
 
     def _student(self) -> Any:
-        return load_unet(self.student_dir, precision="fp32").requires_grad_(True)
+        return copy.deepcopy(self._loaded_student).requires_grad_(True)
 
 
-def train(trainer: AdversarialTrainer | ConsistencyTrainer, folder: Path, *, kill_at: int | None = None) -> None:
-    """Train as the stage does, with the checkpoint and the curves in `folder`; die before step `kill_at`."""
+def train(
+    trainer: AdversarialTrainer | ConsistencyTrainer, folder: Path, *, kill_at: int | None = None, killed: Path = Path()
+) -> list[int]:
+    """Train as the stage does, with the checkpoint and the curves in `folder`; returns the steps that were done.
+
+    `killed` becomes a copy of `folder` before step `kill_at`: what a process that is killed at this moment leaves.
+    """
+    steps = []
 
     def train_step(step: int) -> Any:
         if step == kill_at:
-            raise ConnectionAbortedError
+            shutil.copytree(folder, killed)
+        steps.append(step)
         return trainer.train_step(step)
 
     run_steps(
@@ -130,6 +148,7 @@ def train(trainer: AdversarialTrainer | ConsistencyTrainer, folder: Path, *, kil
         checkpoint_dir=folder,
         curves_path=folder / "curves.tsv",
     )
+    return steps
 
 
 def weights(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -1,13 +1,26 @@
 """A pool, a student, and trainers that start from them."""
 
+from collections.abc import Generator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
+from naruto_add.models import backbones
+from naruto_add.training.add import validation_score
 from naruto_add.training.pool import draw_pool, pool_prompts
 from tests.training.add.build import GUIDANCE_SCALE, TEMPLATE, TIMESTEPS, Build
+
+
+@pytest.fixture(autouse=True, scope="session")
+def feature_networks_loaded_once() -> Generator[None]:
+    """The frozen feature networks are shared by all trainers, which take less time to build."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "load_efficientnet", cache(backbones.load_efficientnet))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +53,29 @@ def student_dir(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
+@pytest.fixture(scope="session")
+def student(student_dir: Path) -> UNet2DConditionModel:
+    """The student as loaded; trainers start from copies, which take less time."""
+    return load_unet(student_dir, precision="fp32")
+
+
 @pytest.fixture
 def build(
-    tiny_bundle: ModelBundle, student_dir: Path, pool_path: Path, tiny_dataset_dir: Path, tmp_path: Path
+    tiny_bundle: ModelBundle,
+    student: UNet2DConditionModel,
+    student_dir: Path,
+    pool_path: Path,
+    tiny_dataset_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Build:
+    """With a quarter of the side at which the validation score looks at pictures: its network costs the most."""
+    monkeypatch.setattr(validation_score, "INPUT_PX", 56)
     return Build(
-        tiny_bundle, student_dir=student_dir, pool_path=pool_path, dataset_dir=tiny_dataset_dir, tmp=tmp_path / "cache"
+        tiny_bundle,
+        student=student,
+        student_dir=student_dir,
+        pool_path=pool_path,
+        dataset_dir=tiny_dataset_dir,
+        tmp=tmp_path / "cache",
     )

@@ -120,7 +120,7 @@ def test_optional_losses_are_not_in_the_curves_by_default(build: Build) -> None:
 def test_the_student_overfits_one_batch(build: Build) -> None:
     params = add_params(adv_weight=0.0, rollout_fraction=0.0, renoised_weight=0.0, learning_rate=4e-3)
     trainer = build.trainer(params)
-    losses = [trainer.train_step(0)["pair_loss"] for _ in range(30)]
+    losses = [trainer.train_step(0)["pair_loss"] for _ in range(14)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -232,11 +232,9 @@ def test_a_discriminator_that_wins_causes_an_alarm(build: Build, name: str, caps
 
 def test_a_killed_run_resumes_bit_for_bit(build: Build, tmp_path: Path) -> None:
     params = add_params(warmup_steps=3, adv_start_steps=1, adv_ramp_steps=2, real_source="both", **ALL_LOSSES)
-    whole, killed, resumed = (build.trainer(params) for _ in range(3))
-    train(whole, tmp_path / "whole")
-    with pytest.raises(ConnectionAbortedError):
-        train(killed, tmp_path / "killed", kill_at=3)
-    train(resumed, tmp_path / "killed")
+    whole, resumed = (build.trainer(params) for _ in range(2))
+    train(whole, tmp_path / "whole", kill_at=3, killed=tmp_path / "killed")
+    assert train(resumed, tmp_path / "killed") == [2, 3]
     assert same_training(whole, resumed)
     for name in ("curves.tsv", "curves_validation.tsv"):
         assert (tmp_path / "whole" / name).read_text() == (tmp_path / "killed" / name).read_text()

@@ -183,8 +183,8 @@ def test_the_parts_of_a_batch_add_up_to_the_whole(build: Build) -> None:
 
 def test_the_student_overfits_one_batch(build: Build) -> None:
     trainer = build.consistency_trainer(add_params(learning_rate=4e-3))
-    losses = [trainer.train_step(0)["consistency_loss"] for _ in range(30)]
-    assert losses[-1] < 0.6 * losses[0]
+    losses = [trainer.train_step(0)["consistency_loss"] for _ in range(20)]
+    assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
 
 
 def test_updates_with_gradients_that_are_not_finite_are_skipped_and_counted(build: Build) -> None:
@@ -219,11 +219,9 @@ def test_a_student_that_cannot_sample_is_an_error(build: Build) -> None:
 
 
 def test_a_killed_run_resumes_bit_for_bit(build: Build, tmp_path: Path) -> None:
-    whole, killed, resumed = (build.consistency_trainer(add_params(warmup_steps=3)) for _ in range(3))
-    train(whole, tmp_path / "whole")
-    with pytest.raises(ConnectionAbortedError):
-        train(killed, tmp_path / "killed", kill_at=3)
-    train(resumed, tmp_path / "killed")
+    whole, resumed = (build.consistency_trainer(add_params(warmup_steps=3)) for _ in range(2))
+    train(whole, tmp_path / "whole", kill_at=3, killed=tmp_path / "killed")
+    assert train(resumed, tmp_path / "killed") == [2, 3]
     assert same_training(whole, resumed)
     for name in ("curves.tsv", "curves_validation.tsv"):
         assert (tmp_path / "whole" / name).read_text() == (tmp_path / "killed" / name).read_text()

@@ -162,10 +162,11 @@ def test_a_student_trained_on_one_trajectory_reproduces_its_x0(data: WarmupData)
     only = Pool(pool.noise[:1], pool.states[:1], pool.x0[:1], pool.caption_index[:1], pool.prompts, num_held_out=1)
     data = replace(data, pool=only)
     student = shrink_unet(data.bundle.unet, "bk_base").train()
-    params = PARAMS.model_copy(update={"knowledge_steps": 0, "num_steps": 150, "batch_size": 8})
+    optimizer = OPTIMIZER.model_copy(update={"learning_rate": 4e-3})
+    params = PARAMS.model_copy(update={"knowledge_steps": 0, "num_steps": 40, "optimizer": optimizer})
     trainer = StudentTrainer(student, data=data, held_out=data, params=params, precision="fp32")
     before = trainer.score()["sample_mse"]
-    for step in range(150):
+    for step in range(40):
         trainer.train_step(step)
     assert trainer.score()["sample_mse"] < 0.1 * before
 
@@ -254,7 +255,7 @@ def test_one_batch_is_overfitted(data: WarmupData) -> None:
     batch = draw_knowledge_batch(data, batch_size=4, seed=0, step=0)
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)
     history = []
-    for _ in range(30):
+    for _ in range(16):
         loss = knowledge_losses(student, batch, data).task
         optimizer.zero_grad()
         loss.backward()
