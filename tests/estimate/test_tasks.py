@@ -10,9 +10,11 @@ from ruamel.yaml import YAML
 from naruto_add.config.load import parse_params
 from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
+from naruto_add.diffusion.placement import picture_bytes
 from naruto_add.estimate.disk import disk_bytes
+from naruto_add.estimate.fake import measuring
 from naruto_add.estimate.machine import GIB, Machine
-from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet
+from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet, new_vae
 from naruto_add.estimate.report import estimate_text, stage_peaks
 from naruto_add.estimate.tasks import Task, add_tasks, all_tasks, num_student_weights, student_tasks, teacher_tasks
 
@@ -93,6 +95,18 @@ def test_encoding_does_not_hold_the_u_net() -> None:
     encode = _peak(teacher_tasks(_params(), SMALL, 10), "encode")
     wide = Shapes({**SMALL.unet, "block_out_channels": (64, 64, 128, 128)}, SMALL.vae, 16, is_assumed=False)
     assert _peak(teacher_tasks(_params(), wide, 10), "encode") == encode
+
+
+def test_the_memory_that_the_autoencoder_reserves_for_a_picture_is_enough_and_not_too_much() -> None:
+    shapes = Shapes(SD15_UNET, {**SD15_VAE, "block_out_channels": (32, 64, 128, 128)}, 32, is_assumed=False)
+    for work in ("encode", "decode"):
+        with measuring() as meter, torch.no_grad():
+            vae = new_vae(shapes)
+            meter.hold(vae)
+            meter.start()
+            weights = meter.held
+            vae.encode(torch.empty(1, 3, 256, 256)) if work == "encode" else vae.decode(shapes.latents(1))
+        assert 0.5 < (meter.peak - weights) / picture_bytes(vae, num_pixels=256**2) < 1
 
 
 def test_disk_grows_with_the_pool_and_shrinks_with_links() -> None:

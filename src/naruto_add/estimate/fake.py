@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -33,13 +33,9 @@ class Meter(TorchDispatchMode):
         """Bytes that are alive now."""
         self.peak = 0
         """The most bytes that were alive at once since `start`."""
-        self._alive: dict[int, weakref.ref[Any]] = {}
-        self._flops = FlopCounterMode(display=False)
-
-    @property
-    def flops(self) -> float:
+        self.flops = 0.0
         """Floating-point operations of products and convolutions; a multiplication and an addition are two."""
-        return float(self._flops.get_total_flops())
+        self._alive: dict[int, weakref.ref[Any]] = {}
 
     def hold(self, *modules: nn.Module) -> None:
         """Count the weights of these modules."""
@@ -54,6 +50,9 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=output)
         for item in tree_leaves(output):
             if isinstance(item, Tensor):
                 self._see(item)
@@ -81,7 +80,7 @@ class Meter(TorchDispatchMode):
 def measuring() -> Generator[Meter]:
     """Within the block tensors are fake, and the meter counts their bytes and the FLOPs."""
     meter = Meter()
-    with FakeTensorMode(allow_non_fake_inputs=True), meter._flops, meter:
+    with FakeTensorMode(allow_non_fake_inputs=True), meter:
         yield meter
 
 

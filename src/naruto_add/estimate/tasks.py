@@ -84,7 +84,7 @@ def _warm_up(params: Params, shapes: Shapes, *, is_knowledge: bool) -> Task:
             meter.hold(teacher)
             meter.start()
         latents, timesteps, embeds = shapes.latents(part), _timesteps(part), shapes.prompt_embeds(part)
-        with _autocast(params.base.precision):
+        with _autocast(params.base.precision, keeps_casts=not section.gradient_checkpointing):
             loss = (
                 noise_pred(student, latents, timesteps, embeds).square().mean()
                 if teacher is None
@@ -141,10 +141,10 @@ def add_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
         latents, timesteps, embeds = shapes.latents(part), _timesteps(part), shapes.prompt_embeds(part)
         pooled = torch.empty(shown, shapes.text_width)
         precision = _add_precision(params)
-        with torch.no_grad(), _autocast(precision):
+        with torch.no_grad(), _autocast(precision, keeps_casts=not add.gradient_checkpointing):
             for _ in range(params.sampling.student_steps - 1):  # the student's own states
                 noise_pred(student, latents, timesteps, embeds)
-        with _autocast(precision):
+        with _autocast(precision, keeps_casts=not add.gradient_checkpointing):
             x0 = latents - noise_pred(student, latents, timesteps, embeds)
         with torch.no_grad():
             target = _guided(teacher, x0[:renoised], timesteps[:renoised], embeds[:renoised])
@@ -254,9 +254,11 @@ def _training_state(meter: Meter, module: nn.Module, optimizer: Optimizer, *, is
     return state
 
 
-def _autocast(precision: Precision) -> AbstractContextManager[object]:
+def _autocast(precision: Precision, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
     """Half precision of either kind has two bytes, and the CPU's autocast knows bf16 only."""
-    return nullcontext() if precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=keeps_casts)
 
 
 def _add_precision(params: Params) -> Precision:

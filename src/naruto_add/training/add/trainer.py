@@ -56,7 +56,10 @@ class DistillationTrainer(ABC):
         precision: Precision,
     ) -> None:
         self.bundle, self.student, self.data, self.params = bundle, student, data, params
-        self.precision, self.accelerator = precision, make_accelerator(training_precision(precision))
+        self.precision = precision
+        self.accelerator = make_accelerator(
+            training_precision(precision), keeps_casts=not params.gradient_checkpointing
+        )
         rest(bundle.text_encoder, bundle.vae)
         if params.gradient_checkpointing:
             student.enable_gradient_checkpointing()

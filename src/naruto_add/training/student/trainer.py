@@ -41,7 +41,8 @@ class StudentTrainer:
     ) -> None:
         """Raises StageError if the batch cannot be divided into equal parts."""
         self.student, self.data, self.held_out, self.params = student, data, held_out, params
-        self.precision, self.accelerator = precision, make_accelerator(precision)
+        self.precision = precision
+        self.accelerator = make_accelerator(precision, keeps_casts=not params.gradient_checkpointing)
         self.parts = local_parts("student", batch_size=params.batch_size, accumulation_steps=params.accumulation_steps)
         if params.gradient_checkpointing:
             student.enable_gradient_checkpointing()
