@@ -66,7 +66,8 @@ def make_base(folder: Path, *, width: int, resolution_px: int) -> None:
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(ROOT / "base/model/tokenizer")
     unet = {**SD15_UNET, "block_out_channels": tuple(item // factor for item in SD15_UNET["block_out_channels"])}
-    vae = {**SD15_VAE, "block_out_channels": tuple(max(32, item // factor // 32 * 32) for item in SD15_VAE["block_out_channels"])}
+    vae_widths = tuple(max(32, item // factor // 32 * 32) for item in SD15_VAE["block_out_channels"])
+    vae = {**SD15_VAE, "block_out_channels": vae_widths}
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=768,
