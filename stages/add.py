@@ -40,6 +40,7 @@ def main(params: Params) -> None:
             out_dir=paths.DISTILLED,
             checkpoint_dir=checkpoints,
             pool_cache_dir=shared_cache_dir("pool", *POOL_CODE),
+            tracking=params.tracking,
             curves_path=paths.CURVES / "add.tsv",
             metrics_path=paths.METRICS / "add.json",
             validation_grid_path=paths.GRIDS / "add.png",

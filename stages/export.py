@@ -19,6 +19,7 @@ def main(params: Params) -> None:
         dataset_dir=paths.DATASET,
         evaluate_metrics_path=paths.EVALUATE_METRICS,
         add_metrics_path=paths.METRICS / "add.json",
+        sweep_path=paths.CURVES / "sweep.tsv",
         out_dir=paths.EXPORT,
         metrics_path=paths.METRICS / "export.json",
     )

@@ -37,6 +37,7 @@ def main(params: Params) -> None:
             pool_path=paths.POOL,
             checkpoint_dir=checkpoints,
             pool_cache_dir=shared_cache_dir("pool", *POOL_CODE),
+            tracking=params.tracking,
             curves_path=paths.CURVES / "student.tsv",
             metrics_path=paths.METRICS / "student.json",
         )

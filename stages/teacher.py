@@ -24,6 +24,7 @@ def main(params: Params) -> None:
             out_dir=paths.TEACHER,
             lora_dir=paths.TEACHER_LORA,
             checkpoint_dir=checkpoints,
+            tracking=params.tracking,
             curves_path=paths.CURVES / "teacher.tsv",
             metrics_path=paths.METRICS / "teacher.json",
             validation_grid_path=paths.GRIDS / "teacher.png",

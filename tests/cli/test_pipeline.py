@@ -1,6 +1,7 @@
 """Commands about the pipeline print and write what the library computes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,22 @@ def test_results_need_a_run(command: str, project_folder: Path) -> None:
 def test_report_writes_the_page(evaluated_folder: Path) -> None:
     assert run_ok("report") == "report.html\n"
     assert "13.25" in (evaluated_folder / "report.html").read_text()
+
+
+def test_report_as_markdown_has_the_table_and_links_to_the_pictures(evaluated_folder: Path) -> None:
+    grid = evaluated_folder / "metrics/grids/samples/subjects.png"
+    grid.parent.mkdir(parents=True)
+    grid.write_bytes(b"")
+    (evaluated_folder / "metrics/add.json").write_text(json.dumps({"skipped_steps": 2, "best_step": 90}))
+    figures = {"onnx.size_mib": 31.5, "onnx.latency_batch_1_ms": 65.4, "onnx.images_mean_abs_diff_of_255": 0.25}
+    (evaluated_folder / "metrics/export.json").write_text(json.dumps(figures))
+    assert run_ok("report", "--md") == "report.md\n"
+    text = (evaluated_folder / "report.md").read_text()
+    assert re.search(r"\| fd_x +\| +\| +12\.5 \| +13\.25 \|", text)
+    assert "- :warning: add: 2 steps skipped because of non-finite gradients" in text
+    assert re.search(r"\| onnx +\| +31\.5 \| +65\.4 \| +\| images_mean_abs_diff_of_255 0\.25 \|", text)
+    assert "](metrics/grids/samples/subjects.png)" in text
+    assert not (evaluated_folder / "report.html").exists()
 
 
 def test_invalid_parameters_are_a_message_with_key_and_value(evaluated_folder: Path) -> None:

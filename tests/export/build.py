@@ -31,8 +31,13 @@ def export(
     source: str = "shinobi",
     formats: Sequence[ExportFormat] = ("diffusers",),
     lora_dir: Path = Path("no-lora"),
+    teacher_dir: Path | None = None,
 ) -> Path:
-    """Export to `root`/models/export, which is returned. Without `distilled_dir`, the student is the teacher."""
+    """Export to `root`/models/export, which is returned.
+
+    The tiny pipeline is the base model, and also what of teacher and student is not given.
+    """
+    teacher_dir = teacher_dir or tiny_pipeline_dir
     export_student(
         Export(
             seed=0,
@@ -42,14 +47,15 @@ def export(
             tiny_decoder="off",
             tiny_decoder_steps=20,
         ),
-        base=BASE,
+        base=BASE if "lora" not in formats else BASE.model_copy(update={"model": str(tiny_pipeline_dir)}),
         sampling=sampling(scheduler),
-        teacher_dir=tiny_pipeline_dir,
+        teacher_dir=teacher_dir,
         lora_dir=lora_dir,
-        distilled_dir=distilled_dir or tiny_pipeline_dir / "unet",
+        distilled_dir=distilled_dir or teacher_dir / "unet",
         dataset_dir=_dataset(root / "dataset", source),
         evaluate_metrics_path=_json(root / "evaluate.json", METRICS),
         add_metrics_path=_json(root / "add.json", {"method": "adversarial", "skipped_steps": 0}),
+        sweep_path=_sweep(root / "curves/sweep.tsv"),
         out_dir=root / "models/export",
         metrics_path=root / "metrics/export.json",
     )
@@ -62,6 +68,14 @@ def _dataset(folder: Path, source: str) -> Path:
     rows = [{"file_name": f"images/{index}.png", "text": text, "split": "train"} for index, text in enumerate(CAPTIONS)]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def _sweep(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [("teacher", 4, 400.0, 188.2), ("teacher", 25, 1700.0, 166.2), ("distilled", 4, 160.0, 161.1)]
+    lines = ["subject\tsteps\tlatency_ms\tdistance", *("\t".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def _json(path: Path, values: dict[str, Any]) -> Path:

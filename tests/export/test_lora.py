@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, save_bundle
 from naruto_add.export.lora import (
     LoraFacts,
     kohya_state,
@@ -164,8 +164,19 @@ def test_a_weight_of_no_adapter_is_an_error() -> None:
 
 
 def test_the_stage_writes_and_checks_it(adapted: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
-    folder = export(tiny_pipeline_dir, tmp_path, formats=["diffusers", "lora"], lora_dir=tmp_path / "lora")
-    assert load_file(folder / "lora/lora_kohya.safetensors").keys() == load_file(_written(tmp_path)).keys()
+    written = load_file(_written(tmp_path)).keys()
+    for network in (adapted.unet, adapted.text_encoder):
+        merge_lora(network)
+    save_bundle(adapted, tmp_path / "teacher")
+    options = {"formats": ["diffusers", "lora"], "lora_dir": tmp_path / "lora"}
+    folder = export(tiny_pipeline_dir, tmp_path, teacher_dir=tmp_path / "teacher", **options)
+    assert load_file(folder / "lora/lora_kohya.safetensors").keys() == written
     figures = json.loads((tmp_path / "metrics/export.json").read_text())
     assert figures["lora.weights_max_diff"] == 0
+    assert figures["lora.images_max_abs_diff"] < 1e-3
+    for name in ("lora", "teacher", "diffusers", "student"):
+        assert figures[f"{name}.latency_batch_1_ms"] > 0
+        assert figures[f"{name}.latency_batch_8_ms"] > 0
     StableDiffusionPipeline.from_pretrained(folder)
+    with pytest.raises(StageError, match=r"export\.formats: lora: diffusers draws other pictures with it than"):
+        export(tiny_pipeline_dir, tmp_path, **options)

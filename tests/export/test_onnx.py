@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
 from naruto_add.diffusion.noise import alphas_cumprod, ddim_step
 from naruto_add.diffusion.sampling import initial_noise, make_student_scheduler
 from naruto_add.export.onnx_files import check_onnx, require_onnx, sampler_steps
+from naruto_add.export.onnx_int8 import quantized
 from naruto_add.export.onnx_pipeline import OnnxPipeline
 from naruto_add.runtime.errors import StageError
 from tests.export.build import PROMPTS, export
@@ -27,7 +29,7 @@ TIMESTEPS = [999, 749, 499, 249]
 def exported(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
-    return export(tiny_pipeline_dir, tmp_path_factory.mktemp("onnx"), formats=["diffusers", "onnx"])
+    return export(tiny_pipeline_dir, tmp_path_factory.mktemp("onnx"), formats=["diffusers", "onnx", "onnx_int8"])
 
 
 def test_the_stage_measured_parity_and_latency(exported: Path) -> None:
@@ -36,7 +38,10 @@ def test_the_stage_measured_parity_and_latency(exported: Path) -> None:
     assert figures["onnx.images_mean_abs_diff_of_255"] < 0.5
     for batch in (1, 8):
         assert figures[f"onnx.latency_batch_{batch}_ms"] > 0
-        assert figures[f"diffusers.latency_batch_{batch}_ms"] > 0
+        assert figures[f"onnx_int8.latency_batch_{batch}_ms"] > 0
+        assert figures[f"student.latency_batch_{batch}_ms"] > 0
+    assert figures["onnx.noise_pred_max_abs_diff"] < figures["onnx_int8.noise_pred_max_abs_diff"] < 0.1
+    assert figures["onnx_int8.size_mib"] < figures["onnx.size_mib"]
 
 
 @pytest.mark.parametrize("num", [1, 3])
@@ -93,6 +98,38 @@ def test_the_check_finds_another_student(exported: Path, tiny_bundle: ModelBundl
         )
 
 
+def test_int8_weights_are_restored_to_half_a_step_and_the_others_are_kept(exported: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    for name in ("text_encoder.onnx", "unet.onnx"):
+        small, full = (onnx.load(exported / folder / name) for folder in ("onnx_int8", "onnx"))
+        axes = {node.output[0]: node.attribute[0].i for node in small.graph.node if node.op_type == "DequantizeLinear"}
+        ours, theirs = _weights(small), _weights(full)
+        assert set(theirs) - set(ours) == set(axes), "a weight is kept or restored"
+        assert axes, "the tiny networks have large weights"
+        for item, weight in theirs.items():
+            if item not in axes:
+                np.testing.assert_array_equal(ours[item], weight)
+                continue
+            shape = [-1 if index == axes[item] else 1 for index in range(weight.ndim)]
+            scale = ours[f"{item}.scale"].reshape(shape)
+            assert (np.abs(ours[f"{item}.int8"] * scale - weight) <= 0.501 * scale).all(), item
+
+
+def _weights(model: Any) -> dict[str, Any]:
+    from onnx.numpy_helper import to_array
+
+    return {item.name: to_array(item) for item in model.graph.initializer}
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_quantized_weights_keep_the_largest_value_of_each_channel(axis: int) -> None:
+    weight = np.array([[0.0, 0.0], [-1.27, 0.635]], dtype=np.float32)
+    whole, scale = quantized(weight, axis)
+    assert (whole.dtype, np.abs(whole).max()) == (np.int8, 127)
+    shape = (-1, 1) if axis == 0 else (1, -1)
+    np.testing.assert_allclose(whole * scale.reshape(shape), weight, atol=0.5 * scale.max())
+
+
 def test_the_bytes_name_no_file_of_this_machine(exported: Path) -> None:
     content = b"".join(path.read_bytes() for path in (exported / "onnx").iterdir())
     assert b"site-packages" not in content
@@ -124,8 +161,8 @@ def test_the_example_draws_without_torch(exported: Path, tmp_path: Path) -> None
 def test_a_missing_package_and_a_missing_folder_name_the_remedy(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StageError, match=r"add onnx to export\.formats and run `dvc repro export`"):
-        OnnxPipeline(tmp_path)
+    with pytest.raises(StageError, match=r"add onnx_int8 to export\.formats and run `dvc repro export`"):
+        OnnxPipeline(tmp_path / "onnx_int8")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(StageError, match=r"onnx needs the package onnxruntime; install the extra onnx"):
         OnnxPipeline(exported / "onnx")

@@ -1,5 +1,6 @@
 """Single files, read as ComfyUI, stable-diffusion.cpp and diffusers read them: every weight finds its place."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,10 @@ def test_the_stage_says_that_no_tool_loads_another_width(
     assert "no tool for Stable Diffusion 1.x loads this model" in capsys.readouterr().err
     assert {path.name for path in (folder / "single_file").iterdir()} == {TEACHER, STUDENT}
     assert not any("cond_proj" in name for name in load_file(folder / "single_file" / STUDENT))
+    figures = json.loads((tmp_path / "metrics/export.json").read_text())
+    for role in ("teacher", "student"):
+        assert 0 < figures[f"single_file.{role}_images_max_abs_diff"] < 0.02, "diffusers draws the same from fp16"
+        assert figures[f"single_file.{role}.latency_batch_8_ms"] > 0
 
 
 def _close(theirs: Tensor, ours: Tensor) -> None:

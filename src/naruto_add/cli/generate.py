@@ -49,10 +49,10 @@ MAX_SEED = 2**31 - 1
 )
 @click.option(
     "--backend",
-    type=click.Choice(["torch", "onnx"]),
+    type=click.Choice(["torch", "onnx", "onnx_int8"]),
     default="torch",
     show_default=True,
-    help="onnx: draw an exported student by onnxruntime; needs onnx in export.formats.",
+    help="onnx, onnx_int8: draw an exported student by onnxruntime; export.formats must contain the format.",
 )
 @click.option("--grid", is_flag=True, help="Also write one labelled grid of all pictures.")
 @click.option("--raw-prompt", is_flag=True, help="Use the prompts as they are, without base.prompt_template.")
@@ -87,11 +87,15 @@ def generate(
     _prepare_out_folder(out_dir)
     from naruto_add.cli.drawing import write_pictures  # torch and diffusers take seconds to import
 
-    if backend == "onnx":
-        from naruto_add.cli.onnx_model import load_onnx_model as load
+    options = {"num_steps": steps, "guidance_scale": guidance, "raw_prompt": raw_prompt}
+    if backend == "torch":
+        from naruto_add.cli.model import load_model
+
+        model = load_model(model_dir, **options)
     else:
-        from naruto_add.cli.model import load_model as load
-    model = load(model_dir, num_steps=steps, guidance_scale=guidance, raw_prompt=raw_prompt)
+        from naruto_add.cli.onnx_model import load_onnx_model
+
+        model = load_onnx_model(model_dir, backend=backend, **options)
     seeds = range(seed, seed + num)
     for path, seconds in write_pictures(model, prompts, seeds=seeds, out_dir=out_dir, grid=grid):
         click.echo(f"{path}  {seconds:.2f} s")

@@ -9,6 +9,7 @@ from naruto_add.cli.estimate import estimate
 from naruto_add.cli.generate import generate
 from naruto_add.cli.pipeline import ablation, check, deps, report, summary
 from naruto_add.cli.profile import profile
+from naruto_add.cli.publish import publish
 
 EPILOG = """\b
 Examples:
@@ -72,5 +73,5 @@ def main() -> None:
     """
 
 
-for command in (generate, profile, check, estimate, summary, report, ablation, deps):
+for command in (generate, publish, profile, check, estimate, summary, report, ablation, deps):
     main.add_command(command)

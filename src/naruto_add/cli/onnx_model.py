@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -11,23 +11,30 @@ from naruto_add.cli.model import NO_TEMPLATE, Model
 from naruto_add.export.onnx_pipeline import OnnxPipeline
 from naruto_add.runtime.errors import StageError
 
-ONNX = "onnx"
+Backend = Literal["onnx", "onnx_int8"]
 """Sub-folder of models/export."""
 
 
-def load_onnx_model(folder: Path, *, num_steps: int | None, guidance_scale: float | None, raw_prompt: bool) -> Model:
-    """The model in the folder's sub-folder `onnx`, with the steps and the prompt template of its sampler.json.
+def load_onnx_model(
+    folder: Path,
+    *,
+    num_steps: int | None,
+    guidance_scale: float | None,
+    raw_prompt: bool,
+    backend: Backend = "onnx",
+) -> Model:
+    """The model in the folder's sub-folder `backend`, with the steps and the prompt template of its sampler.json.
 
     Raises StageError if it is missing, if onnxruntime is not installed, or for an option that it does not have.
     """
     if guidance_scale is not None:
-        raise StageError(f"--guidance: {guidance_scale:g} has no effect with --backend onnx; leave the option out")
-    pipeline = OnnxPipeline(folder / ONNX)
+        raise StageError(f"--guidance: {guidance_scale:g} has no effect with --backend {backend}; leave the option out")
+    pipeline = OnnxPipeline(folder / backend)
     steps = len(pipeline.sampler["steps"])
     if num_steps not in (None, steps):
-        raise StageError(f"--steps: {num_steps}: {folder / ONNX} draws in {steps} steps; leave the option out")
+        raise StageError(f"--steps: {num_steps}: {folder / backend} draws in {steps} steps; leave the option out")
     return Model(
-        name=str(folder / ONNX),
+        name=str(folder / backend),
         pipeline=_AsDiffusers(pipeline),
         num_inference_steps=steps,
         guidance_scale=None,

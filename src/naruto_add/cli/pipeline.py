@@ -43,18 +43,30 @@ def summary() -> None:
 
 
 @click.command(short_help="Write report.html, the results on one page.")
-def report() -> None:
+@click.option("--md", "markdown", is_flag=True, help="Write report.md instead, for a comment on a pull request.")
+def report(*, markdown: bool) -> None:
     """Write report.html: metrics, curves and pictures of the last run on one page.
+
+    With --md, write report.md: tables and health checks, and links to the pictures in metrics/grids.
 
     \b
     Example:
       naruto-add report
+      naruto-add report --md
     """
     from naruto_add.config import paths
     from naruto_add.config.load import load_params
     from naruto_add.reporting.report import write_report
 
     root = pipeline_folder()
+    if markdown:
+        from naruto_add.reporting.markdown_report import markdown_report
+        from naruto_add.runtime.files import atomic_write_bytes
+
+        text = markdown_report(load_params(root / paths.PARAMS), metrics_dir=root / paths.METRICS, root=root)
+        atomic_write_bytes(root / paths.MARKDOWN_REPORT, text.encode())
+        click.echo(paths.MARKDOWN_REPORT)
+        return
     write_report(
         load_params(root / paths.PARAMS),
         params_path=root / paths.PARAMS,

@@ -36,3 +36,5 @@ SUBJECT_METRICS = METRICS / "subject.json"
 ABLATION_METRICS = METRICS / "ablation.json"
 ABLATION_GRID = GRIDS / "ablation.png"
 REPORT = Path("report.html")
+MARKDOWN_REPORT = Path("report.md")
+"""Written by `naruto-add report --md` only."""

@@ -26,7 +26,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 StudentScheduler = Literal["ddim", "lcm"]
 Schedule = Literal["constant", "cosine"]
 AddMethod = Literal["adversarial", "consistency"]
-ExportFormat = Literal["diffusers", "lora", "single_file", "onnx"]
+Tracking = Literal["none", "tensorboard", "wandb", "mlflow", "dvclive"]
+ExportFormat = Literal["diffusers", "lora", "single_file", "onnx", "onnx_int8"]
 
 
 class _Section(BaseModel):
@@ -206,8 +207,9 @@ class Export(_Section):
 
 
 class Params(_Section):
-    """All of params.yaml."""
+    """All of params.yaml. `tracking` changes no result, so no stage runs again when it changes."""
 
+    tracking: Tracking
     base: Base
     sampling: Sampling
     ingest: Ingest

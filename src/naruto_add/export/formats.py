@@ -4,29 +4,42 @@ Everything is in one folder. diffusers reads only the sub-folders that model_ind
 top and the others are beside them in `lora/`, `single_file/`, `onnx/` and `tiny_decoder/`.
 """
 
+import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from naruto_add.config.schema import Base, Export, Sampling
 from naruto_add.data.dataset import load_split
 from naruto_add.data.prompts import fill_template
-from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
-from naruto_add.diffusion.sampling import make_student_scheduler
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, load_unet
+from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, initial_noise, make_student_scheduler
 from naruto_add.export import lora, onnx_files, single_file
-from naruto_add.export.diffusers_folder import write_diffusers_folder
-from naruto_add.export.model_card import CardFacts
+from naruto_add.export.card_pictures import PLOT, write_pictures, write_plot
+from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE, write_diffusers_folder
+from naruto_add.export.latency import Draw, latencies_ms
+from naruto_add.export.model_card import CardFacts, lora_card
+from naruto_add.export.onnx_int8 import write_int8
 from naruto_add.export.onnx_pipeline import OnnxPipeline
+from naruto_add.export.reload import draw_by_diffusers, load_folder, load_lora, load_single_file
 from naruto_add.export.settings import SamplingSettings
 from naruto_add.export.tiny_decoder import OFF, write_tiny_decoder
+from naruto_add.generation.draw import draw_pixels
+from naruto_add.imaging.pixels import to_uint8
 from naruto_add.runtime.compute import DTYPES
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_folder, read_json, write_json
 
 MIB = 2**20
+TEACHER_STEPS = 20
+"""DPM-Solver++ steps of the teacher's pictures in the model cards."""
 HALF_TOLERANCE = 1e-3
 """Largest allowed difference of a weight stored in fp16; of weights above 1, relative to them."""
 
@@ -44,10 +57,11 @@ def export_student(
     dataset_dir: Path,
     evaluate_metrics_path: Path,
     add_metrics_path: Path,
+    sweep_path: Path,
     out_dir: Path,
     metrics_path: Path,
 ) -> None:
-    """Write every format, read each back, compare it to the model, and write sizes and differences.
+    """Write every format, read each back, compare it to the model, and write sizes, differences and latencies.
 
     Raises StageError, and leaves no folder, if one differs by more than its tolerance or cannot be written.
     """
@@ -56,63 +70,39 @@ def export_student(
     teacher = load_pipeline_folder(teacher_dir, precision="fp32")
     student = load_pipeline_folder(teacher_dir, precision="fp32")
     student.unet = load_unet(distilled_dir, precision="fp32")
+    scheduler = make_student_scheduler(student.scheduler, sampling.student_scheduler, sampling.student_steps)
     prompts = [fill_template(base.prompt_template, prompt) for prompt in params.prompts]
-    timesteps = sampling.student_timesteps
-    scheduler = make_student_scheduler(student.scheduler, sampling.student_scheduler, len(timesteps))
     dataset = read_json(dataset_dir / "source.json")
-    facts = CardFacts(
-        base_model=base.model,
-        source=dataset["source"],
-        hub_dataset=dataset["hub_dataset"],
-        method=read_json(add_metrics_path)["method"],
-        timesteps=timesteps,
-        prompt=prompts[0],
-        precision=params.precision,
-        metrics=read_json(evaluate_metrics_path),
-    )
-    figures: dict[str, Figures] = {}
     with new_folder(out_dir) as folder:
-        parity = write_diffusers_folder(
-            student,
-            folder,
-            scheduler=scheduler,
-            facts=facts,
-            settings=SamplingSettings(num_inference_steps=len(timesteps), prompt_template=base.prompt_template),
+        facts = CardFacts(
+            base_model=base.model,
+            source=dataset["source"],
+            hub_dataset=dataset["hub_dataset"],
+            method=read_json(add_metrics_path)["method"],
+            timesteps=sampling.student_timesteps,
             prompts=prompts,
-            seed=params.seed,
+            trigger_words=lora.trigger_words(base.prompt_template),
+            resolution_px=base.resolution_px,
+            teacher_steps=sampling.teacher_steps,
+            guidance_scale=sampling.guidance_scale,
+            precision=params.precision,
+            metrics=read_json(evaluate_metrics_path),
+            has_plot=write_plot(folder, sweep_path),
         )
-        figures["diffusers"] = {
-            "noise_pred_max_abs_diff": parity.noise_pred,
-            "images_max_abs_diff": parity.images,
-            "size_mib": _size_mib(folder),
-            "unet_num_parameters": student.unet.num_parameters(),
-        }
+        run = _Run(params, base, sampling, teacher, student, scheduler, prompts, folder)
+        run.export_diffusers(facts)
         if "lora" in params.formats:
             captions = [item.prompt for item in load_split(dataset_dir, "train", prompt_template=base.prompt_template)]
-            lora_facts = lora.LoraFacts(
-                base_model=base.model,
-                prompt_template=base.prompt_template,
-                resolution_px=base.resolution_px,
-                captions=captions,
-            )
-            figures["lora"] = _export_lora(lora_dir, folder / "lora", facts=lora_facts, precision=params.precision)
+            run.export_lora(lora_dir, captions, facts)
         if "single_file" in params.formats:
-            figures["single_file"] = _export_single_files(
-                teacher, student, folder / "single_file", base=base, num_steps=len(timesteps)
-            )
+            run.export_single_files()
         if "onnx" in params.formats:
-            figures["onnx"], torch_times = _export_onnx(
-                student,
-                folder / "onnx",
-                scheduler=scheduler,
-                timesteps=timesteps,
-                prompt_template=base.prompt_template,
-                prompts=prompts,
-                seed=params.seed,
-            )
-            figures["diffusers"] |= torch_times
+            run.export_onnx("onnx")
+        if "onnx_int8" in params.formats:
+            run.export_onnx("onnx_int8")
+        run.time_formats()
         if params.tiny_decoder != OFF:
-            figures["tiny_decoder"] = write_tiny_decoder(
+            run.figures["tiny_decoder"] = write_tiny_decoder(
                 student,
                 folder / "tiny_decoder",
                 source=params.tiny_decoder,
@@ -121,65 +111,225 @@ def export_student(
                 seed=params.seed,
                 dtype=DTYPES[params.precision],
             )
-        write_json(metrics_path, _flat(figures))
+        write_json(metrics_path, _flat(run.figures))
 
 
-def _export_lora(lora_dir: Path, folder: Path, *, facts: lora.LoraFacts, precision: str) -> Figures:
-    source, target = lora_dir / lora.DIFFUSERS_FILE, folder / lora.FILE
-    lora.write_kohya_lora(source, target, facts=facts, dtype=DTYPES[precision])
-    difference = lora.largest_difference(source, target)
-    _check("lora", difference, 0.0 if precision == "fp32" else HALF_TOLERANCE)
-    return {"weights_max_diff": difference, "size_mib": _size_mib(folder)}
+@dataclass
+class _Run:
+    """One export: the models, the folder, the figures by format, and what draws with each format."""
+
+    params: Export
+    base: Base
+    sampling: Sampling
+    teacher: ModelBundle
+    student: ModelBundle
+    scheduler: Any
+    prompts: list[str]
+    folder: Path
+    figures: dict[str, Figures] = field(default_factory=dict)
+    draws: dict[str, Draw] = field(default_factory=dict)
+    """Those that draw on torch's device."""
+    cpu_draws: dict[str, Draw] = field(default_factory=dict)
+
+    def export_diffusers(self, facts: CardFacts) -> None:
+        settings = SamplingSettings(
+            num_inference_steps=self.sampling.student_steps, prompt_template=self.base.prompt_template
+        )
+        parity = write_diffusers_folder(
+            self.student,
+            self.folder,
+            scheduler=self.scheduler,
+            facts=facts,
+            settings=settings,
+            prompts=self.prompts,
+            seed=self.params.seed,
+        )
+        self.figures["diffusers"] = {
+            "noise_pred_max_abs_diff": parity.noise_pred,
+            "images_max_abs_diff": parity.images,
+            "size_mib": _size_mib(self.folder),
+            "unet_num_parameters": self.student.unet.num_parameters(),
+        }
+        self.draws["diffusers"] = self._draw_by_diffusers(load_folder(self.folder))
+        student = f"student, {self.sampling.student_steps} steps"
+        write_pictures(
+            self.folder,
+            self.prompts,
+            {student: self._student_pictures(), f"teacher, {TEACHER_STEPS} steps": self._teacher_pictures},
+        )
+
+    def export_lora(self, lora_dir: Path, captions: list[str], card_facts: CardFacts) -> None:
+        facts = lora.LoraFacts(
+            base_model=self.base.model,
+            prompt_template=self.base.prompt_template,
+            resolution_px=self.base.resolution_px,
+            captions=captions,
+        )
+        precision = self.params.precision
+        source, target = lora_dir / lora.DIFFUSERS_FILE, self.folder / "lora" / lora.FILE
+        lora.write_kohya_lora(source, target, facts=facts, dtype=DTYPES[precision])
+        difference = lora.largest_difference(source, target)
+        _check_weights("lora", difference, 0.0 if precision == "fp32" else HALF_TOLERANCE)
+        pipeline = load_lora(target, self.base)
+        self.figures["lora"] = {
+            "weights_max_diff": difference,
+            "images_max_abs_diff": self._check_pictures("lora", pipeline, self.teacher, IMAGE_TOLERANCE[precision]),
+            "size_mib": _size_mib(target.parent),
+        }
+        self.draws["lora"] = self._draw_by_diffusers(pipeline)
+        write_pictures(target.parent, self.prompts, {"base model with the LoRA": self._teacher_pictures})
+        if card_facts.has_plot:
+            shutil.copyfile(self.folder / PLOT, target.parent / PLOT)
+        (target.parent / "README.md").write_text(lora_card(card_facts, lora.FILE), encoding="utf-8")
+
+    def export_single_files(self) -> None:
+        """Write them, and load both with diffusers, except those of a structure that it does not know."""
+        folder = self.folder / "single_file"
+        if reason := single_file.unfit_reason(self.teacher.unet.config):
+            sys.stderr.write(f"export: single_file: no tool for Stable Diffusion 1.x loads this model: {reason}\n")
+        single_file.write_single_files(
+            self.teacher,
+            self.student,
+            folder,
+            prompt_template=self.base.prompt_template,
+            num_steps=self.sampling.student_steps,
+        )
+        figures: Figures = {}
+        for role, name, bundle in (
+            ("teacher", single_file.TEACHER, self.teacher),
+            ("student", single_file.STUDENT, self.student),
+        ):
+            difference = single_file.largest_difference(bundle, folder / name)
+            _check_weights("single_file", difference, HALF_TOLERANCE)
+            pipeline = load_single_file(folder / name, bundle)
+            figures[f"{role}_weights_max_diff"] = difference
+            figures[f"{role}_images_max_abs_diff"] = self._check_pictures(
+                "single_file", pipeline, bundle, IMAGE_TOLERANCE["fp16"]
+            )
+            figures[f"{role}_size_mib"] = _size_mib(folder / name)
+            self.draws[f"single_file.{role}"] = self._draw_by_diffusers(pipeline)
+        self.figures["single_file"] = figures
+
+    def export_onnx(self, name: Literal["onnx", "onnx_int8"]) -> None:
+        folder = self.folder / name
+        if name == "onnx":
+            onnx_files.write_onnx(
+                self.student,
+                folder,
+                scheduler=self.scheduler,
+                num_steps=self.sampling.student_steps,
+                prompt_template=self.base.prompt_template,
+            )
+        else:
+            write_int8(self.folder / "onnx", folder)
+        pipeline = OnnxPipeline(folder, num_threads=torch.get_num_threads())
+        parity = onnx_files.check_onnx(
+            self.student,
+            pipeline,
+            scheduler=self.scheduler,
+            timesteps=self.sampling.student_timesteps,
+            prompts=self.prompts,
+            seed=self.params.seed,
+            name=name,
+        )
+        self.figures[name] = {
+            "noise_pred_max_abs_diff": parity.noise_pred,
+            "images_mean_abs_diff_of_255": parity.images,
+            "size_mib": _size_mib(folder),
+        }
+        self.cpu_draws[name] = lambda batch: pipeline.draw(self._batch(batch), self._noise(batch).cpu().numpy())
+
+    def time_formats(self) -> None:
+        """Time all formats beside the models that they were made from; ONNX beside the student on the CPU."""
+        draws = {"student": self._draw_by_torch(self.student), **self.draws}
+        if any(name in self.params.formats for name in ("lora", "single_file")):
+            draws["teacher"] = self._draw_by_torch(self.teacher)
+        if self.student.device.type == "cpu":
+            self._add_latencies({**draws, **self.cpu_draws})
+            return
+        self._add_latencies(draws)
+        if self.cpu_draws:
+            self.student.to(torch.device("cpu"))
+            self._add_latencies({"student_cpu": self._draw_by_torch(self.student), **self.cpu_draws})
+
+    def _add_latencies(self, draws: Mapping[str, Draw]) -> None:
+        for name, times in latencies_ms(draws).items():
+            self.figures[name] = {**self.figures.get(name, {}), **times}
+
+    def _check_pictures(self, name: str, pipeline: Any, bundle: ModelBundle, allowed: float) -> float:
+        """Largest difference of the pictures that both draw for `export.prompts`."""
+        noise, num_steps = self._noise(len(self.prompts)), self.sampling.student_steps
+        theirs = draw_by_diffusers(
+            pipeline, self.prompts, noise, scheduler=self.scheduler, num_steps=num_steps, seed=self.params.seed
+        )
+        reference = bundle.pipeline()
+        reference.set_progress_bar_config(disable=True)
+        ours = draw_by_diffusers(
+            reference, self.prompts, noise, scheduler=self.scheduler, num_steps=num_steps, seed=self.params.seed
+        )
+        found = (ours - theirs).abs().max().item()
+        if not found <= allowed:
+            raise StageError(
+                f"export.formats: {name}: diffusers draws other pictures with it than with the model, by up to "
+                f"{found:.2g} of 1, more than {allowed:.2g}; leave {name} out, or install the locked version of "
+                "diffusers (`make install`)"
+            )
+        return found
+
+    def _student_pictures(self) -> list[Image.Image]:
+        """One for each of `export.prompts`."""
+        sampler = Sampler(self.scheduler, self.sampling.student_steps, guidance_scale=1.0)
+        return self._pictures(self.student, sampler)
+
+    @cached_property
+    def _teacher_pictures(self) -> list[Image.Image]:
+        """The teacher's, from the same noise."""
+        return self._pictures(
+            self.teacher, dpm_solver_sampler(self.teacher, TEACHER_STEPS, self.sampling.guidance_scale)
+        )
+
+    def _pictures(self, bundle: ModelBundle, sampler: Sampler) -> list[Image.Image]:
+        count, seed = len(self.prompts), self.params.seed
+        pixels = draw_pixels(
+            bundle,
+            sampler,
+            prompt_embeds=encode_prompts(bundle, self.prompts),
+            noise=self._noise(count),
+            seed=seed,
+            indices=range(count),
+        )
+        return [Image.fromarray(image) for image in to_uint8(pixels)]
+
+    def _draw_by_diffusers(self, pipeline: Any) -> Draw:
+        return lambda batch: draw_by_diffusers(
+            pipeline,
+            self._batch(batch),
+            self._noise(batch),
+            scheduler=self.scheduler,
+            num_steps=self.sampling.student_steps,
+            seed=self.params.seed,
+        ).cpu()
+
+    def _draw_by_torch(self, bundle: ModelBundle) -> Draw:
+        def draw(batch: int) -> object:
+            noise = initial_noise(bundle, batch, seed=self.params.seed)
+            sampler = Sampler(self.scheduler, self.sampling.student_steps, guidance_scale=1.0)
+            with torch.inference_mode():
+                embeds = encode_prompts(bundle, self._batch(batch))
+                return draw_pixels(
+                    bundle, sampler, prompt_embeds=embeds, noise=noise, seed=self.params.seed, indices=range(batch)
+                ).cpu()
+
+        return draw
+
+    def _batch(self, batch: int) -> list[str]:
+        return self.prompts[:1] * batch
+
+    def _noise(self, batch: int) -> Tensor:
+        return initial_noise(self.student, batch, seed=self.params.seed)
 
 
-def _export_single_files(
-    teacher: ModelBundle, student: ModelBundle, folder: Path, *, base: Base, num_steps: int
-) -> Figures:
-    if reason := single_file.unfit_reason(teacher.unet.config):
-        sys.stderr.write(f"export: single_file: no tool for Stable Diffusion 1.x loads this model: {reason}\n")
-    single_file.write_single_files(teacher, student, folder, prompt_template=base.prompt_template, num_steps=num_steps)
-    difference = max(
-        single_file.largest_difference(teacher, folder / single_file.TEACHER),
-        single_file.largest_difference(student, folder / single_file.STUDENT),
-    )
-    _check("single_file", difference, HALF_TOLERANCE)
-    return {
-        "weights_max_diff": difference,
-        "teacher_size_mib": _size_mib(folder / single_file.TEACHER),
-        "student_size_mib": _size_mib(folder / single_file.STUDENT),
-    }
-
-
-def _export_onnx(
-    student: ModelBundle,
-    folder: Path,
-    *,
-    scheduler: Any,
-    timesteps: list[int],
-    prompt_template: str,
-    prompts: list[str],
-    seed: int,
-) -> tuple[Figures, Figures]:
-    """The figures of the ONNX files, and the latencies of torch in the same run."""
-    onnx_files.write_onnx(
-        student, folder, scheduler=scheduler, num_steps=len(timesteps), prompt_template=prompt_template
-    )
-    pipeline = OnnxPipeline(folder, num_threads=torch.get_num_threads())
-    parity = onnx_files.check_onnx(
-        student, pipeline, scheduler=scheduler, timesteps=timesteps, prompts=prompts, seed=seed
-    )
-    latency = onnx_files.latencies_ms(
-        student, pipeline, scheduler=scheduler, num_steps=len(timesteps), prompt=prompts[0]
-    )
-    sizes: Figures = {
-        "noise_pred_max_abs_diff": parity.noise_pred,
-        "images_mean_abs_diff_of_255": parity.images,
-        "size_mib": _size_mib(folder),
-    }
-    return {**sizes, **latency.onnx}, {**latency.torch}
-
-
-def _check(name: str, found: float, allowed: float) -> None:
+def _check_weights(name: str, found: float, allowed: float) -> None:
     if not found <= allowed:
         raise StageError(
             f"export.formats: {name}: its weights differ from the model's by {found:.2g}, more than {allowed:.2g}; "

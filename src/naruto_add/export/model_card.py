@@ -1,38 +1,61 @@
-"""README.md of an exported student: what it is, how to use it, its metrics and its licences."""
+"""README.md of an exported student and of the teacher's LoRA: what it is, its use, metrics, limits and licences.
 
+Names of data sets, models and prompts may come from elsewhere: YAML quotes them, and Markdown has them as code.
+"""
+
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from naruto_add.config.schema import AddMethod
-from naruto_add.evaluation.catalog import notes
+from naruto_add.evaluation.catalog import describe, headline, notes
+from naruto_add.export import card_pictures
 from naruto_add.reporting.tables import SUBJECTS, Metrics, metrics_table
+from naruto_add.runtime.errors import shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What the card states. `hub_dataset` is used only if `source` is hub; `metrics` is metrics/evaluate.json."""
+    """What the cards state. `hub_dataset` is used only if `source` is hub; `metrics` is metrics/evaluate.json."""
 
     base_model: str
     source: str
     hub_dataset: str
     method: AddMethod
     timesteps: list[int]
-    prompt: str
+    prompts: list[str]
+    """Complete prompts, of which there are pictures."""
+    trigger_words: str
+    resolution_px: int
+    teacher_steps: int
+    guidance_scale: float
     precision: Literal["fp32", "fp16"]
     metrics: Metrics
+    has_plot: bool
+    """Whether there is a plot of latency and quality."""
 
 
 @dataclass(frozen=True)
 class _Licence:
     identifier: str
+    link: str
     text: str
 
 
 _OPENRAIL = _Licence(
     "creativeml-openrail-m",
+    "https://github.com/CompVis/stable-diffusion/blob/main/LICENSE",
     "The base model is licensed under CreativeML Open RAIL-M. Its use restrictions (attachment A) apply to this model.",
 )
-_EMBEDDED = _Licence("apache-2.0", "The base model is part of naruto-add and licensed under Apache-2.0.")
+_EMBEDDED = _Licence(
+    "apache-2.0",
+    "https://www.apache.org/licenses/LICENSE-2.0",
+    "The base model is part of naruto-add and licensed under Apache-2.0.",
+)
 _BASE_LICENCES = {"base/model": _EMBEDDED, "stable-diffusion-v1-5/stable-diffusion-v1-5": _OPENRAIL}
 _DATASET_LICENCES = {
     "shinobi": "The training pictures were drawn by naruto-add's code and are licensed under Apache-2.0.",
@@ -50,6 +73,10 @@ _METHODS: dict[AddMethod, str] = {
     "adversarial": "adversarial diffusion distillation",
     "consistency": "latent consistency distillation",
 }
+_METHOD_TAGS: dict[AddMethod, str] = {
+    "adversarial": "adversarial-diffusion-distillation",
+    "consistency": "latent-consistency",
+}
 _LOADING = {
     "fp32": """from diffusers import StableDiffusionPipeline
 
@@ -62,39 +89,128 @@ pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder", dtype=torc
 
 
 def model_card(facts: CardFacts) -> str:
-    """The card in Markdown, with the hub's front matter."""
-    licence = _BASE_LICENCES.get(facts.base_model) or _Licence(
-        "other", f"The licence of the base model (`{facts.base_model}`) applies."
+    """The student's card in Markdown, with the hub's front matter."""
+    return _card(
+        facts,
+        _front_matter(facts, "distilled", relation="finetune", tags=[_METHOD_TAGS[facts.method]]),
+        [_student_introduction(facts), _student_usage(facts)],
+        [
+            f"Use {len(facts.timesteps)} steps; the model was trained at their timesteps only.",
+            "Guidance scale and negative prompts have no effect.",
+        ],
     )
-    sections = [_front_matter(licence), _introduction(facts), _usage(facts)]
+
+
+def lora_card(facts: CardFacts, file: str) -> str:
+    """The card of the teacher's LoRA, for the folder that contains `file`."""
+    return _card(
+        facts,
+        _front_matter(facts, "teacher", relation="adapter", tags=["lora"]),
+        [_lora_introduction(facts), _lora_usage(facts, file)],
+        ["It needs its base model, with its usual number of steps: it does not make it draw in a few steps."],
+    )
+
+
+def code(text: str) -> str:
+    """The text as inline code on one line, whatever backticks, control characters or Markdown it contains."""
+    line = shown(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", line)), default=0))
+    space = " " if line.startswith("`") or line.endswith("`") or not line.strip() else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _card(facts: CardFacts, front_matter: str, sections: list[str], limits: list[str]) -> str:
+    parts = [front_matter, *sections, _pictures(facts)]
     if facts.metrics:
-        sections.append(f"## Metrics\n\n{metrics_table(facts.metrics)}")
-        sections += notes(facts.metrics, SUBJECTS)
-    sections.append(f"## Licences\n\n{licence.text}\n\n{_dataset_licence(facts)}")
-    return "\n\n".join(sections) + "\n"
+        parts.append(f"## Metrics\n\n{metrics_table(facts.metrics)}")
+        parts += notes(facts.metrics, SUBJECTS)
+    if facts.has_plot:
+        parts.append(f"![Frechet distance against latency by number of steps]({card_pictures.PLOT})")
+    parts += [_limits(facts, limits), f"## Licences\n\n{_licence(facts).text}\n\n{_dataset_licence(facts)}"]
+    return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(licence: _Licence) -> str:
-    return "\n".join(
-        ["---", f"license: {licence.identifier}", "library_name: diffusers", "pipeline_tag: text-to-image", "---"]
+def _front_matter(facts: CardFacts, subject: str, *, relation: str, tags: list[str]) -> str:
+    licence, title = _licence(facts), "naruto-add " + ("LoRA" if relation == "adapter" else "student")
+    is_on_hub = licence is not _EMBEDDED and not Path(facts.base_model).is_dir()
+    optional = {
+        "base_model_relation": relation if is_on_hub else None,
+        "instance_prompt": facts.trigger_words or None,
+        "license_link": licence.link or None,
+    }
+    data = ModelCardData(
+        base_model=facts.base_model if is_on_hub else None,
+        datasets=[facts.hub_dataset] if facts.source == "hub" else None,
+        license=licence.identifier,
+        license_name="see-the-base-model" if licence.identifier == "other" else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["text-to-image", "stable-diffusion", "diffusers", *tags],
+        model_name=title,
+        eval_results=_eval_results(facts, subject) or None,
+        widget=[
+            {"text": prompt, "output": {"url": card_pictures.example(index)}}
+            for index, prompt in enumerate(facts.prompts)
+        ],
+        **{key: value for key, value in optional.items() if value},
     )
+    return f"---\n{data.to_yaml()}\n---"
 
 
-def _introduction(facts: CardFacts) -> str:
+def _eval_results(facts: CardFacts, subject: str) -> list[EvalResult]:
+    """The headline metrics of one model."""
+    own = {key.partition(".")[2]: value for key, value in facts.metrics.items() if key.partition(".")[0] == subject}
+    return [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type=facts.hub_dataset if facts.source == "hub" else "custom",
+            dataset_name=facts.hub_dataset if facts.source == "hub" else _DATASETS[facts.source],
+            dataset_split="test",
+            metric_type=name,
+            metric_value=own[name],
+            metric_name=_metric_name(name, own),
+        )
+        for name in headline(set(own))
+    ]
+
+
+def _metric_name(name: str, own: Mapping[str, float | int]) -> str:
+    metric = describe(name)
+    few = ", of fewer than 2,048 pictures" if own.get(f"{name}_n_small") else ""
+    unit = f" ({metric.unit})" if metric and metric.unit else ""
+    return f"{metric.meaning if metric else name}{unit}{few}"
+
+
+def _student_introduction(facts: CardFacts) -> str:
     return (
         f"# A text-to-image model that draws in {len(facts.timesteps)} steps\n\n"
-        f"A compact student of `{facts.base_model}`, finetuned on {_dataset(facts)} and distilled by "
+        f"A compact student of {code(facts.base_model)}, finetuned on {_dataset(facts)} and distilled by "
         f"{_METHODS[facts.method]} with naruto-add. It was trained at the timesteps "
         f"{', '.join(map(str, facts.timesteps))}, which its scheduler visits in {len(facts.timesteps)} steps."
+        f"{_trigger_sentence(facts)}"
     )
 
 
-def _usage(facts: CardFacts) -> str:
+def _lora_introduction(facts: CardFacts) -> str:
+    return (
+        f"# A LoRA for {code(facts.base_model)}\n\n"
+        f"Adapters finetuned on {_dataset(facts)} with naruto-add, in the layout of kohya's sd-scripts, which ComfyUI, "
+        f"AUTOMATIC1111, Forge and diffusers read.{_trigger_sentence(facts)}"
+    )
+
+
+def _trigger_sentence(facts: CardFacts) -> str:
+    if not facts.trigger_words:
+        return " There are no trigger words: describe the picture."
+    return f" Trigger words: {code(facts.trigger_words)}."
+
+
+def _student_usage(facts: CardFacts) -> str:
     return f"""## Usage
 
 ```python
 {_LOADING[facts.precision]}
-image = pipe({facts.prompt!r}, num_inference_steps={len(facts.timesteps)}).images[0]
+image = pipe({_literal(facts.prompts[0])}, num_inference_steps={len(facts.timesteps)}).images[0]
 image.save("picture.png")
 ```
 
@@ -103,8 +219,60 @@ distilled into the model: `guidance_scale` and `negative_prompt` have no effect,
 `time_cond_proj_dim` turns classifier-free guidance off."""
 
 
+def _lora_usage(facts: CardFacts, file: str) -> str:
+    return f"""## Usage
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipe = StableDiffusionPipeline.from_pretrained({_literal(facts.base_model)})
+pipe.load_lora_weights("path/to/this/folder", weight_name="{file}")
+image = pipe({_literal(facts.prompts[0])}, guidance_scale={facts.guidance_scale:g}).images[0]
+image.save("picture.png")
+```
+
+The teacher of the metrics below is the base model with this LoRA, in {facts.teacher_steps} steps of its own scheduler
+with guidance {facts.guidance_scale:g}."""
+
+
+def _literal(text: str) -> str:
+    """A Python string in ASCII, so that no character of it can end the code block or reorder the line."""
+    return ascii(text).replace("`", "\\x60")
+
+
+def _pictures(facts: CardFacts) -> str:
+    prompts = "\n".join(f"- {code(prompt)}" for prompt in facts.prompts)
+    return f"## Examples\n\n![A grid of pictures, a row for each prompt]({card_pictures.GRID})\n\n{prompts}"
+
+
+def _limits(facts: CardFacts, limits: list[str]) -> str:
+    size = facts.resolution_px
+    points = [
+        (
+            f"Intended for pictures of {size}x{size} pixels of what its training pictures show, from such captions. "
+            "It draws other subjects poorly, and no legible text."
+        ),
+        *limits,
+        (
+            "It learned from a small set of pictures, and may draw pictures that resemble one of them; the metrics about "
+            "training pictures say how often."
+        ),
+        (
+            "Neither its prompts nor its pictures are filtered: there is no safety checker, and its biases, which are "
+            "those of base model and training pictures, were not measured."
+        ),
+        "Not for pictures that deceive about real people or events, nor for uses that a licence below excludes.",
+    ]
+    return "## Intended use and limits\n\n" + "\n".join(f"- {point}" for point in points)
+
+
+def _licence(facts: CardFacts) -> _Licence:
+    text = f"The licence of the base model ({code(facts.base_model)}) applies."
+    return _BASE_LICENCES.get(facts.base_model) or _Licence("other", "", text)
+
+
 def _dataset(facts: CardFacts) -> str:
-    return f"`{facts.hub_dataset}`" if facts.source == "hub" else _DATASETS[facts.source]
+    return code(facts.hub_dataset) if facts.source == "hub" else _DATASETS[facts.source]
 
 
 def _dataset_licence(facts: CardFacts) -> str:

@@ -27,12 +27,15 @@ class OnnxPipeline:
         except ImportError as error:
             raise StageError(f"onnx needs the package {error.name}; install the extra onnx: `{INSTALL}`") from error
         if not (folder / SAMPLER).is_file():
-            raise StageError(f"{folder}: has no {SAMPLER}; add onnx to export.formats and run `dvc repro export`")
+            raise StageError(
+                f"{folder}: has no {SAMPLER}; add {folder.name} to export.formats and run `dvc repro export`"
+            )
         self.sampler: dict[str, Any] = json.loads((folder / SAMPLER).read_text(encoding="utf-8"))
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # int8 weights are restored once, on loading
         self._networks = {
             name: onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
             for name in (TEXT_ENCODER, UNET, VAE_DECODER)

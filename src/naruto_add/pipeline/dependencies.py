@@ -24,6 +24,7 @@ UNTRACKED = frozenset(
         "src/naruto_add/runtime/errors.py",
         "src/naruto_add/runtime/process.py",
         "src/naruto_add/runtime/progress.py",
+        "src/naruto_add/runtime/tracking.py",
     }
 )
 """Modules that cannot change what a stage writes. Parameters are tracked as params, paths as deps and outs.

@@ -47,7 +47,9 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
+    """The range of an axis and its ends in the picture."""
+
     low: float
     high: float
     start_px: float
@@ -55,6 +57,7 @@ class _Axis:
     log: bool
 
     def place(self, value: float) -> float:
+        """The position of the value in the picture."""
         low, high, position = (
             (_exponent(item) for item in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         )
@@ -83,8 +86,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def _draw(chart: Chart) -> Markup:
     points = [point for series in chart.series for point in series.points]
-    x = _axis([point.x for point in points], LEFT, WIDTH - RIGHT, log=chart.log_x)
-    y = _axis([point.y for point in points], HEIGHT - BOTTOM, TOP, log=False)
+    x = axis([point.x for point in points], LEFT, WIDTH - RIGHT, log=chart.log_x)
+    y = axis([point.y for point in points], HEIGHT - BOTTOM, TOP, log=False)
     parts = [*_grid(x, y), *(part for index, series in enumerate(chart.series) for part in _line(series, index, x, y))]
     parts.append(
         Markup('<text class="name" x="{}" y="{}">{}</text>').format((LEFT + WIDTH) / 2, HEIGHT - 4, chart.x_name)
@@ -94,16 +97,16 @@ def _draw(chart: Chart) -> Markup:
     )
 
 
-def _axis(values: Sequence[float], start_px: float, end_px: float, *, log: bool) -> _Axis:
+def axis(values: Sequence[float], start_px: float, end_px: float, *, log: bool) -> Axis:
     """An axis that covers all values, with a margin at both ends."""
     low, high = min(values), max(values)
     if log:
-        return _Axis(low / 1.15, high * 1.3, start_px, end_px, log)
+        return Axis(low / 1.15, high * 1.3, start_px, end_px, log)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return _Axis(low - margin, high + margin, start_px, end_px, log)
+    return Axis(low - margin, high + margin, start_px, end_px, log)
 
 
-def _grid(x: _Axis, y: _Axis) -> list[Markup]:
+def _grid(x: Axis, y: Axis) -> list[Markup]:
     horizontal = [
         Markup('<line class="rule" x1="{}" x2="{}" y1="{at:.1f}" y2="{at:.1f}"/>').format(
             LEFT, WIDTH - RIGHT, at=y.place(value)
@@ -120,7 +123,7 @@ def _grid(x: _Axis, y: _Axis) -> list[Markup]:
     return [*horizontal, *x_labels]
 
 
-def _line(series: Series, index: int, x: _Axis, y: _Axis) -> list[Markup]:
+def _line(series: Series, index: int, x: Axis, y: Axis) -> list[Markup]:
     positions = [(x.place(point.x), y.place(point.y)) for point in series.points]
     joined = " ".join(f"{left:.1f},{top:.1f}" for left, top in positions)
     parts = [Markup('<polyline class="line{}" points="{}"/>').format(index, joined)]

@@ -82,18 +82,16 @@ def write_report(
     report_path: Path,
 ) -> None:
     """Write the page. Raises StageError if metrics/evaluate.json does not exist."""
-    metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(metrics_dir.glob("*.json"))}
-    if "evaluate" not in metrics:
-        raise StageError(f"{metrics_dir / 'evaluate.json'}: no such file; run the pipeline first (`dvc repro`)")
+    metrics = read_metrics(metrics_dir)
     evaluated = metrics["evaluate"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
-        facts=_facts(params, metrics),
+        facts=run_facts(params, metrics),
         headline=subject_table(evaluated, COLUMNS, headline_only=True),
         notes=notes(evaluated, ()),
         everything=subject_table(evaluated, _all_subjects(evaluated), headline_only=False),
         ablation=ablation_table(metrics.get("ablation", {})),
-        checks=[check for stage in TRAINED for check in _checks(stage, metrics.get(stage, {}), params)],
+        checks=[check for stage in TRAINED for check in health_checks(stage, metrics.get(stage, {}), params)],
         stage_metrics=[(name, _as_text(values)) for name, values in metrics.items() if name not in IN_TABLES],
         charts=list(read_charts(metrics_dir / "curves")),
         grids=_grids(metrics_dir / "grids"),
@@ -103,7 +101,15 @@ def write_report(
     atomic_write_bytes(report_path, page.encode())
 
 
-def _facts(params: Params, metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
+    """The content of each JSON file by its stem. Raises StageError if metrics/evaluate.json does not exist."""
+    metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    if "evaluate" not in metrics:
+        raise StageError(f"{folder / 'evaluate.json'}: no such file; run the pipeline first (`dvc repro`)")
+    return metrics
+
+
+def run_facts(params: Params, metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     """The run in a few lines: name and value."""
     base, sampling, evaluate = params.base, params.sampling, params.evaluate
     teacher, student, add = params.teacher, params.student, params.add
@@ -152,7 +158,7 @@ def _all_subjects(evaluated: Mapping[str, float | int]) -> list[str]:
     return [*(name for name in known if name in present), *(name for name in present if name not in known)]
 
 
-def _checks(stage: str, values: Mapping[str, Any], params: Params) -> Iterator[Check]:
+def health_checks(stage: str, values: Mapping[str, Any], params: Params) -> Iterator[Check]:
     """Skipped steps, alarms, and the step whose weights were kept."""
     for key, value in values.items():
         if key == "skipped_steps":

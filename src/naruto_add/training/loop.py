@@ -11,8 +11,13 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from naruto_add.config.schema import Tracking
 from naruto_add.runtime.disk import require_free
 from naruto_add.runtime.sharing import is_main, wait_for_all
+from naruto_add.runtime.tracking import Tracker, tracked
 from naruto_add.training.checkpoint import Checkpoint, Stateful, bytes_to_train
 from naruto_add.training.curves import Curves, Scalars
 from naruto_add.training.processes import main_progress, summed
@@ -29,6 +34,8 @@ def run_steps(
     validation_every_steps: int,
     checkpoint_dir: Path,
     curves_path: Path,
+    tracking: Tracking = "none",
+    pictures: Callable[[], NDArray[np.uint8]] | None = None,
 ) -> None:
     """Do the steps 0 to `num_steps` - 1, except those that the checkpoint in `checkpoint_dir` contains already.
 
@@ -36,6 +43,9 @@ def run_steps(
     `validation_every_steps` and after the last. Both return the scalars of a row in the curves. After Ctrl-C or SIGTERM
     the current step is completed, the state is saved and KeyboardInterrupt is raised. Raises StageError before the
     first step if the checkpoints of `num_weights` trained weights do not fit on the disk.
+
+    The rows also go to the tool of `tracking`, and so does what `pictures()` returns after a validation: uint8 pictures
+    (batch, height, width, RGB). It is called in the main process only, and only with such a tool.
     """
     if is_main():
         require_free(checkpoint_dir, bytes_to_train(num_weights), purpose=f"the checkpoints of {name}")
@@ -46,15 +56,18 @@ def run_steps(
     if num_done is None:
         num_done = 0
         curves.add_validation(0, validate(0))
-    with _interruptible() as interrupted:
+    with _interruptible() as interrupted, tracked(tracking, name) as tracker:
         bar = main_progress(range(num_done, num_steps), desc=name, total=num_steps, initial=num_done)
         for step in bar:
             scalars = train_step(step)
             num_done = step + 1
             curves.add_training(num_done, scalars)
+            _track(tracker, num_done, scalars)
             is_validation = num_done % validation_every_steps == 0 or num_done == num_steps
             if is_validation:
-                curves.add_validation(num_done, validate(num_done))
+                validated = validate(num_done)
+                curves.add_validation(num_done, validated)
+                _track(tracker, num_done, validated, pictures)
                 _write_curves(curves, curves_path)
             is_interrupted = summed(interrupted.is_set()) > 0  # the signal may reach only one of the processes
             if is_main() and (is_validation or is_interrupted or checkpoint.is_due()):
@@ -69,6 +82,19 @@ def run_steps(
 def _write_curves(curves: Curves, path: Path) -> None:
     if is_main():
         curves.write(path)
+
+
+def _track(
+    tracker: Tracker | None,
+    step: int,
+    scalars: Scalars,
+    pictures: Callable[[], NDArray[np.uint8]] | None = None,
+) -> None:
+    if tracker is None:
+        return
+    if pictures is not None:
+        tracker.log_pictures(step, pictures())
+    tracker.log(step, scalars)
 
 
 def _first_values(scalars: Scalars) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import resize
@@ -29,6 +31,11 @@ class ValidationGrid:
         cells = resize(pixels, [CELL_PX, CELL_PX], antialias=True)
         self._rows.append(torch.from_numpy(to_uint8(cells)))
         self._labels.append(label)
+
+    def latest(self) -> NDArray[np.uint8]:
+        """The pictures (prompts, height, width, RGB) of the last validation."""
+        pictures: NDArray[np.uint8] = self._rows[-1].numpy()
+        return pictures
 
     def write(self, path: Path) -> None:
         """Write the grid as a PNG."""

@@ -13,6 +13,8 @@ from naruto_add.runtime.sharing import compute_across_processes
 BATCH = 8
 """Samples that a process draws together."""
 SCORING_STREAM = 1
+NUM_PICTURES = 4
+"""Samples that a tool of `tracking` shows."""
 
 
 def sample_across_processes(

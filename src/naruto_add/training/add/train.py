@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from naruto_add.config.schema import Add, Precision, StudentScheduler
+from naruto_add.config.schema import Add, Precision, StudentScheduler, Tracking
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet, save_unet
 from naruto_add.diffusion.placement import rest
 from naruto_add.runtime.files import new_folder, write_json
@@ -38,6 +38,7 @@ def distill(
     curves_path: Path,
     metrics_path: Path,
     validation_grid_path: Path,
+    tracking: Tracking = "none",
 ) -> None:
     """Write the distilled U-Net: the averaged weights after the last step, unless earlier ones have a better score.
 
@@ -86,6 +87,8 @@ def distill(
         validation_every_steps=params.validation_every_steps,
         checkpoint_dir=checkpoint_dir,
         curves_path=curves_path,
+        tracking=tracking,
+        pictures=trainer.grid.latest,
     )
     if is_main():
         trainer.copy_kept_weights()

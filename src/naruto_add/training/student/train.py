@@ -16,7 +16,7 @@ from pathlib import Path
 
 from diffusers import UNet2DConditionModel
 
-from naruto_add.config.schema import Precision, Student
+from naruto_add.config.schema import Precision, Student, Tracking
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
 from naruto_add.diffusion.placement import rest
 from naruto_add.models.student import shrink_unet
@@ -44,6 +44,7 @@ def build_student(
     pool_cache_dir: Path,
     curves_path: Path,
     metrics_path: Path,
+    tracking: Tracking = "none",
 ) -> None:
     """Write the student's U-Net (fp32), the pool, curves and metrics.
 
@@ -75,14 +76,16 @@ def build_student(
     rest(bundle.text_encoder)
     student.to(bundle.device)
     trainer = StudentTrainer(student, data=data, held_out=held_out, params=params, precision=precision)
-    scores = _warm_up(trainer, checkpoint_dir=checkpoint_dir, curves_path=curves_path)
+    scores = _warm_up(trainer, checkpoint_dir=checkpoint_dir, curves_path=curves_path, tracking=tracking)
     if is_main():
         with new_folder(out_dir) as folder:
             save_unet(student, folder)
         write_json(metrics_path, {**_sizes(bundle.unet, student), "pool_size": len(pool), **scores})
 
 
-def _warm_up(trainer: StudentTrainer, *, checkpoint_dir: Path, curves_path: Path) -> dict[str, float]:
+def _warm_up(
+    trainer: StudentTrainer, *, checkpoint_dir: Path, curves_path: Path, tracking: Tracking
+) -> dict[str, float]:
     """Train the student; it then has the best weights. Returns the scores at the start and of the best weights."""
     start = trainer.score()
     run_steps(
@@ -95,6 +98,8 @@ def _warm_up(trainer: StudentTrainer, *, checkpoint_dir: Path, curves_path: Path
         validation_every_steps=trainer.params.validation_every_steps,
         checkpoint_dir=checkpoint_dir,
         curves_path=curves_path,
+        tracking=tracking,
+        pictures=trainer.pictures,
     )
     trainer.best.copy_to(trainer.student)
     return {

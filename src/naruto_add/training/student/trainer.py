@@ -9,7 +9,9 @@ from torch import Tensor
 
 from naruto_add.config.schema import Precision, Student
 from naruto_add.diffusion.placement import rest
+from naruto_add.diffusion.bundle import decode_latents
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
+from naruto_add.imaging.pixels import Images, to_uint8
 from naruto_add.losses.knowledge import feature_loss, weighted_error
 from naruto_add.models.student import matching_blocks, recorded_outputs
 from naruto_add.runtime.compute import make_accelerator
@@ -20,7 +22,7 @@ from naruto_add.training.processes import local_parts, means
 from naruto_add.training.scores import relative_sample_error
 from naruto_add.training.student.batch import Batch, draw_knowledge_batch, draw_trajectory_batch
 from naruto_add.training.student.dataset import WarmupData
-from naruto_add.training.validation_samples import sample_across_processes
+from naruto_add.training.validation_samples import NUM_PICTURES, sample_across_processes
 from naruto_add.training.weights import Best, Ema, as_drawn
 
 NUM_SCORED = 64
@@ -48,6 +50,7 @@ class StudentTrainer:
             student.enable_gradient_checkpointing()
         self.ema = Ema(student, params.optimizer.ema_decay, on_cpu=params.optimizer.ema_on_cpu)
         self.best = Best()
+        self._drawn = held_out.pool.x0[:NUM_PICTURES]
         self.learner = Learner(
             student,
             self.accelerator,
@@ -99,11 +102,18 @@ class StudentTrainer:
             sampler=held_out.sampler,
             seed=self.params.seed,
         )
+        self._drawn = x0_student[:NUM_PICTURES]
         constant = self.data.pool.x0.mean(dim=0)
         return {
             "sample_mse": (x0_student - x0).square().mean().item(),
             "relative_sample_error": relative_sample_error(x0_student, x0, constant=constant),
         }
+
+    @torch.no_grad()
+    def pictures(self) -> Images:
+        """The first samples of the last validation, decoded."""
+        bundle = self.held_out.bundle
+        return to_uint8(decode_latents(bundle, self._drawn.to(bundle.device)))
 
     def _losses(self, batch: Batch, *, is_knowledge: bool) -> "Losses":
         if is_knowledge:

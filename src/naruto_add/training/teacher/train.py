@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from naruto_add.config.schema import Base, Teacher
+from naruto_add.config.schema import Base, Teacher, Tracking
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, save_bundle
 from naruto_add.diffusion.placement import rest
@@ -27,6 +27,7 @@ def train_teacher(
     curves_path: Path,
     metrics_path: Path,
     validation_grid_path: Path,
+    tracking: Tracking = "none",
 ) -> None:
     """Write the merged pipeline, the adapters alone, curves, metrics and the validation grid.
 
@@ -55,6 +56,8 @@ def train_teacher(
         validation_every_steps=params.validation_every_steps,
         checkpoint_dir=checkpoint_dir,
         curves_path=curves_path,
+        tracking=tracking,
+        pictures=trainer.grid.latest,
     )
     trainer.best.copy_to(trainer.denoiser)
     if is_main():

@@ -1,0 +1,88 @@
+"""The ONNX networks with int8 weights: a quarter of the size, computed in fp32.
+
+Each large weight is stored as int8 with one scale per output channel, and a DequantizeLinear restores it. onnxruntime
+does this once, when it loads the file, if `session.disable_quant_qdq` is set. Its own `quantize_dynamic` rounds
+activations too. Of profile mini's student, pictures then differed from fp32 by 11.1 of 255 instead of 4.9 on average,
+and drawing took 3 times as long as in fp32, 8 pictures at once 14 times.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from naruto_add.export.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER
+
+MIN_VALUES = 1024
+"""Smaller weights stay in fp32."""
+CHANNEL_AXIS = {"Conv": 0, "Gather": 0, "MatMul": -1}
+"""Operators whose weight is quantized, and the axis of the weight that has a scale each."""
+
+
+def write_int8(source: Path, folder: Path) -> None:
+    """Write the networks of `source` with int8 weights, and its other files as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (TEXT_ENCODER, UNET, VAE_DECODER):
+        _write_network(source / name, folder / name)
+    for name in (TOKENIZER, SAMPLER):
+        shutil.copyfile(source / name, folder / name)
+
+
+def quantized(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The weight in -127..127, and the scale of each slice along `axis` that restores it."""
+    others = tuple(index for index in range(weight.ndim) if index != axis % weight.ndim)
+    largest = np.abs(weight).max(axis=others)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.rint(weight / np.expand_dims(scale, others)).astype(np.int8), scale
+
+
+def _write_network(source: Path, target: Path) -> None:
+    import onnx
+
+    model = onnx.load(source)
+    graph = model.graph
+    weights = {item.name: item for item in graph.initializer}
+    restoring = []
+    for name, axis in _quantizable(graph, weights):
+        values = onnx.numpy_helper.to_array(weights[name])
+        whole, scale = quantized(values, axis)
+        graph.initializer.remove(weights[name])
+        graph.initializer.append(onnx.numpy_helper.from_array(whole, f"{name}.int8"))
+        graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{name}.scale"))
+        restoring.append(
+            onnx.helper.make_node(
+                "DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], axis=axis % values.ndim
+            )
+        )
+    nodes = [*restoring, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    is_large = (source.parent / f"{source.name}.data").exists()
+    onnx.save(model, target, save_as_external_data=is_large, location=f"{target.name}.data")
+
+
+def _quantizable(graph: Any, weights: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Names and channel axes of the large fp32 weights that one kind of operator reads."""
+    import onnx
+
+    axes: dict[str, set[int | None]] = {}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            axes.setdefault(name, set()).add(_axis(node, position))
+    for name, item in weights.items():
+        is_large = len(item.dims) > 1 and np.prod(item.dims) >= MIN_VALUES
+        (axis, *others) = axes.get(name, {None})
+        if is_large and item.data_type == onnx.TensorProto.FLOAT and axis is not None and not others:
+            yield name, axis
+
+
+def _axis(node: Any, position: int) -> int | None:
+    """The channel axis of this input, or None if it is not the weight of a quantized operator."""
+    if node.op_type == "Gemm" and position == 1:
+        is_transposed = any(item.name == "transB" and item.i for item in node.attribute)
+        return 0 if is_transposed else -1
+    weight_position = 0 if node.op_type == "Gather" else 1
+    return CHANNEL_AXIS.get(node.op_type) if position == weight_position else None

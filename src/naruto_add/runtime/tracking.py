@@ -1,0 +1,103 @@
+"""Live numbers and pictures of a training, for the tool of the parameter `tracking`, through accelerate's trackers.
+
+They are written below the folder `tracking`, which Git ignores, and nothing leaves this machine unless the environment
+says so: WANDB_MODE for Weights & Biases, MLFLOW_TRACKING_URI for MLflow. No result of the pipeline depends on them.
+"""
+
+import importlib.util
+import math
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from naruto_add.config.schema import Tracking
+from naruto_add.runtime.errors import StageError
+
+FOLDER = Path("tracking")
+PROJECT = "naruto-add"
+
+
+class Tracker(Protocol):
+    """What a training tells the tool; `step` is the number of steps done."""
+
+    def log(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        """Add the scalars of a step, except those without a finite value."""
+
+    def log_pictures(self, step: int, pictures: NDArray[np.uint8]) -> None:
+        """Add pictures (batch, height, width, RGB), side by side in one."""
+
+
+@contextmanager
+def tracked(tool: Tracking, name: str) -> Generator[Tracker | None]:
+    """A run of this name in the tool; None for `none`, and in all processes but the main one.
+
+    Raises StageError if the tool's package is missing.
+    """
+    if tool == "none":
+        yield None
+        return
+    if importlib.util.find_spec(tool) is None:
+        raise StageError(
+            f"tracking: {tool} needs the package {tool}, which is an extra: `uv pip install {tool}`, or use none"
+        )
+    from accelerate import Accelerator
+
+    folder = FOLDER / tool
+    folder.mkdir(parents=True, exist_ok=True)
+    _stay_local(folder)
+    accelerator = Accelerator(log_with=tool, project_dir=str(folder), cpu=not torch.cuda.is_available())
+    project = PROJECT if tool in ("wandb", "mlflow") else name
+    accelerator.init_trackers(project, init_kwargs={tool: _options(tool, name, folder)})
+    try:
+        yield _Tracker(accelerator, tool) if accelerator.is_main_process else None
+    finally:
+        accelerator.end_training()
+
+
+class _Tracker:
+    def __init__(self, accelerator: Any, tool: Tracking) -> None:
+        self._accelerator, self._tool = accelerator, tool
+
+    def log(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        finite = {name: value for name, value in scalars.items() if value is not None and math.isfinite(value)}
+        self._accelerator.log(finite, step=step)
+
+    def log_pictures(self, step: int, pictures: NDArray[np.uint8]) -> None:
+        picture = np.concatenate(list(pictures), axis=1)
+        tracker = self._accelerator.get_tracker(self._tool)
+        match self._tool:
+            case "tensorboard":
+                tracker.log_images({"validation": picture[None]}, step=step, dataformats="NHWC")
+            case "wandb":
+                tracker.log_images({"validation": [Image.fromarray(picture)]}, step=step)
+            case "dvclive":
+                tracker.tracker.log_image(f"validation/{step}.png", Image.fromarray(picture))
+            case "mlflow":
+                import mlflow
+
+                mlflow.log_image(Image.fromarray(picture), f"validation/{step}.png")
+
+
+def _stay_local(folder: Path) -> None:
+    os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'runs.db').absolute()}")
+
+
+def _options(tool: Tracking, name: str, folder: Path) -> dict[str, Any]:
+    """Of the tracker; DVCLive makes no experiment and no dvc.yaml: the pipeline's own dvc.yaml names its metrics."""
+    match tool:
+        case "wandb":
+            return {"name": name, "dir": str(folder)}
+        case "mlflow":
+            return {"run_name": name, "logging_dir": (folder / "artifacts").absolute().as_uri()}
+        case "dvclive":
+            return {"dir": str(folder / name), "save_dvc_exp": False, "dvcyaml": None, "report": None}
+        case _:
+            return {}

@@ -1,0 +1,104 @@
+"""Live numbers and pictures of a training are in the files of the tool that `tracking` names."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from naruto_add.config.schema import Tracking
+from naruto_add.runtime.errors import StageError
+from naruto_add.training.loop import run_steps
+
+NUM_STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_MODE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "")  # restored after the test
+        monkeypatch.delenv(name)
+
+
+def _train(tool: Tracking, during: Any = None) -> None:
+    """Six steps whose loss is 1 / step; the third is skipped. Validations after the steps 3 and 6 draw two pictures."""
+
+    def step(number: int) -> dict[str, float | None]:
+        if during is not None:
+            during(number)
+        return {"loss": 1 / (number + 1), "grad_norm": None if number == 2 else 2.0}
+
+    run_steps(
+        step,
+        name="toy",
+        num_steps=NUM_STEPS,
+        state={},
+        validate=lambda num_done: {"score": float(num_done)},
+        validation_every_steps=3,
+        checkpoint_dir=Path("checkpoints"),
+        curves_path=Path("toy.tsv"),
+        tracking=tool,
+        pictures=lambda: np.stack([np.full((4, 4, 3), value, dtype=np.uint8) for value in (0, 200)]),
+    )
+
+
+def test_tensorboard_has_losses_scores_and_pictures() -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _train("tensorboard")
+    events = EventAccumulator("tracking/tensorboard/toy").Reload()
+    losses = [(item.step, item.value) for item in events.Scalars("loss")]
+    assert losses == [(step, pytest.approx(1 / step)) for step in range(1, NUM_STEPS + 1)]
+    assert [item.step for item in events.Scalars("grad_norm")] == [1, 2, 4, 5, 6]
+    assert [(item.step, item.value) for item in events.Scalars("score")] == [(3, 3.0), (6, 6.0)]
+    assert [(item.step, item.width, item.height) for item in events.Images("validation")] == [(3, 8, 4), (6, 8, 4)]
+
+
+def test_dvclive_has_the_latest_numbers_while_the_training_runs() -> None:
+    pytest.importorskip("dvclive")
+    seen = []
+
+    def look(number: int) -> None:
+        path = Path("tracking/dvclive/toy/metrics.json")
+        if path.exists():
+            seen.append((number, json.loads(path.read_text())["loss"]))
+
+    _train("dvclive", during=look)
+    assert seen == [(number, pytest.approx(1 / number)) for number in range(1, NUM_STEPS)]
+    folder = Path("tracking/dvclive/toy")
+    latest = {"loss": pytest.approx(1 / 6), "grad_norm": 2.0, "score": 6.0}
+    assert json.loads((folder / "metrics.json").read_text()) | {"step": 6} == latest | {"step": 6}
+    rows = (folder / "plots/metrics/score.tsv").read_text().split()
+    assert rows == ["step", "score", "3", "3.0", "6", "6.0"]
+    assert {path.name for path in (folder / "plots/images/validation").iterdir()} == {"3.png", "6.png"}
+
+
+def test_mlflow_has_losses_and_pictures_in_local_files() -> None:
+    mlflow = pytest.importorskip("mlflow")
+    _train("mlflow")
+    (run,) = mlflow.search_runs(experiment_names=["naruto-add"], output_format="list")
+    assert (run.info.run_name, run.data.metrics["score"]) == ("toy", 6.0)
+    assert Path("tracking/mlflow/runs.db").exists()
+    assert len(list(Path("tracking/mlflow/artifacts").rglob("*.png"))) == 2
+
+
+def test_wandb_is_offline() -> None:
+    pytest.importorskip("wandb")
+    _train("wandb")
+    assert list(Path("tracking/wandb").rglob("offline-run-*/*.wandb"))
+
+
+def test_none_writes_nothing() -> None:
+    _train("none")
+    assert not Path("tracking").exists()
+
+
+def test_a_missing_package_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(StageError, match=r"tracking: tensorboard needs the package tensorboard, .* or use none"):
+        _train("tensorboard")
