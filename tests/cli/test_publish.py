@@ -71,7 +71,7 @@ def test_the_whole_folder_is_uploaded_in_one_commit(hub: tuple[str, Path], expor
     assert done.stdout.splitlines()[-1] == f"{address}/me/my-student/commit/{'1' * 40}"
     assert _uploaded(folder / "me/my-student").items() >= FILES.items()
     requests = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert next(item for item in requests if item["path"] == "api/repos/create")["private"] is True
+    assert next(item for item in requests if item["path"] == "api/repos/create")["visibility"] == "private"
     assert sum("/commit/" in item["path"] for item in requests) == 1
 
 

@@ -141,6 +141,8 @@ def test_both_backends_of_generate_draw_the_same_picture(exported: Path) -> None
     by_onnx = load_onnx_model(exported, num_steps=None, guidance_scale=None, raw_prompt=False)
     pictures = [np.asarray(model.draw("a man", seed=3), dtype=int) for model in (by_torch, by_onnx)]
     assert np.abs(pictures[0] - pictures[1]).mean() <= 2
+    small = load_onnx_model(exported, num_steps=None, guidance_scale=None, raw_prompt=False, backend="onnx_int8")
+    assert 0 < np.abs(np.asarray(small.draw("a man", seed=3), dtype=int) - pictures[0]).mean() < 10
     for option, value in (("--steps", {"num_steps": 7}), ("--guidance", {"guidance_scale": 2.0})):
         with pytest.raises(StageError, match=option):
             load_onnx_model(exported, **({"num_steps": None, "guidance_scale": None, "raw_prompt": False} | value))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 from naruto_add.config.schema import Tracking
 from naruto_add.runtime.errors import StageError
@@ -74,6 +75,10 @@ def test_dvclive_has_the_latest_numbers_while_the_training_runs() -> None:
     assert json.loads((folder / "metrics.json").read_text()) | {"step": 6} == latest | {"step": 6}
     rows = (folder / "plots/metrics/score.tsv").read_text().split()
     assert rows == ["step", "score", "3", "3.0", "6", "6.0"]
+    assert YAML(typ="safe").load(Path("tracking/dvc.yaml")) == {
+        "metrics": ["dvclive/toy/metrics.json"],
+        "plots": [{"dvclive/toy/plots/metrics": {"x": "step"}}],
+    }
     assert {path.name for path in (folder / "plots/images/validation").iterdir()} == {"3.png", "6.png"}
 
 

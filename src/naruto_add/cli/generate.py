@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
@@ -65,7 +66,7 @@ def generate(
     out_dir: Path,
     model_dir: Path,
     guidance: float | None,
-    backend: str,
+    backend: Literal["torch", "onnx", "onnx_int8"],
     grid: bool,
     raw_prompt: bool,
 ) -> None:
@@ -87,7 +88,7 @@ def generate(
     _prepare_out_folder(out_dir)
     from naruto_add.cli.drawing import write_pictures  # torch and diffusers take seconds to import
 
-    options = {"num_steps": steps, "guidance_scale": guidance, "raw_prompt": raw_prompt}
+    options: dict[str, Any] = {"num_steps": steps, "guidance_scale": guidance, "raw_prompt": raw_prompt}
     if backend == "torch":
         from naruto_add.cli.model import load_model
 

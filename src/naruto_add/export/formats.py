@@ -38,7 +38,7 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_folder, read_json, write_json
 
 MIB = 2**20
-TEACHER_STEPS = 20
+TEACHER_STEPS = 25
 """DPM-Solver++ steps of the teacher's pictures in the model cards."""
 HALF_TOLERANCE = 1e-3
 """Largest allowed difference of a weight stored in fp16; of weights above 1, relative to them."""
@@ -83,7 +83,6 @@ def export_student(
             prompts=prompts,
             trigger_words=lora.trigger_words(base.prompt_template),
             resolution_px=base.resolution_px,
-            teacher_steps=sampling.teacher_steps,
             guidance_scale=sampling.guidance_scale,
             precision=params.precision,
             metrics=read_json(evaluate_metrics_path),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -31,7 +31,6 @@ class CardFacts:
     """Complete prompts, of which there are pictures."""
     trigger_words: str
     resolution_px: int
-    teacher_steps: int
     guidance_scale: float
     precision: Literal["fp32", "fp16"]
     metrics: Metrics
@@ -133,9 +132,9 @@ def _card(facts: CardFacts, front_matter: str, sections: list[str], limits: list
 def _front_matter(facts: CardFacts, subject: str, *, relation: str, tags: list[str]) -> str:
     licence, title = _licence(facts), "naruto-add " + ("LoRA" if relation == "adapter" else "student")
     is_on_hub = licence is not _EMBEDDED and not Path(facts.base_model).is_dir()
-    optional = {
+    optional: dict[str, Any] = {
         "base_model_relation": relation if is_on_hub else None,
-        "instance_prompt": facts.trigger_words or None,
+        "instance_prompt": shown(facts.trigger_words) or None,
         "license_link": licence.link or None,
     }
     data = ModelCardData(
@@ -149,7 +148,7 @@ def _front_matter(facts: CardFacts, subject: str, *, relation: str, tags: list[s
         model_name=title,
         eval_results=_eval_results(facts, subject) or None,
         widget=[
-            {"text": prompt, "output": {"url": card_pictures.example(index)}}
+            {"text": shown(prompt), "output": {"url": card_pictures.example(index)}}
             for index, prompt in enumerate(facts.prompts)
         ],
         **{key: value for key, value in optional.items() if value},
@@ -231,8 +230,7 @@ image = pipe({_literal(facts.prompts[0])}, guidance_scale={facts.guidance_scale:
 image.save("picture.png")
 ```
 
-The teacher of the metrics below is the base model with this LoRA, in {facts.teacher_steps} steps of its own scheduler
-with guidance {facts.guidance_scale:g}."""
+The teacher of the metrics below is the base model with this LoRA, with guidance {facts.guidance_scale:g}."""
 
 
 def _literal(text: str) -> str:
@@ -254,11 +252,11 @@ def _limits(facts: CardFacts, limits: list[str]) -> str:
         ),
         *limits,
         (
-            "It learned from a small set of pictures, and may draw pictures that resemble one of them; the metrics about "
+            "It learned from a small set of pictures, and may draw pictures that resemble one of them; metrics about "
             "training pictures say how often."
         ),
         (
-            "Neither its prompts nor its pictures are filtered: there is no safety checker, and its biases, which are "
+            "Neither its prompts nor its pictures are filtered: there is no safety checker. Its biases, which are "
             "those of base model and training pictures, were not measured."
         ),
         "Not for pictures that deceive about real people or events, nor for uses that a licence below excludes.",

@@ -17,7 +17,7 @@ from naruto_add.runtime.compute import default_device
 
 def load_folder(folder: Path) -> Any:
     """The pipeline in diffusers' own format, in fp32."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return _quiet(pipeline)
 
 

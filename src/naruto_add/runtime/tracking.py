@@ -52,6 +52,8 @@ def tracked(tool: Tracking, name: str) -> Generator[Tracker | None]:
     folder = FOLDER / tool
     folder.mkdir(parents=True, exist_ok=True)
     _stay_local(folder)
+    if tool == "dvclive":
+        _name_metrics(name)
     accelerator = Accelerator(log_with=tool, project_dir=str(folder), cpu=not torch.cuda.is_available())
     project = PROJECT if tool in ("wandb", "mlflow") else name
     accelerator.init_trackers(project, init_kwargs={tool: _options(tool, name, folder)})
@@ -90,8 +92,20 @@ def _stay_local(folder: Path) -> None:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'runs.db').absolute()}")
 
 
+def _name_metrics(name: str) -> None:
+    """Write tracking/dvc.yaml, by which `dvc exp show`, `dvc plots show` and VS Code find the numbers of DVCLive.
+
+    It names only runs that exist, because dvc warns of missing files. Git sees this file of the folder alone: dvc reads
+    no dvc.yaml that Git ignores.
+    """
+    names = sorted({name, *(path.name for path in (FOLDER / "dvclive").iterdir())})
+    metrics = [f"  - dvclive/{run}/metrics.json" for run in names]
+    plots = [f"  - dvclive/{run}/plots/metrics:\n      x: step" for run in names]
+    (FOLDER / "dvc.yaml").write_text("\n".join(["metrics:", *metrics, "plots:", *plots, ""]), encoding="utf-8")
+
+
 def _options(tool: Tracking, name: str, folder: Path) -> dict[str, Any]:
-    """Of the tracker; DVCLive makes no experiment and no dvc.yaml: the pipeline's own dvc.yaml names its metrics."""
+    """Of the tracker; DVCLive makes no experiment, because the pipeline does, and no dvc.yaml in the project's root."""
     match tool:
         case "wandb":
             return {"name": name, "dir": str(folder)}
