@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from naruto_add.config.schema import Precision, Student
-from naruto_add.diffusion.placement import rest
 from naruto_add.diffusion.bundle import decode_latents
+from naruto_add.diffusion.placement import rest
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.imaging.pixels import Images, to_uint8
 from naruto_add.losses.knowledge import feature_loss, weighted_error
