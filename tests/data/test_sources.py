@@ -381,6 +381,23 @@ def test_texts_with_a_byte_order_mark_are_read_and_other_encodings_are_named(tmp
     assert "it looks like cp932" in third.detail
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_named_and_not_read_as_something_else(tmp_path: Path, encoding: str) -> None:
+    _picture(tmp_path / "a.png").with_suffix(".txt").write_bytes("a man of \u4e2d".encode(encoding))
+    _picture(tmp_path / "b.png").with_suffix(".txt").write_text("a man")
+    (reject,) = [entry for entry in _entries("folder", tmp_path) if isinstance(entry, Reject)]
+    assert (reject.name, reject.reason) == ("a.png", "no_caption")
+    assert "UTF-16 without a byte order mark" in reject.detail
+
+
+def test_an_archive_beside_pictures_is_named(tmp_path: Path) -> None:
+    _picture(tmp_path / "a.png").with_suffix(".txt").write_text("a man")
+    (tmp_path / "more.zip").write_bytes(b"PK")
+    (reject,) = [entry for entry in _entries("folder", tmp_path) if isinstance(entry, Reject)]
+    assert (reject.name, reject.reason) == ("more.zip", "unsupported")
+    assert "unpack it" in reject.detail
+
+
 def test_tables_in_subfolders_are_read_with_the_splits_that_their_folders_name(tmp_path: Path) -> None:
     for name in ("train/a.png", "data/valid/b.png", "data/valid/c.png", "other/d.png", "train/lost.png"):
         _picture(tmp_path / name)

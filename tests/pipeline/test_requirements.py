@@ -108,10 +108,20 @@ def test_a_name_that_is_no_clip_model_is_refused(name: str) -> None:
 def test_a_folder_must_hold_a_network_of_the_right_kind(tmp_path: Path) -> None:
     check_requirements(_params(evaluate__clip_score=str(_network(tmp_path / "clip", "clip"))))
     (problem,) = _problems(_params(evaluate__clip_score=str(_network(tmp_path / "bert", "bert"))))
-    assert "is a bert model, not a CLIP" in problem
+    assert "is a bert model, not a clip" in problem
     (tmp_path / "clip/model.safetensors").unlink()
     (problem,) = _problems(_params(evaluate__clip_score=str(tmp_path / "clip")))
     assert "has no model.safetensors" in problem
+
+
+def test_a_tiny_decoder_is_known_by_the_class_that_diffusers_names(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/diffusion_pytorch_model.safetensors").touch()
+    for kind, is_right in (("AutoencoderTiny", True), ("AutoencoderKL", False)):
+        (tmp_path / "tiny/config.json").write_text(json.dumps({"_class_name": kind}))
+        params = _params(export__tiny_decoder=str(tmp_path / "tiny"))
+        problems = [problem for each in requirements(params) if (problem := problem_of(each))]
+        assert (problems == []) == is_right
 
 
 def test_networks_in_the_hubs_cache_need_no_network_access(hub: Path) -> None:

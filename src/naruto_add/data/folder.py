@@ -24,6 +24,8 @@ def open_folder(params: Ingest) -> Source:
     listing = list_folder(root)
     entries = _captioned(root, listing, params)
     _check_unpacked(entries, listing, params)
+    named = {entry.name for entry in entries}
+    entries += [_archive(name) for name in _archives(listing) if name not in named]
     return Source(num_entries=len(entries), entries=entries)
 
 
@@ -140,6 +142,10 @@ def _check_unpacked(entries: _Entries, listing: FolderListing, params: Ingest) -
 
 def _archives(listing: FolderListing) -> list[str]:
     return [name for name in listing.files if name.lower().endswith(_ARCHIVES)]
+
+
+def _archive(name: str) -> Reject:
+    return Reject(name=name, reason="unsupported", detail="its content is not read; unpack it in its folder")
 
 
 def _packed(archives: list[str], params: Ingest) -> StageError:

@@ -31,6 +31,8 @@ def decode_text(data: bytes) -> str:
     Other encodings are not guessed: a short text fits several, and each gives other letters.
     """
     encoding = marked_encoding(data) or "utf-8"
+    if encoding == "utf-8" and b"\0" in data:
+        raise UnknownEncodingError("it holds zero bytes, as UTF-16 without a byte order mark does; save it as UTF-8")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:

@@ -128,6 +128,9 @@ def _networks(params: Params) -> Iterator[Requirement]:
             yield _network(key, DINOV2_SMALL, "dinov2", "use EfficientNet")
     if evaluate.clip_score != "off":
         yield _network("evaluate.clip_score", evaluate.clip_score, "clip", "set it to 'off'")
+    if params.export.tiny_decoder not in ("off", "distilled"):
+        source = params.export.tiny_decoder
+        yield _network("export.tiny_decoder", source, "AutoencoderTiny", "use distilled, or off")
     key = "evaluate.features"
     match evaluate.features:
         case "clip":

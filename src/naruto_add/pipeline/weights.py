@@ -9,7 +9,7 @@ from pathlib import Path
 from naruto_add.config.constants import CAPTION_MATCH
 from naruto_add.runtime.errors import StageError
 
-_NETWORK_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
+_NETWORK_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "diffusion_pytorch_model*.safetensors")
 _WITH_WEIGHTS = ("text_encoder", "transformer", "unet", "vae")
 _UNUSED_PARTS = ("feature_extractor", "image_encoder", "safety_checker")
 
@@ -112,23 +112,24 @@ def _weight_files(variant: str) -> list[str]:
 
 def _check_network(folder: Path, source: str, kind: str, key: str, instead: str) -> None:
     if missing := _missing_of_network(folder):
-        raise StageError(f"{key}: {source} has no {missing}; name a {kind.upper()} model in safetensors, or {instead}")
+        raise StageError(f"{key}: {source} has no {missing}; name a {kind} model in safetensors, or {instead}")
     found = _model_type(folder)
     if found != kind:
-        raise StageError(f"{key}: {source} is a {found} model, not a {kind.upper()}; {instead}")
+        raise StageError(f"{key}: {source} is a {found} model, not a {kind}; {instead}")
 
 
 def _missing_of_network(folder: Path) -> str:
     """The first thing that the folder lacks, or ""."""
     if not (folder / "config.json").is_file():
         return "config.json"
-    return "" if any(folder.glob("model*.safetensors")) else "model.safetensors"
+    return "" if any(folder.glob("*model*.safetensors")) else "model.safetensors"
 
 
 def _model_type(folder: Path) -> str:
     try:
-        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
-    except (OSError, ValueError, KeyError, TypeError):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(config.get("model_type") or config["_class_name"])  # transformers' name, or diffusers'
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "unknown"
 
 
