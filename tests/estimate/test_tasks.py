@@ -16,12 +16,18 @@ from naruto_add.estimate.fake import measuring
 from naruto_add.estimate.machine import GIB, Machine
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet, new_vae
 from naruto_add.estimate.report import estimate_text, stage_peaks
-from naruto_add.estimate.tasks import Task, add_tasks, all_tasks, num_student_weights, student_tasks, teacher_tasks
+from naruto_add.estimate.tasks import Task, add_tasks, all_tasks, encoding, num_student_weights, warm_up_task
 
 ROOT = Path(__file__).parents[2]
 SD15 = Shapes(SD15_UNET, SD15_VAE, 64, is_assumed=True)
 SMALL = Shapes(
-    {**SD15_UNET, "block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32},
+    {
+        **SD15_UNET,
+        "block_out_channels": (32, 64),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 32,
+    },
     {**SD15_VAE, "block_out_channels": (32, 32, 32, 32)},
     16,
     is_assumed=False,
@@ -44,6 +50,7 @@ def _peak(tasks: Any, name: str) -> int:
     return next(task.peak_bytes for task in tasks if task.name.startswith(name))
 
 
+@pytest.mark.slow
 def test_parameter_counts_are_those_of_sd15_and_bk_sdm() -> None:
     counts = [
         new_unet(SD15, torch.float32, name).num_parameters() for name in ("none", "bk_base", "bk_small", "bk_tiny")
@@ -54,7 +61,7 @@ def test_parameter_counts_are_those_of_sd15_and_bk_sdm() -> None:
 def test_an_average_on_the_cpu_saves_four_bytes_a_weight_and_8_bit_adamw_six() -> None:
     weights = num_student_weights(_params(), SMALL)
     plain, on_cpu, both = (
-        _peak(student_tasks(_params(**changes), SMALL), "trajectory")
+        warm_up_task(_params(**changes), SMALL, is_knowledge=False).peak_bytes
         for changes in (
             {},
             {"student__optimizer__ema_on_cpu": True},
@@ -65,19 +72,10 @@ def test_an_average_on_the_cpu_saves_four_bytes_a_weight_and_8_bit_adamw_six() -
     assert on_cpu - both == pytest.approx(6 * weights, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("tasks", "stage", "name"), [(student_tasks, "student", "knowledge"), (add_tasks, "add", "train")]
-)
-def test_parts_and_checkpointing_save_memory_and_checkpointing_costs_operations(
-    tasks: Any, stage: str, name: str
-) -> None:
-    changes: list[dict[str, Any]] = [
-        {},
-        {f"{stage}__accumulation_steps": 4},
-        {f"{stage}__gradient_checkpointing": True},
-    ]
+def test_parts_and_checkpointing_save_memory_and_checkpointing_costs_operations() -> None:
     plain, parts, checkpointing = (
-        next(task for task in tasks(_params(**each), SMALL) if task.name.startswith(name)) for each in changes
+        warm_up_task(_params(**changes), SMALL, is_knowledge=False)
+        for changes in ({}, {"student__accumulation_steps": 4}, {"student__gradient_checkpointing": True})
     )
     assert parts.peak_bytes < 0.75 * plain.peak_bytes
     assert checkpointing.peak_bytes < 0.9 * plain.peak_bytes
@@ -86,19 +84,30 @@ def test_parts_and_checkpointing_save_memory_and_checkpointing_costs_operations(
 
 
 def test_the_second_phase_of_the_warm_up_does_not_hold_the_teacher() -> None:
-    tasks = list(student_tasks(_params(), SMALL))
+    knowledge, trajectory = (warm_up_task(_params(), SMALL, is_knowledge=value) for value in (True, False))
     teacher = new_unet(SMALL, torch.bfloat16).num_parameters() * 2
-    assert _peak(tasks, "knowledge") - _peak(tasks, "trajectory") > teacher
+    assert knowledge.peak_bytes - trajectory.peak_bytes > teacher
+
+
+def test_a_step_of_add_holds_the_student_its_state_the_teacher_and_the_heads() -> None:
+    blocks = {"add__discriminator_blocks": ["down_blocks.0", "mid_block"]}
+    train = next(add_tasks(_params(**blocks), SMALL))
+    student = num_student_weights(_params(), SMALL)
+    teacher = new_unet(SMALL, torch.bfloat16).num_parameters()
+    assert train.peak_bytes > 20 * student + 2 * teacher  # weights, gradients, two averages of AdamW, moving average
+    assert train.flops > 0
 
 
 def test_encoding_does_not_hold_the_u_net() -> None:
-    encode = _peak(teacher_tasks(_params(), SMALL, 10), "encode")
-    wide = Shapes({**SMALL.unet, "block_out_channels": (64, 64, 128, 128)}, SMALL.vae, 16, is_assumed=False)
-    assert _peak(teacher_tasks(_params(), wide, 10), "encode") == encode
+    wide = Shapes({**SMALL.unet, "block_out_channels": (320, 640)}, SMALL.vae, 16, is_assumed=False)
+    peaks = [encoding("teacher", shapes, num_calls=1).peak_bytes for shapes in (SMALL, wide)]
+    assert peaks[0] == peaks[1]
 
 
 def test_the_memory_that_the_autoencoder_reserves_for_a_picture_is_enough_and_not_too_much() -> None:
-    shapes = Shapes(SD15_UNET, {**SD15_VAE, "block_out_channels": (32, 64, 128, 128)}, 32, is_assumed=False)
+    shapes = Shapes(
+        SD15_UNET, {**SD15_VAE, "block_out_channels": (32, 64, 64, 64), "layers_per_block": 1}, 32, is_assumed=False
+    )
     for work in ("encode", "decode"):
         with measuring() as meter, torch.no_grad():
             vae = new_vae(shapes)
@@ -141,5 +150,5 @@ def test_the_report_says_what_does_not_fit_and_what_to_change() -> None:
 @pytest.mark.parametrize("gigabytes", [8, 12, 16, 24, 80])
 def test_a_preset_fits_its_card(gigabytes: int) -> None:
     tasks = list(all_tasks(_params(f"sd15-{gigabytes}gb"), SD15, num_pictures=1221))
-    too_large = {stage: peak for stage, peak in stage_peaks(tasks).items() if peak > gigabytes * 1e9}
+    too_large = {stage: peak for stage, peak in stage_peaks(tasks).items() if peak > gigabytes * GIB}
     assert too_large == {}

@@ -70,10 +70,11 @@ def student_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
         "student", "draw the pool", params, shapes, batch=POOL_BATCH, num_calls=student.pool_size * sampling.pool_steps
     )
     for is_knowledge in (True, False):
-        yield _warm_up(params, shapes, is_knowledge=is_knowledge)
+        yield warm_up_task(params, shapes, is_knowledge=is_knowledge)
 
 
-def _warm_up(params: Params, shapes: Shapes, *, is_knowledge: bool) -> Task:
+def warm_up_task(params: Params, shapes: Shapes, *, is_knowledge: bool) -> Task:
+    """One of the two phases of the warm-up."""
     section = params.student
     part = section.batch_size // section.accumulation_steps
     with measuring() as meter:
