@@ -176,7 +176,8 @@ def make_trainer(params: Params) -> AdversarialTrainer:
         student_timesteps=timesteps,
         student_scheduler=params.sampling.student_scheduler,
         guidance_scale=params.sampling.guidance_scale,
-        precision=params.base.precision,
+        frozen_precision=params.base.frozen_precision,
+        autocast=params.base.autocast,
     )
 
 

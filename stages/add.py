@@ -14,7 +14,8 @@ def main(params: Params) -> None:
     checkpoints = checkpoint_dir(
         "add",
         params=[
-            params.base.precision,
+            params.base.autocast,
+            params.base.frozen_precision,
             params.base.prompt_template,
             params.sampling.guidance_scale,
             params.sampling.pool_steps,
@@ -31,7 +32,8 @@ def main(params: Params) -> None:
             student_dir=paths.STUDENT,
             pool_path=paths.POOL,
             params=params.add,
-            precision=params.base.precision,
+            frozen_precision=params.base.frozen_precision,
+            autocast=params.base.autocast,
             guidance_scale=params.sampling.guidance_scale,
             pool_steps=params.sampling.pool_steps,
             student_scheduler=params.sampling.student_scheduler,

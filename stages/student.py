@@ -14,7 +14,8 @@ def main(params: Params) -> None:
     checkpoints = checkpoint_dir(
         "student",
         params=[
-            params.base.precision,
+            params.base.autocast,
+            params.base.frozen_precision,
             params.base.prompt_template,
             params.sampling.guidance_scale,
             params.sampling.pool_steps,
@@ -28,7 +29,8 @@ def main(params: Params) -> None:
             paths.TEACHER,
             paths.DATASET,
             params=params.student,
-            precision=params.base.precision,
+            frozen_precision=params.base.frozen_precision,
+            autocast=params.base.autocast,
             guidance_scale=params.sampling.guidance_scale,
             prompt_template=params.base.prompt_template,
             pool_steps=params.sampling.pool_steps,

@@ -53,6 +53,14 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sd15_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow checkpoint with the structure, names and old configurations of Stable Diffusion 1.5."""
+    from tests.sd15_checkpoint import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("sd15") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
 def loaded_tiny_bundle(tiny_pipeline_dir: Path) -> "ModelBundle":
     """The tiny pipeline, frozen. Tests use copies of it, which take less time than loading."""
     from naruto_add.diffusion.bundle import load_pipeline_folder

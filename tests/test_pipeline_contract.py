@@ -147,13 +147,13 @@ def test_the_checks_of_scripts_find_keys_and_paths(tmp_path: Path) -> None:
     script.write_text(
         "def main(params):\n"
         "    from naruto_add import direct\n"
-        "    folder = checkpoint_dir('add', params=[params.add, params.base.precision], deps=[paths.DATASET])\n"
+        "    folder = checkpoint_dir('add', params=[params.add, params.base.autocast], deps=[paths.DATASET])\n"
         "    direct.f(params.add, params.student.seed, params.add.seed, paths.CURVES / 'add.tsv')\n"
         "    direct.g(params.sampling.student_timesteps)\n"
     )
-    assert keys_read(script) == {"add", "base.precision", "student.seed", "sampling.student_steps"}
+    assert keys_read(script) == {"add", "base.autocast", "student.seed", "sampling.student_steps"}
     assert paths_named(script) == {"data/dataset", "metrics/curves/add.tsv"}
-    assert _keys(_outermost(_call(script, "checkpoint_dir"))) == {"add", "base.precision"}
+    assert _keys(_outermost(_call(script, "checkpoint_dir"))) == {"add", "base.autocast"}
     assert _paths(_call(script, "checkpoint_dir")) == {"data/dataset"}
 
 

@@ -86,21 +86,21 @@ def test_sides_that_cannot_be_halved_often_enough_are_refused(resolution: int | 
 
 
 def test_a_folder_must_fit_the_resolution(model: Path) -> None:
-    check_base_model(str(model), revision="", resolution_px=512)
+    check_base_model(str(model), revision="", variant="", resolution_px=512)
     with pytest.raises(StageError, match=r"base\.resolution_px: 520 must be a multiple of 64"):
-        check_base_model(str(model), revision="", resolution_px=520)
+        check_base_model(str(model), revision="", variant="", resolution_px=520)
 
 
 @pytest.mark.parametrize("name", ["base/modle", "./mine", "/nowhere/mine", "../mine", "mine", "my/own/mine"])
 def test_a_missing_folder_is_reported(name: str) -> None:
     with pytest.raises(StageError, match=re.escape(f"base.model: {name!r} is not a folder")):
-        check_base_model(name, revision="", resolution_px=64)
+        check_base_model(name, revision="", variant="", resolution_px=64)
 
 
 def test_a_hub_repository_must_be_pinned() -> None:
-    check_base_model("owner/name", revision=COMMIT, resolution_px=64)
+    check_base_model("owner/name", revision=COMMIT, variant="", resolution_px=64)
     with pytest.raises(StageError, match=r"base\.revision: '' is not a commit, and base\.model 'owner/name'"):
-        check_base_model("owner/name", revision="", resolution_px=64)
+        check_base_model("owner/name", revision="", variant="", resolution_px=64)
 
 
 @pytest.mark.parametrize("content", [None, "{", "\x00", "[]", "{}"])
@@ -108,7 +108,7 @@ def test_an_incomplete_folder_is_refused(model: Path, content: str | None) -> No
     config = model / "unet/config.json"
     config.unlink() if content is None else config.write_text(content)
     with pytest.raises(StageError, match=r"base\.model: .* has no readable unet/config\.json"):
-        check_base_model(str(model), revision="", resolution_px=64)
+        check_base_model(str(model), revision="", variant="", resolution_px=64)
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [

@@ -4,10 +4,11 @@ import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from naruto_add.config.schema import Base
@@ -16,9 +17,11 @@ from naruto_add.diffusion.bundle import (
     decode_latents,
     encode_pixels,
     encode_prompts,
+    frozen_unet,
     load_bundle,
     load_pipeline_folder,
     load_unet,
+    save_bundle,
     save_unet,
     widen_head,
 )
@@ -56,7 +59,7 @@ def test_a_damaged_output_of_a_stage_is_an_error_that_names_the_folder_and_the_r
     with pytest.raises(StageError, match=r"^models/teacher cannot be loaded: (?s:.*); run `dvc repro`"):
         load_pipeline_folder(pipeline, precision="fp32")
     with pytest.raises(StageError, match=r"^models/student cannot be loaded: (?s:.*); run `dvc repro`"):
-        load_unet(unet, precision="fp32")
+        load_unet(unet, precision="fp32", scheduler=PNDMScheduler())
 
 
 @pytest.mark.parametrize(
@@ -72,12 +75,31 @@ def test_a_damaged_base_model_is_an_error_that_names_the_parameter(
         model=str(folder),
         revision="",
         variant=variant,
-        precision="fp32",
+        frozen_precision="fp32",
+        autocast="fp32",
         resolution_px=32,
         prompt_template="{caption}",
     )
     with pytest.raises(StageError, match=r"^base\.model: '\S*model' cannot be loaded: (?s:.*); check base\.model"):
         load_bundle(base)
+
+
+def _base(folder: Path, **changes: Any) -> Base:
+    values = {"revision": "", "variant": "", "frozen_precision": "fp32", "autocast": "fp32"}
+    values |= {"resolution_px": 64, "prompt_template": "{caption}"}
+    return Base.model_validate({"model": str(folder), **values, **changes})
+
+
+@pytest.mark.parametrize("resolution_px", [64, 256, 512])
+def test_a_base_with_an_old_configuration_draws_at_its_resolution_in_all_stages(
+    sd15_dir: Path, tmp_path: Path, resolution_px: int
+) -> None:
+    bundle = load_bundle(_base(sd15_dir, resolution_px=resolution_px))
+    shape = (4, resolution_px // 8, resolution_px // 8)
+    assert bundle.latent_shape == shape
+    save_bundle(bundle, tmp_path)
+    assert load_pipeline_folder(tmp_path, precision="fp32").latent_shape == shape
+    assert StableDiffusionPipeline.from_pretrained(tmp_path).unet.config.sample_size == resolution_px // 8
 
 
 def test_latents_are_scaled_by_encoding_and_unscaled_by_decoding(tiny_bundle: ModelBundle) -> None:
@@ -113,7 +135,7 @@ def _head_dtypes(unet: UNet2DConditionModel, bundle: ModelBundle) -> list[torch.
 def test_loaded_built_and_copied_unets_compute_their_head_in_fp32_under_autocast(
     tiny_bundle: ModelBundle, tiny_pipeline_dir: Path
 ) -> None:
-    loaded = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
+    loaded = load_unet(tiny_pipeline_dir / "unet", precision="fp32", scheduler=tiny_bundle.scheduler)
     for unet in (tiny_bundle.unet, loaded, shrink_unet(loaded, "bk_small"), copy.deepcopy(loaded)):
         assert _head_dtypes(unet, tiny_bundle) == [torch.float32, torch.float32]
     plain = UNet2DConditionModel.from_pretrained(tiny_pipeline_dir / "unet")
@@ -125,6 +147,47 @@ def test_a_unet_in_half_precision_has_an_fp32_head(tiny_bundle: ModelBundle) -> 
     assert _predict(unet, tiny_bundle).dtype == torch.float32
     fp32_weights = {name for name, item in unet.state_dict().items() if item.dtype == torch.float32}
     assert fp32_weights == {"conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_head_of_a_frozen_unet_is_not_rounded(tiny_pipeline_dir: Path, dtype: torch.dtype) -> None:
+    plain = UNet2DConditionModel.from_pretrained(tiny_pipeline_dir / "unet")
+    frozen = frozen_unet(copy.deepcopy(plain), dtype, torch.device("cpu"))
+    assert torch.equal(frozen.conv_out.weight, plain.conv_out.weight)
+    assert torch.equal(frozen.conv_norm_out.bias, plain.conv_norm_out.bias)
+    assert frozen.conv_in.weight.dtype == dtype
+    assert not any(weight.requires_grad for weight in frozen.parameters())
+
+
+def _with_large_weight(unet: UNet2DConditionModel) -> None:
+    unet.mid_block.resnets[0].norm1.weight.data[0] = 1e5
+
+
+def _with_large_activations(unet: UNet2DConditionModel) -> None:
+    unet.mid_block.resnets[0].norm1.weight.data *= 5e4
+    unet.mid_block.resnets[0].conv1.weight.data *= 1e3
+
+
+@pytest.mark.parametrize("enlarge", [_with_large_weight, _with_large_activations])
+def test_a_unet_that_overflows_fp16_is_frozen_in_bf16_and_a_message_says_so(
+    enlarge: Callable[[UNet2DConditionModel], None], tiny_bundle: ModelBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert frozen_unet(copy.deepcopy(tiny_bundle.unet), torch.float16, tiny_bundle.device).dtype == torch.float16
+    assert capsys.readouterr().err == ""
+    enlarge(tiny_bundle.unet)
+    frozen = frozen_unet(tiny_bundle.unet, torch.float16, tiny_bundle.device)
+    assert frozen.dtype == torch.bfloat16
+    assert _predict(frozen, tiny_bundle).isfinite().all()
+    assert capsys.readouterr().err.startswith("base.frozen_precision: fp16 overflows in the U-Net; bf16 is used")
+
+
+def test_an_fp16_teacher_predicts_closer_than_a_bf16_teacher(tiny_bundle: ModelBundle) -> None:
+    exact = _predict(tiny_bundle.unet, tiny_bundle)
+    half, brain = (
+        _predict(frozen_unet(copy.deepcopy(tiny_bundle.unet), dtype, tiny_bundle.device), tiny_bundle)
+        for dtype in (torch.float16, torch.bfloat16)
+    )
+    assert 4 * (half - exact).norm() < (brain - exact).norm()
 
 
 def test_a_unet_with_an_fp32_head_is_saved_as_a_plain_one(

@@ -12,7 +12,13 @@ PROMPTS = ["a man with white hair and a sword", "a girl at sunset"]
 CAPTIONS = ["a man with white hair, drawn", "a girl, drawn"]
 METRICS = {"teacher.fd_embedded": 12.25, "distilled.fd_embedded": 13.5, "distilled.num_parameters": 4200.0}
 BASE = Base(
-    model="base/model", revision="", variant="", resolution_px=32, precision="fp32", prompt_template="{caption}, drawn"
+    model="base/model",
+    revision="",
+    variant="",
+    resolution_px=32,
+    frozen_precision="fp32",
+    autocast="fp32",
+    prompt_template="{caption}, drawn",
 )
 
 

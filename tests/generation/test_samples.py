@@ -133,7 +133,8 @@ def _models(pipeline_dir: Path, student_scheduler: StudentScheduler = "ddim") ->
             revision="",
             variant="",
             resolution_px=32,
-            precision="fp32",
+            frozen_precision="fp32",
+            autocast="fp32",
             prompt_template=TEMPLATE,
         ),
         sampling=Sampling(

@@ -24,7 +24,8 @@ def models(tiny_pipeline_dir: Path) -> Models:
         model=str(tiny_pipeline_dir),
         revision="",
         variant="",
-        precision="fp32",
+        frozen_precision="fp32",
+        autocast="fp32",
         resolution_px=32,
         prompt_template="{caption}",
     )

@@ -1,10 +1,13 @@
 """The latent discriminator: features of the frozen U-Net, trainable heads, and their conditioning on captions."""
 
+import copy
+
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, frozen_unet, tokenize
 from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off, pooled_embeds
 from naruto_add.models.student import recorded_outputs
 from naruto_add.runtime.errors import StageError
@@ -53,6 +56,21 @@ def test_gradients_reach_the_latents_but_not_the_frozen_network(
     assert latents.grad is not None and latents.grad.flatten(1).any(dim=1).all()
     assert all(item.grad is None for item in tiny_bundle.unet.parameters())
     assert not tiny_bundle.unet.training
+
+
+def test_gradients_through_an_fp16_network_are_those_of_fp32_however_small(
+    tiny_bundle: ModelBundle, inputs: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    def gradient(unet: UNet2DConditionModel) -> Tensor:
+        latents = inputs[0].detach().clone().requires_grad_()
+        features = UnetFeatures(unet, BLOCKS)(latents, *inputs[1:])
+        (1e-6 * torch.stack([item.square().mean() for item in features]).mean()).backward()
+        assert latents.grad is not None
+        return latents.grad
+
+    expected = gradient(tiny_bundle.unet)
+    found = gradient(frozen_unet(copy.deepcopy(tiny_bundle.unet), torch.float16, tiny_bundle.device))
+    assert (found - expected).norm() < 0.02 * expected.norm()
 
 
 def test_an_unknown_block_is_an_error_that_lists_the_blocks(tiny_bundle: ModelBundle) -> None:

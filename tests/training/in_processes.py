@@ -21,7 +21,13 @@ TINY: dict[str, dict[str, Any]] = {
     "add": {"adv_start_steps": 1, "adv_ramp_steps": 1, "crop_px": 32},
 }
 SHORT = {"num_steps": 4, "batch_size": 8, "validation_every_steps": 2}
-STUDENT_SAMPLING = {"guidance_scale": 3.0, "pool_steps": 4, "prompt_template": "{caption}", "precision": "fp32"}
+STUDENT_SAMPLING = {
+    "guidance_scale": 3.0,
+    "pool_steps": 4,
+    "prompt_template": "{caption}",
+    "frozen_precision": "fp32",
+    "autocast": "fp32",
+}
 
 
 def params_of(stage: str, changes: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from diffusers import PNDMScheduler
 from safetensors.torch import load_file
 
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet
@@ -50,7 +51,7 @@ def root(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pyte
         path=folder / "pool.safetensors",
         cache_dir=folder / "drawn",
     )
-    student = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
+    student = load_unet(tiny_pipeline_dir / "unet", precision="fp32", scheduler=PNDMScheduler())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for item in student.parameters():

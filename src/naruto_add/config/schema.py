@@ -41,7 +41,8 @@ class Base(_Section):
     revision: str
     variant: str
     resolution_px: Side
-    precision: Precision
+    frozen_precision: Precision
+    autocast: Precision
     prompt_template: Text
 
 

@@ -1,10 +1,12 @@
 """Captions: cleaned text, and its length in the tokens of the base model."""
 
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from naruto_add.runtime.clip_tokenizer import write_clip_tokenizer
 from naruto_add.runtime.errors import StageError
 
 MIN_VOCABULARY_SIZE = 512
@@ -55,7 +57,11 @@ def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCou
     from transformers import CLIPTokenizer  # takes seconds; the processes that decode pictures do not need it
 
     try:
-        if Path(model).is_dir():
+        if Path(model).is_file():
+            with tempfile.TemporaryDirectory() as folder:
+                write_clip_tokenizer(Path(folder), padding="<|endoftext|>")
+                tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        elif Path(model).is_dir():
             tokenizer = CLIPTokenizer.from_pretrained(Path(model) / "tokenizer", local_files_only=True)
         else:
             tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", revision=revision)

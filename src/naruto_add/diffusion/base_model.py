@@ -8,29 +8,34 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from naruto_add.config.constants import Resolution, sides_px
+from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS, Resolution, sides_px
 from naruto_add.config.schema import Params
+from naruto_add.diffusion.single_file import is_single_file, single_file_configs
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.hub_errors import refusal
 
 Config = Mapping[str, Any]
 """The configuration of a U-Net or an autoencoder in diffusers format."""
 
+_CONFIG_FILES = ("vae/config.json", "unet/config.json", "scheduler/scheduler_config.json")
+PREDICTION_TYPES = ("epsilon", "v_prediction")
 _FOLDERS = {"", ".", "..", "~", "base", "models"}
 """First parts of folder names that are never the owner of a hub repository."""
 
 
 def check_base_use(params: Params) -> None:
-    """Raises StageError if the base model is missing or unpinned, or if a stage could not use its U-Net or autoencoder.
+    """Raises StageError if the base model is missing or unpinned, or if a stage could not use its networks or schedule.
 
-    All problems of the parameters are in one message. Of a hub repository only two configuration files are downloaded;
-    if that fails, only the name and the revision are checked.
+    All problems of the parameters are in one message. Of a hub repository only configuration files are downloaded. If
+    the hub refuses them, the error says why; if it cannot be reached, only the name and the revision are checked.
     """
     base = params.base
-    check_base_model(base.model, revision=base.revision, resolution_px=base.resolution_px)
+    check_base_model(base.model, revision=base.revision, variant=base.variant, resolution_px=base.resolution_px)
     configs = base_configs(base.model, base.revision)
     if configs is None:
         return
-    vae, unet = configs
+    vae, unet = configs["vae"], configs["unet"]
+    check_scheduler(configs["scheduler"], base.model)
     latent_side(vae, unet, resolution_px=base.resolution_px)
     problems = [
         *(_problem(latent_size, vae, unet, size, key="add.resolutions_px") for size in params.add.resolutions_px),
@@ -41,13 +46,42 @@ def check_base_use(params: Params) -> None:
         raise StageError("\n".join(filter(None, problems)))
 
 
-def check_base_model(model: str, *, revision: str, resolution_px: int) -> None:
-    """Raises StageError if `model` is neither a complete folder fit for the resolution nor a pinned hub repository."""
-    if not Path(model).is_dir():
+def check_base_model(model: str, *, revision: str, variant: str, resolution_px: int) -> None:
+    """Raises StageError if `model` is no folder or file that fits the resolution, and no pinned hub repository."""
+    if not Path(model).exists():
         _check_repository(model, revision)
         return
-    vae, unet = (_config(Path(model), part) for part in ("vae", "unet"))
-    latent_side(vae, unet, resolution_px=resolution_px)
+    configs = _local_configs(model)
+    if Path(model).is_dir():
+        _check_variant(Path(model), variant)
+    latent_side(configs["vae"], configs["unet"], resolution_px=resolution_px)
+
+
+def _check_variant(folder: Path, variant: str) -> None:
+    """Raises StageError if the U-Net's weights are there only under the name of another variant."""
+    names = [path.stem for path in (folder / "unet").glob("diffusion_pytorch_model*.safetensors")]
+    variants = {name.partition(".")[2] for name in names if "-of-" not in name}  # not of weights in several files
+    if variants and variant not in variants:
+        others = ", ".join(sorted(map(repr, variants)))
+        raise StageError(
+            f"base.variant: {variant!r} is not a variant of the weights in {str(folder / 'unet')!r}; use one "
+            f"of {others} ('' is the one without a name)"
+        )
+
+
+def check_scheduler(scheduler: Config, model: str) -> None:
+    """Raises StageError if the base model's noise schedule or what it predicts is not supported."""
+    predicted, length = scheduler.get("prediction_type", "epsilon"), scheduler.get("num_train_timesteps", 1000)
+    if predicted not in PREDICTION_TYPES or length != NUM_TRAIN_TIMESTEPS:
+        raise StageError(
+            f"base.model: {model!r} predicts {predicted} over {length} timesteps; use a model that predicts "
+            f"{' or '.join(PREDICTION_TYPES)} over {NUM_TRAIN_TIMESTEPS} timesteps, such as Stable Diffusion 1.x or 2.x"
+        )
+    if scheduler.get("rescale_betas_zero_snr"):
+        raise StageError(
+            f"base.model: {model!r} has a noise schedule without signal at its last timestep (rescale_betas_zero_snr "
+            "in scheduler/scheduler_config.json), from which epsilon says nothing about the picture; use another model"
+        )
 
 
 def latent_side(vae: Config, unet: Config, *, resolution_px: int) -> int:
@@ -119,6 +153,11 @@ def _problem(check: Callable[..., object], *args: Any, **kwargs: Any) -> str | N
 
 
 def _check_repository(model: str, revision: str) -> None:
+    if model.endswith((".safetensors", ".ckpt")):
+        raise StageError(
+            f"base.model: {model!r} is not a file here; correct the path. Temporary experiments see only files that "
+            "Git tracks: give other files by absolute path"
+        )
     if model.partition("/")[0] in _FOLDERS or model.count("/") != 1:
         raise StageError(
             f"base.model: {model!r} is not a folder here; name a folder in diffusers format or a hub repository "
@@ -131,19 +170,37 @@ def _check_repository(model: str, revision: str) -> None:
         )
 
 
-def base_configs(model: str, revision: str) -> tuple[Config, Config] | None:
-    """Those of autoencoder and U-Net; None if neither the hub nor its local cache has them."""
-    folder = Path(model) if Path(model).is_dir() else _downloaded(model, revision)
-    return (_config(folder, "vae"), _config(folder, "unet")) if folder else None
+def base_configs(model: str, revision: str) -> Mapping[str, Config] | None:
+    """Those of vae, unet and scheduler; None if neither the hub nor its local cache has them."""
+    if Path(model).exists():
+        return _local_configs(model)
+    folder = _downloaded(model, revision)
+    return _local_configs(str(folder)) if folder else None
+
+
+def _local_configs(model: str) -> Mapping[str, Config]:
+    if is_single_file(model):
+        return single_file_configs(Path(model))
+    folder = Path(model)
+    return {"vae": _config(folder, "vae"), "unet": _config(folder, "unet"), "scheduler": _scheduler_config(folder)}
+
+
+def _scheduler_config(folder: Path) -> Config:
+    """Empty if there is none: loading the pipeline reports that."""
+    path = folder / "scheduler/scheduler_config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return config
 
 
 def _downloaded(model: str, revision: str) -> Path | None:
-    """The folder of the hub's cache that contains the two configurations."""
+    """The folder of the hub's cache with the configurations. Raises StageError if the hub refuses them."""
     from huggingface_hub import hf_hub_download  # only needed for a hub repository
 
     try:
-        files = [hf_hub_download(model, f"{part}/config.json", revision=revision) for part in ("vae", "unet")]
-    except Exception:  # noqa: BLE001 (hub clients raise many types; loading the weights reports the cause)
+        files = [hf_hub_download(model, name, revision=revision) for name in _CONFIG_FILES]
+    except Exception as error:
+        if reason := refusal(error, key="base.model", repository=model, revision=revision):
+            raise StageError(reason) from error
         return None
     return Path(files[0]).parent.parent
 

@@ -1,12 +1,15 @@
 """The networks of a Stable Diffusion pipeline: loading, saving, and encoding and decoding of text and pictures."""
 
 import json
+import sys
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
@@ -17,13 +20,19 @@ from transformers.utils import logging as transformers_logging
 
 from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS
 from naruto_add.config.schema import Base
-from naruto_add.diffusion.base_model import check_base_model, downsampling, latent_side
+from naruto_add.diffusion.base_model import check_base_model, check_scheduler, downsampling, latent_side
 from naruto_add.diffusion.half_decoder import decoder_dtype
 from naruto_add.diffusion.placement import at_work, vae_at_work
+from naruto_add.diffusion.single_file import is_single_file, write_configs
 from naruto_add.runtime.compute import Precision, default_device, frozen_dtype, gpu_layout
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.hub_errors import is_unreachable, refusal, unreachable
 
 ENCODE_BATCH = 64
+V_SCHEDULE = "v_schedule"
+"""The buffer with alpha_bar of a U-Net that predicts v."""
+_PROBE_TOKENS = 77
+_PROBE_TIMESTEPS = (0, NUM_TRAIN_TIMESTEPS // 2, NUM_TRAIN_TIMESTEPS - 1)
 
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
@@ -78,14 +87,22 @@ class ModelBundle:
 def load_bundle(base: Base, /) -> ModelBundle:
     """The base model, frozen, from its folder or from the hub at its pinned revision; safetensors only.
 
-    Raises StageError if it cannot be loaded, does not predict epsilon, or cannot draw pictures of `base.resolution_px`.
+    Raises StageError if it cannot be loaded, predicts neither epsilon nor v, or cannot draw pictures of
+    `base.resolution_px`.
     """
-    check_base_model(base.model, revision=base.revision, resolution_px=base.resolution_px)
-    with _explained(f"base.model: {base.model!r}", "check base.model, base.revision and base.variant"):
-        bundle = _load(base.model, precision=base.precision, revision=base.revision, variant=base.variant)
-    _check_prediction(bundle, base.model)
+    check_base_model(base.model, revision=base.revision, variant=base.variant, resolution_px=base.resolution_px)
+    with (
+        _hub_explained(base),
+        _explained(f"base.model: {base.model!r}", "check base.model, base.revision and base.variant"),
+    ):
+        if is_single_file(base.model):
+            bundle = _load_single_file(Path(base.model), precision=base.frozen_precision)
+        else:
+            bundle = _load(base.model, precision=base.frozen_precision, revision=base.revision, variant=base.variant)
+    check_scheduler(bundle.scheduler.config, base.model)
     side = latent_side(bundle.vae.config, bundle.unet.config, resolution_px=base.resolution_px)
-    bundle.unet.register_to_config(sample_size=side)
+    # diffusers' pipeline sets a `sample_size` below 64 to 64 in configurations of versions before 0.9
+    bundle.unet.register_to_config(sample_size=side, _diffusers_version=diffusers.__version__)
     return bundle
 
 
@@ -95,14 +112,27 @@ def load_pipeline_folder(folder: Path, *, precision: Precision) -> ModelBundle:
         return _load(str(folder), precision=precision, revision="", variant="")
 
 
-def load_unet(folder: Path, *, precision: Precision) -> UNet2DConditionModel:
-    """A U-Net that an earlier stage saved, frozen, on the default device.
+def load_unet(folder: Path, *, precision: Precision, scheduler: Any) -> UNet2DConditionModel:
+    """A U-Net that an earlier stage saved, frozen, on the default device; the scheduler says what it predicts.
 
     Raises StageError if it is missing or damaged.
     """
     with _stage_output(folder):
-        unet = UNet2DConditionModel.from_pretrained(folder, dtype=frozen_dtype(precision), use_safetensors=True)
-    return gpu_layout(widen_head(unet).to(default_device())).requires_grad_(False).eval()
+        unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return convert_predictions(frozen_unet(unet, frozen_dtype(precision), default_device()), scheduler)
+
+
+def frozen_unet(unet: UNet2DConditionModel, dtype: torch.dtype, device: torch.device) -> UNet2DConditionModel:
+    """The same U-Net, frozen, with weights of this dtype except those of its head, which are not rounded.
+
+    In fp16, networks with large activations give infinities. Then the U-Net gets bf16, and a message says so.
+    """
+    if dtype == torch.float16 and _largest_weight(unet) > torch.finfo(dtype).max:
+        dtype = _bf16_instead("U-Net")
+    rounded = gpu_layout(_round_body(unet, dtype).to(device)).requires_grad_(False).eval()
+    if dtype == torch.float16 and not _is_finite(rounded):
+        return _round_body(rounded, _bf16_instead("U-Net"))
+    return rounded
 
 
 class Fp32GroupNorm(nn.GroupNorm):
@@ -125,16 +155,49 @@ class Fp32Conv2d(nn.Conv2d):
                 return super().forward(input.float())
 
 
+_HEAD = {"conv_norm_out": Fp32GroupNorm, "conv_out": Fp32Conv2d}
+
+
 def widen_head(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """The same U-Net, whose last two layers now have fp32 weights and compute in fp32, also under autocast.
 
     At t = 999 an error in epsilon is amplified 14.6 times into x0. The layers change their class and nothing else, so
     names of weights, saved files, copies and `torch.compile` are those of a plain U-Net.
     """
-    for layer, fp32_class in ((unet.conv_norm_out, Fp32GroupNorm), (unet.conv_out, Fp32Conv2d)):
+    for name, fp32_class in _HEAD.items():
+        layer = unet.get_submodule(name)
         layer.float()
         layer.__class__ = fp32_class
     return unet
+
+
+def _round_body(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
+    for name, part in unet.named_children():
+        if name not in _HEAD:
+            part.to(dtype)
+    return widen_head(unet)
+
+
+@torch.no_grad()
+def _is_finite(unet: UNet2DConditionModel) -> bool:
+    """Whether the U-Net predicts finite values for noise at low, middle and high timesteps."""
+    generator = torch.Generator().manual_seed(0)
+    config, dtype = unet.config, unet.dtype
+    noise = torch.randn(1, config.in_channels, config.sample_size, config.sample_size, generator=generator)
+    embeds = torch.randn(1, _PROBE_TOKENS, config.cross_attention_dim, generator=generator).to(unet.device, dtype)
+    predictions = [
+        unet(noise.to(unet.device, dtype), timestep, embeds, return_dict=False)[0] for timestep in _PROBE_TIMESTEPS
+    ]
+    return all(bool(prediction.isfinite().all()) for prediction in predictions)
+
+
+def _largest_weight(module: nn.Module) -> float:
+    return max(weight.abs().max().item() for weight in module.parameters())
+
+
+def _bf16_instead(network: str) -> torch.dtype:
+    sys.stderr.write(f"base.frozen_precision: fp16 overflows in the {network}; bf16 is used for it instead\n")
+    return torch.bfloat16
 
 
 def save_bundle(bundle: ModelBundle, folder: Path) -> None:
@@ -145,6 +208,17 @@ def save_bundle(bundle: ModelBundle, folder: Path) -> None:
         module.to(memory_format=torch.contiguous_format)  # the only one that files can have
     bundle.pipeline().save_pretrained(folder)
     forget_paths(folder)
+
+
+def convert_predictions(unet: UNet2DConditionModel, scheduler: Any) -> UNet2DConditionModel:
+    """The same U-Net, of which `sampling.noise_pred` returns epsilon if this scheduler's model predicts v (SD 2.x).
+
+    So all losses and samplers see epsilon. The U-Net itself and its files stay those of a v-predicting model: only the
+    noise schedule is attached to it, as a buffer that is not saved.
+    """
+    if scheduler.config.prediction_type == "v_prediction":
+        unet.register_buffer(V_SCHEDULE, scheduler.alphas_cumprod.float().to(unet.device), persistent=False)
+    return unet
 
 
 def save_unet(unet: UNet2DConditionModel, folder: Path) -> None:
@@ -212,6 +286,19 @@ def _stage_output(folder: Path) -> Generator[None]:
 
 
 @contextmanager
+def _hub_explained(base: Base) -> Generator[None]:
+    """Errors of loading a hub repository say what the hub refused, or that it is out of reach."""
+    try:
+        yield
+    except StageError as error:
+        if Path(base.model).exists():
+            raise
+        where = {"key": "base.model", "repository": base.model, "revision": base.revision}
+        reason = refusal(error, **where) or (unreachable(**where) if is_unreachable(error) else "")
+        raise StageError(reason or str(error)) from error
+
+
+@contextmanager
 def _explained(subject: str, remedy: str) -> Generator[None]:
     """Errors of loading become a StageError that names the subject and the remedy."""
     try:
@@ -225,7 +312,7 @@ def _load(model: str, *, precision: Precision, revision: str, variant: str) -> M
         model,
         revision=revision or None,
         variant=variant or None,
-        dtype={"vae": torch.float32, "default": frozen_dtype(precision)},  # latents are computed in fp32
+        dtype=torch.float32,  # the autoencoder stays in fp32; the others are rounded later, without the U-Net's head
         use_safetensors=True,
         safety_checker=None,
         feature_extractor=None,
@@ -233,28 +320,36 @@ def _load(model: str, *, precision: Precision, revision: str, variant: str) -> M
         local_files_only=Path(model).is_dir(),
     )
     pipeline.set_progress_bar_config(disable=True)
-    bundle = _frozen(pipeline).to(default_device())
-    gpu_layout(bundle.vae), gpu_layout(bundle.unet)
-    return bundle
+    return frozen_bundle(pipeline, frozen_dtype(precision), default_device())
 
 
-def _frozen(pipeline: StableDiffusionPipeline) -> ModelBundle:
-    for module in (pipeline.text_encoder, pipeline.vae, pipeline.unet):
-        module.requires_grad_(False).eval()
-    widen_head(pipeline.unet)
-    return ModelBundle(
-        tokenizer=pipeline.tokenizer,
-        text_encoder=pipeline.text_encoder,
-        vae=pipeline.vae,
-        unet=pipeline.unet,
-        scheduler=pipeline.scheduler,
-    )
-
-
-def _check_prediction(bundle: ModelBundle, model: str) -> None:
-    config = bundle.scheduler.config
-    if config.prediction_type != "epsilon" or config.num_train_timesteps != NUM_TRAIN_TIMESTEPS:
-        raise StageError(
-            f"base.model: {model!r} predicts {config.prediction_type} over {config.num_train_timesteps} timesteps; "
-            f"use a model that predicts epsilon over {NUM_TRAIN_TIMESTEPS} timesteps, such as Stable Diffusion 1.x"
+def _load_single_file(path: Path, *, precision: Precision) -> ModelBundle:
+    """A file in the original layout, with the configurations that follow from its tensors; no network is used."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_configs(path, Path(folder))
+        pipeline = StableDiffusionPipeline.from_single_file(
+            path.as_posix(), config=folder, local_files_only=True, torch_dtype=torch.float32
         )
+    return frozen_bundle(pipeline, frozen_dtype(precision), default_device())
+
+
+def frozen_bundle(pipeline: StableDiffusionPipeline, dtype: torch.dtype, device: torch.device) -> ModelBundle:
+    """The pipeline's networks, frozen: the autoencoder as it is, U-Net and text encoder as `frozen_unet` rounds."""
+    text_encoder = pipeline.text_encoder
+    if dtype == torch.float16 and _largest_weight(text_encoder) > torch.finfo(dtype).max:
+        text_dtype = _bf16_instead("text encoder")
+    else:
+        text_dtype = dtype
+    for module in (text_encoder, pipeline.vae):
+        module.requires_grad_(False).eval()
+    bundle = ModelBundle(
+        tokenizer=pipeline.tokenizer,
+        text_encoder=text_encoder.to(text_dtype),
+        vae=pipeline.vae,
+        unet=convert_predictions(frozen_unet(pipeline.unet, dtype, device), pipeline.scheduler),
+        scheduler=pipeline.scheduler,
+    ).to(device)
+    gpu_layout(bundle.vae)
+    if text_dtype == torch.float16 and not encode_prompts(bundle, [""]).isfinite().all():
+        text_encoder.to(_bf16_instead("text encoder"))
+    return bundle

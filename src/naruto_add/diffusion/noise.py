@@ -58,6 +58,22 @@ def x0_from_noise_pred(
     return (noisy_latents.float() - deviation * noise_pred.float()) / signal
 
 
+def noise_from_v_pred(
+    noisy_latents: Float[Tensor, "batch c h w"],
+    v_pred: Float[Tensor, "batch c h w"],
+    timesteps: Int[Tensor, " batch"],
+    *,
+    alphas_cumprod: Float[Tensor, " timesteps"],
+) -> Float[Tensor, "batch c h w"]:
+    """The epsilon that this prediction of v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 implies, fp32.
+
+    Salimans & Ho 2022, appendix D: eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) x_t. Losses need no other weights: a
+    squared error of epsilon with the min-SNR weight of epsilon equals one of v with the min-SNR weight of v.
+    """
+    signal, deviation = _coefficients(timesteps, alphas_cumprod, noisy_latents)
+    return signal * v_pred.float() + deviation * noisy_latents.float()
+
+
 def ddim_step(
     noisy_latents: Float[Tensor, "batch c h w"],
     noise_pred: Float[Tensor, "batch c h w"],

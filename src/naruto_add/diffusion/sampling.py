@@ -13,19 +13,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.config.schema import Sampling, StudentScheduler
-from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.bundle import V_SCHEDULE, ModelBundle
+from naruto_add.diffusion.noise import noise_from_v_pred
 from naruto_add.runtime.compute import step_generator
 
 BATCH = 64
 """Pictures drawn together."""
 NOISE_STREAM = 7
 """Separates initial noise from what training steps of the same seed and number draw."""
-_SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type")
+_SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A diffusers scheduler, its number of steps, and the guidance scale; at 1.0 there is no guidance."""
+    """A diffusers scheduler of epsilon, its number of steps, and the guidance scale; at 1.0 there is no guidance."""
 
     scheduler: Any
     num_inference_steps: int
@@ -34,7 +35,8 @@ class Sampler:
 
 def teacher_sampler(bundle: ModelBundle, sampling: Sampling) -> Sampler:
     """The pipeline's own scheduler (PNDM for SD 1.5) at `sampling.teacher_steps`, with guidance."""
-    return Sampler(bundle.scheduler, sampling.teacher_steps, sampling.guidance_scale)
+    scheduler = type(bundle.scheduler).from_config(bundle.scheduler.config, prediction_type="epsilon")
+    return Sampler(scheduler, sampling.teacher_steps, sampling.guidance_scale)
 
 
 def dpm_solver_sampler(bundle: ModelBundle, num_steps: int, guidance_scale: float) -> Sampler:
@@ -148,9 +150,13 @@ def noise_pred(
     timesteps: Int[Tensor, " batch"],
     prompt_embeds: Float[Tensor, "batch tokens width"],
 ) -> Float[Tensor, "batch c h w"]:
-    """Epsilon, fp32, from inputs in the U-Net's dtype."""
+    """Epsilon, fp32, from inputs in the U-Net's dtype; also of a U-Net that predicts v."""
     dtype = unet.dtype
-    return unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)[0].float()
+    predicted = unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)[0].float()
+    schedule = getattr(unet, V_SCHEDULE, None)
+    if schedule is None:
+        return predicted
+    return noise_from_v_pred(noisy_latents, predicted, timesteps, alphas_cumprod=schedule)
 
 
 def _run_scheduler(
@@ -180,4 +186,5 @@ def _run_scheduler(
 
 
 def _schedule(scheduler: Any) -> dict[str, Any]:
-    return {key: scheduler.config[key] for key in _SCHEDULE_KEYS}
+    """Its noise schedule, for predictions of epsilon: `noise_pred` converts those of v."""
+    return {key: scheduler.config[key] for key in _SCHEDULE_KEYS} | {"prediction_type": "epsilon"}

@@ -71,7 +71,7 @@ class Shapes:
 def shapes_of(base: Base) -> Shapes:
     """Those of the base model, from its folder, the hub or its cache; if it is in none of them, SD 1.5's."""
     configs = base_configs(base.model, base.revision)
-    vae, unet = configs or (SD15_VAE, SD15_UNET)
+    vae, unet = (configs["vae"], configs["unet"]) if configs else (SD15_VAE, SD15_UNET)
     side = base.resolution_px // 2 ** (len(vae["block_out_channels"]) - 1)
     return Shapes(unet, vae, side, is_assumed=configs is None)
 

@@ -16,7 +16,6 @@ from naruto_add.losses.knowledge import feature_loss
 from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off
 from naruto_add.models.lora import add_lora
 from naruto_add.models.student import matching_blocks, recorded_outputs
-from naruto_add.runtime.compute import DTYPES
 
 POOL_BATCH = 32
 """`training.pool.CHUNK`."""
@@ -55,7 +54,7 @@ def teacher_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterator
         if teacher.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         state = _training_state(meter, unet, teacher.optimizer, is_accumulating=teacher.accumulation_steps > 1)
-        with _autocast(params.base.precision):
+        with _autocast(params.base.autocast):
             loss = noise_pred(unet, shapes.latents(part), _timesteps(part), shapes.prompt_embeds(part)).square().mean()
         loss.backward()
         del state
@@ -78,14 +77,14 @@ def warm_up_task(params: Params, shapes: Shapes, *, is_knowledge: bool) -> Task:
     section = params.student
     part = section.batch_size // section.accumulation_steps
     with measuring() as meter:
-        teacher = materialized(new_unet(shapes, DTYPES[params.base.precision])) if is_knowledge else None
+        teacher = materialized(new_unet(shapes, _dtype(params.base.frozen_precision))) if is_knowledge else None
         student = _new_student(params, shapes, is_checkpointing=section.gradient_checkpointing)
         state = _training_state(meter, student, section.optimizer, is_accumulating=section.accumulation_steps > 1)
         if teacher is not None:
             meter.hold(teacher)
             meter.start()
         latents, timesteps, embeds = shapes.latents(part), _timesteps(part), shapes.prompt_embeds(part)
-        with _autocast(params.base.precision, keeps_casts=not section.gradient_checkpointing):
+        with _autocast(params.base.autocast, keeps_casts=not section.gradient_checkpointing):
             loss = (
                 noise_pred(student, latents, timesteps, embeds).square().mean()
                 if teacher is None
@@ -126,7 +125,7 @@ def add_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
     shown = max(1, round(part * add.discriminator_fraction))
     renoised = max(1, round(part * add.renoised_fraction))
     with measuring() as meter:
-        teacher = materialized(new_unet(shapes, DTYPES[_add_precision(params)]))
+        teacher = materialized(new_unet(shapes, _dtype(params.base.frozen_precision)))
         student = _new_student(params, shapes, is_checkpointing=add.gradient_checkpointing)
         features = UnetFeatures(teacher, add.discriminator_blocks)
         with on_meta():
@@ -141,7 +140,7 @@ def add_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
         meter.start()
         latents, timesteps, embeds = shapes.latents(part), _timesteps(part), shapes.prompt_embeds(part)
         pooled = torch.empty(shown, shapes.text_width)
-        precision = _add_precision(params)
+        precision = params.base.autocast
         with torch.no_grad(), _autocast(precision, keeps_casts=not add.gradient_checkpointing):
             for _ in range(params.sampling.student_steps - 1):  # the student's own states
                 noise_pred(student, latents, timesteps, embeds)
@@ -207,7 +206,7 @@ def decoding(stage: str, params: Params, shapes: Shapes, *, batch: int, num_trai
     """Decoding of one picture at a time, beside a trained network of `num_trained` weights with its state."""
     with measuring() as meter:
         vae = new_vae(shapes)
-        unet = materialized(new_unet(shapes, DTYPES[params.base.precision]))
+        unet = materialized(new_unet(shapes, _dtype(params.base.frozen_precision)))
         meter.hold(vae, unet)
         state = torch.empty(num_trained * 16, dtype=torch.uint8)  # weights, their copies, and AdamW's two averages
         meter.start()
@@ -219,7 +218,7 @@ def decoding(stage: str, params: Params, shapes: Shapes, *, batch: int, num_trai
 
 def drawing(stage: str, name: str, params: Params, shapes: Shapes, *, batch: int, num_calls: int) -> Task:
     """Guided calls of the teacher's U-Net with this many pictures at once; `num_calls` counts one per picture."""
-    dtype = DTYPES[params.base.precision]
+    dtype = _dtype(params.base.frozen_precision)
     with measuring() as meter:
         unet = materialized(new_unet(shapes, dtype))
         meter.hold(unet, new_text_encoder(dtype))
@@ -262,8 +261,9 @@ def _autocast(precision: Precision, *, keeps_casts: bool = True) -> AbstractCont
     return torch.autocast("cpu", torch.bfloat16, cache_enabled=keeps_casts)
 
 
-def _add_precision(params: Params) -> Precision:
-    return "fp32" if params.base.precision == "fp32" else "bf16"
+def _dtype(precision: Precision) -> torch.dtype:
+    """That of frozen networks; bf16 also for fp16, which has as many bytes."""
+    return torch.float32 if precision == "fp32" else torch.bfloat16
 
 
 def _guided(unet: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:

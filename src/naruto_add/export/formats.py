@@ -69,7 +69,7 @@ def export_student(
         onnx_files.require_onnx()
     teacher = load_pipeline_folder(teacher_dir, precision="fp32")
     student = load_pipeline_folder(teacher_dir, precision="fp32")
-    student.unet = load_unet(distilled_dir, precision="fp32")
+    student.unet = load_unet(distilled_dir, precision="fp32", scheduler=student.scheduler)
     scheduler = make_student_scheduler(student.scheduler, sampling.student_scheduler, sampling.student_steps)
     prompts = [fill_template(base.prompt_template, prompt) for prompt in params.prompts]
     dataset = read_json(dataset_dir / "source.json")
@@ -144,8 +144,8 @@ class _Run:
             seed=self.params.seed,
         )
         self.figures["diffusers"] = {
-            "noise_pred_max_abs_diff": parity.noise_pred,
-            "images_max_abs_diff": parity.images,
+            "noise_pred_max_abs_diff": parity.noise_pred.largest,
+            "images_max_abs_diff": parity.images.largest,
             "size_mib": _size_mib(self.folder),
             "unet_num_parameters": self.student.unet.num_parameters(),
         }
@@ -160,6 +160,7 @@ class _Run:
     def export_lora(self, lora_dir: Path, captions: list[str], card_facts: CardFacts) -> None:
         facts = lora.LoraFacts(
             base_model=self.base.model,
+            prediction_type=self.teacher.scheduler.config.prediction_type,
             prompt_template=self.base.prompt_template,
             resolution_px=self.base.resolution_px,
             captions=captions,

@@ -38,6 +38,7 @@ class LoraFacts:
     """What the metadata states. `captions` are those of the training pictures, in the prompt template."""
 
     base_model: str
+    prediction_type: str
     prompt_template: str
     resolution_px: int
     captions: list[str]
@@ -63,6 +64,11 @@ def kohya_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(sorted(converted.items()))
 
 
+def modelspec_prediction(prediction_type: str) -> str:
+    """diffusers' name of what a model predicts as modelspec writes it."""
+    return {"v_prediction": "v"}.get(prediction_type, prediction_type)
+
+
 def kohya_metadata(state: Mapping[str, Tensor], facts: LoraFacts) -> dict[str, str]:
     """The entries that the tools show: base model, rank, alpha, resolution, tag counts and trigger words."""
     ranks = {len(weight) for name, weight in state.items() if name.endswith(".lora_down.weight")}
@@ -81,7 +87,7 @@ def kohya_metadata(state: Mapping[str, Tensor], facts: LoraFacts) -> dict[str, s
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": f"LoRA for {facts.base_model}",
         "modelspec.resolution": f"{facts.resolution_px}x{facts.resolution_px}",
-        "modelspec.prediction_type": "epsilon",
+        "modelspec.prediction_type": modelspec_prediction(facts.prediction_type),
     }
     if words:
         metadata |= {"modelspec.trigger_phrase": words, "ss_training_comment": f"trigger words: {words}"}

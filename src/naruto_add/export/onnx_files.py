@@ -131,13 +131,14 @@ class _TextEncoder(nn.Module):
 
 
 class _Unet(nn.Module):
+    """Epsilon, also of a U-Net that predicts v."""
+
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
 
     def forward(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
-        predicted: Tensor = self.unet(latents, timesteps, prompt_embeds, return_dict=False)[0]
-        return predicted
+        return noise_pred(self.unet, latents, timesteps, prompt_embeds)
 
 
 class _Decoder(nn.Module):

@@ -33,7 +33,7 @@ def load_single_file(path: Path, like: ModelBundle) -> Any:
 
 def load_lora(path: Path, base: Base) -> Any:
     """The base model in fp32 with the adapters in `path`, by `load_lora_weights`."""
-    bundle = load_bundle(base.model_copy(update={"precision": "fp32"}))
+    bundle = load_bundle(base.model_copy(update={"frozen_precision": "fp32"}))
     pipeline = bundle.pipeline()
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     return _quiet(pipeline)
@@ -43,7 +43,8 @@ def draw_by_diffusers(
     pipeline: Any, prompts: Sequence[str], noise: Tensor, *, scheduler: Any, num_steps: int, seed: int
 ) -> Tensor:
     """Pictures in [0, 1] by this scheduler in so many steps, without guidance."""
-    pipeline.scheduler = type(scheduler).from_config(scheduler.config)
+    predicted = pipeline.scheduler.config.prediction_type  # by the pipeline's U-Net; the scheduler's is epsilon
+    pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=predicted)
     pictures: Tensor = pipeline(
         list(prompts),
         num_inference_steps=num_steps,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.export.lora import SD_CONTEXT_WIDTH, trigger_words
+from naruto_add.export.lora import SD_CONTEXT_WIDTH, modelspec_prediction, trigger_words
 from naruto_add.export.original_layout import Numbering, original_state
 from naruto_add.export.safetensors_file import save_sorted
 from naruto_add.runtime.errors import StageError
@@ -28,7 +28,8 @@ def write_single_files(
     Raises StageError if fp16 cannot hold a weight.
     """
     words = trigger_words(prompt_template)
-    metadata = {"modelspec.sai_model_spec": "1.0.0", "modelspec.prediction_type": "epsilon"}
+    prediction = modelspec_prediction(teacher.scheduler.config.prediction_type)
+    metadata = {"modelspec.sai_model_spec": "1.0.0", "modelspec.prediction_type": prediction}
     if words:
         metadata["modelspec.trigger_phrase"] = words
     if not unfit_reason(teacher.unet.config):

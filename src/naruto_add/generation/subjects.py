@@ -81,12 +81,12 @@ def load_subjects(models: Models) -> dict[str, Subject]:
     base, sampling = models.base, models.sampling
     base_bundle = load_bundle(base)
     rest(*base_bundle.networks)
-    teacher = load_pipeline_folder(models.teacher_dir, precision=base.precision)
+    teacher = load_pipeline_folder(models.teacher_dir, precision=base.frozen_precision)
     rest(*teacher.networks)
-    if teacher.device.type == "cuda" and base.precision != "fp32":
+    if teacher.device.type == "cuda" and base.frozen_precision != "fp32":
         for bundle in (base_bundle, teacher):
             halve_decoder(bundle.vae)
-    base_mib = _stored_mib(Path(base.model)) if Path(base.model).is_dir() else None
+    base_mib = _stored_mib(Path(base.model)) if Path(base.model).exists() else None
     base_sampler, sampler = teacher_sampler(base_bundle, sampling), teacher_sampler(teacher, sampling)
     return {
         "base": Subject(base_bundle, base_sampler, _base_weights(base), base_mib),
@@ -101,7 +101,9 @@ def load_student(models: Models, teacher: ModelBundle, folder: Path) -> Subject:
 
     The U-Net waits on the CPU until the subject draws.
     """
-    bundle = replace(teacher, unet=load_unet(folder, precision=models.base.precision))
+    bundle = replace(
+        teacher, unet=load_unet(folder, precision=models.base.frozen_precision, scheduler=teacher.scheduler)
+    )
     rest(bundle.unet)
     other_mib = _stored_mib(models.teacher_dir) - _stored_mib(models.teacher_dir / "unet")
     sampler = student_sampler(teacher, models.sampling, models.sampling.student_steps)
@@ -146,8 +148,9 @@ def student_at_steps(student: Subject, sampling: Sampling, num_steps: int) -> Su
 
 def _base_weights(base: Base) -> str:
     folder = Path(base.model)
-    return content_hash(folder) if folder.is_dir() else content_hash(base.model, base.revision, base.variant)
+    return content_hash(folder) if folder.exists() else content_hash(base.model, base.revision, base.variant)
 
 
 def _stored_mib(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / MIB
+    files = [folder] if folder.is_file() else folder.rglob("*.safetensors")
+    return sum(path.stat().st_size for path in files) / MIB

@@ -20,6 +20,8 @@ from naruto_add.runtime.errors import StageError
 HEAD_WIDTH = 64
 """Channels of a head's hidden layers."""
 NEGATIVE_SLOPE = 0.2
+FP16_GRADIENT_SCALE = 2.0**14
+"""Gradients of a mean over thousands of patches are below fp16's normal range; inside an fp16 U-Net they are scaled."""
 
 
 class UnetFeatures:
@@ -50,14 +52,16 @@ class UnetFeatures:
         captured: dict[str, Tensor] = {}
         handles = [self._capture(name, captured) for name in self._names]
         dtype = self._unet.dtype
+        scale = FP16_GRADIENT_SCALE if dtype == torch.float16 else 1.0
+        inputs = _scale_gradient(noisy_latents.float(), 1 / scale)
         try:
-            self._unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)
+            self._unet(inputs.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)
         except _AllCaptured:
             pass
         finally:
             for handle in handles:
                 handle.remove()
-        return [captured[name].float() for name in self._names]
+        return [_scale_gradient(captured[name].float(), scale) for name in self._names]
 
     def _capture(self, name: str, captured: dict[str, Tensor]) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -66,6 +70,25 @@ class UnetFeatures:
                 raise _AllCaptured
 
         return self._unet.get_submodule(name).register_forward_hook(hook)
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient * ctx.scale, None
+
+
+def _scale_gradient(values: Tensor, scale: float) -> Tensor:
+    """The same values, whose gradient is multiplied by the scale."""
+    if scale == 1.0:
+        return values
+    scaled: Tensor = _ScaledGradient.apply(values, scale)
+    return scaled
 
 
 class LatentDiscriminator(nn.Module):

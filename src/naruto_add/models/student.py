@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from naruto_add.diffusion.base_model import check_removable
-from naruto_add.diffusion.bundle import widen_head
+from naruto_add.diffusion.bundle import V_SCHEDULE, widen_head
 
 Architecture = Literal["bk_base", "bk_small", "bk_tiny", "none"]
 
@@ -50,6 +50,8 @@ def shrink_unet(teacher_unet: UNet2DConditionModel, architecture: Architecture) 
         for name in student.state_dict()
     }
     student.load_state_dict(inherited, assign=True)
+    if (schedule := getattr(teacher_unet, V_SCHEDULE, None)) is not None:
+        student.register_buffer(V_SCHEDULE, schedule.clone(), persistent=False)
     return widen_head(student).requires_grad_(True).train()
 
 

@@ -17,8 +17,9 @@ PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 def write_manifests(base: Base, *, manifest_path: Path, tokenizer_path: Path, cache_path: Path) -> None:
     """Write the manifests of the complete base model and of its tokenizer alone.
 
-    For a folder, a manifest lists the relative names of the files and their hashes; for a hub repository, its name,
-    revision and variant. Hashes are taken from `cache_path` for files whose size and modification time are unchanged.
+    For a folder or file, a manifest lists the relative names of the files and their hashes; for a hub repository, its
+    name, revision and variant. Hashes are taken from `cache_path` for files whose size and modification time are
+    unchanged.
     """
     folder = Path(base.model)
     if folder.is_dir():
@@ -26,6 +27,9 @@ def write_manifests(base: Base, *, manifest_path: Path, tokenizer_path: Path, ca
         hashes = cached_hashes(files, cache_path)
         manifest = {file.relative_to(folder).as_posix(): digest for file, digest in hashes.items()}
         tokenizer = {name: value for name, value in manifest.items() if name.startswith("tokenizer/")}
+    elif folder.is_file():
+        manifest = {folder.name: cached_hashes([folder], cache_path)[folder]}
+        tokenizer = {"model": "CLIP"}  # every single file has CLIP's own tokenizer
     else:
         tokenizer = {"model": base.model, "revision": base.revision}
         manifest = {**tokenizer, "variant": base.variant}

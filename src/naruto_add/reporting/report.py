@@ -116,7 +116,10 @@ def run_facts(params: Params, metrics: Mapping[str, Mapping[str, Any]]) -> list[
     counts = metrics.get("ingest", {})
     pictures = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
     return [
-        ("Base model", f"{base.model}, {base.resolution_px} px, {base.precision}"),
+        (
+            "Base model",
+            f"{base.model}, {base.resolution_px} px, {base.frozen_precision} frozen, {base.autocast} trained",
+        ),
         ("Data set", f"{_source(params.ingest)}: {pictures}" if pictures else _source(params.ingest)),
         ("Teacher", f"LoRA of rank {teacher.lora_rank}, {teacher.num_steps} steps of {teacher.batch_size} pictures"),
         (

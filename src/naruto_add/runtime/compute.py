@@ -14,14 +14,14 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def make_accelerator(precision: Precision, *, keeps_casts: bool = True) -> Accelerator:
-    """An Accelerator on the GPU in this precision, or, without a GPU, on the CPU in fp32.
+def make_accelerator(autocast: Precision, *, keeps_casts: bool = True) -> Accelerator:
+    """An Accelerator on the GPU that computes in this precision, or, without a GPU, on the CPU in fp32.
 
     Without `keeps_casts`, autocast rounds a weight at every use instead of keeping rounded copies of all weights: the
     same values in less memory, if activations are not kept either.
     """
     on_gpu = torch.cuda.is_available()
-    mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision] if on_gpu else "no"
+    mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[autocast] if on_gpu else "no"
     return Accelerator(
         mixed_precision=mixed, cpu=not on_gpu, kwargs_handlers=[AutocastKwargs(cache_enabled=keeps_casts)]
     )

@@ -43,7 +43,7 @@ def needs_hub(params: Params) -> bool:
     if params.export.tiny_decoder not in {"off", "distilled"}:
         models.add(params.export.tiny_decoder)
     return (
-        not all(Path(model).is_dir() for model in models)
+        not all(Path(model).exists() for model in models)
         or params.ingest.source == "hub"
         or params.evaluate.features in {"clip", "dinov2"}
         or "dinov2_small" in (add.pixel_backbone, add.score_backbone)

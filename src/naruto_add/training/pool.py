@@ -217,7 +217,8 @@ def _hash_path(kept: Path) -> Path:
 def _model_key(bundle: ModelBundle, sampler: Sampler) -> str:
     """A hash of the networks and of the sampler."""
     schedule = {name: value for name, value in sampler.scheduler.config.items() if not name.startswith("_")}
-    options = [schedule, sampler.num_inference_steps, sampler.guidance_scale]
+    predicted = bundle.scheduler.config.prediction_type  # the sampler's is always epsilon
+    options = [schedule, predicted, sampler.num_inference_steps, sampler.guidance_scale]
     return content_hash(hash_model(bundle.unet), hash_model(bundle.text_encoder), options)
 
 
@@ -240,7 +241,7 @@ def _check_finite(states: Tensor, guidance_scale: float) -> Tensor:
         return states
     raise StageError(
         f"the teacher draws latents that are not finite at sampling.guidance_scale {guidance_scale}; lower it, "
-        "or use base.precision fp32"
+        "or use base.frozen_precision bf16 or fp32"
     )
 
 

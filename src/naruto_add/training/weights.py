@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from naruto_add.config.schema import Precision
-from naruto_add.diffusion.bundle import widen_head
+from naruto_add.diffusion.bundle import frozen_unet
 from naruto_add.runtime.compute import frozen_dtype
 from naruto_add.runtime.errors import StageError
 
@@ -129,13 +129,12 @@ class Best:
         self.score, self.step, self.weights = state_dict["score"], state_dict["step"], state_dict["weights"]
 
 
-def as_drawn(unet: UNet2DConditionModel, precision: Precision) -> UNet2DConditionModel:
-    """A frozen copy of the U-Net rounded to `precision` on a GPU; the U-Net itself in fp32 and on a CPU.
+def as_drawn(unet: UNet2DConditionModel, frozen_precision: Precision) -> UNet2DConditionModel:
+    """A frozen copy of the U-Net rounded to `frozen_precision` on a GPU; the U-Net itself in fp32 and on a CPU.
 
     Checkpoints are chosen by the pictures that the later stages draw, and those load the U-Net in this precision.
     """
-    dtype = frozen_dtype(precision)
+    dtype = frozen_dtype(frozen_precision)
     if dtype == torch.float32:
         return unet
-    rounded = torch.nn.Module.to(copy.deepcopy(unet), dtype)  # `to` of diffusers warns about fp16 on a CPU
-    return widen_head(rounded).requires_grad_(False).eval()
+    return frozen_unet(copy.deepcopy(unet), dtype, unet.device)

@@ -100,7 +100,8 @@ class Build:
             student_timesteps=TIMESTEPS,
             student_scheduler=scheduler,
             guidance_scale=GUIDANCE_SCALE,
-            precision="fp32",
+            frozen_precision="fp32",
+            autocast="fp32",
             image_text=image_text,
         )
 
@@ -115,7 +116,8 @@ class Build:
             student_timesteps=TIMESTEPS,
             student_scheduler=scheduler,
             guidance_scale=GUIDANCE_SCALE,
-            precision="fp32",
+            frozen_precision="fp32",
+            autocast="fp32",
         )
 
     def _student(self) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import PNDMScheduler, UNet2DConditionModel
 
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
 from naruto_add.models import backbones
@@ -43,7 +43,7 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
 @pytest.fixture(scope="session")
 def student_dir(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student whose weights are near the teacher's."""
-    student = load_unet(tiny_pipeline_dir / "unet", precision="fp32")
+    student = load_unet(tiny_pipeline_dir / "unet", precision="fp32", scheduler=PNDMScheduler())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for item in student.parameters():

@@ -82,9 +82,14 @@ def test_parts_with_unequal_numbers_of_shown_items_add_up_to_the_batch(build: Bu
     assert [other[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-5)
 
 
-def test_a_part_without_items_for_the_discriminator_is_an_error(build: Build) -> None:
-    with pytest.raises(StageError, match=r"^add\.discriminator_fraction: 0\.2 leaves no items .* in a part of 2 items"):
-        build.trainer(add_params(discriminator_fraction=0.2, accumulation_steps=3))
+def test_parts_without_items_for_the_discriminators_add_up_to_the_batch(build: Build) -> None:
+    values = {**ALL_LOSSES, "discriminator_fraction": 0.2, "r1_weight": 1.0}
+    whole, in_parts = (build.trainer(add_params(**values, accumulation_steps=number)) for number in (1, 3))
+    discriminator_weight = draw_batch(whole.data, whole.params, step=0).discriminator_weight
+    assert sorted(int((part > 0).sum()) for part in discriminator_weight.split(2)) == [0, 0, 1]
+    one, other = whole.train_step(0), in_parts.train_step(0)
+    names = ("adv_loss", "disc_loss", "r1_penalty", "perceptual_loss", "student_grad_norm", "discriminator_grad_norm")
+    assert [other[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-5)
 
 
 def test_the_student_learns_from_the_perceptual_loss(build: Build) -> None:

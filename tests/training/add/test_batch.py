@@ -6,7 +6,7 @@ import torch
 from naruto_add.data.dataset import load_split
 from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion.bundle import encode_pixels
-from naruto_add.training.add.batch import draw_batch, evenly_spread, scattered_weights
+from naruto_add.training.add.batch import discriminator_weights, draw_batch, evenly_spread, renoised_weights, scattered
 from tests.training.add.build import TEMPLATE, Build, add_params
 
 
@@ -73,17 +73,36 @@ def test_a_prompts_row_is_that_of_its_embedding(build: Build) -> None:
     assert data.prompts[0] == ""
 
 
-@pytest.mark.parametrize("num_parts", [2, 4])
+@pytest.mark.parametrize("num_parts", [2, 4, 8])
 def test_every_part_of_a_batch_contains_its_share_of_rollouts_and_of_weighted_items(num_parts: int) -> None:
-    weight, is_rollout = scattered_weights(0.25, 32), evenly_spread(torch.ones(32, dtype=torch.bool), 0.5)
-    assert weight.mean() == pytest.approx(1)
-    for part in weight.view(num_parts, -1).count_nonzero(dim=1).tolist():
-        assert abs(part - 8 / num_parts) <= 1
+    params = add_params(batch_size=32, discriminator_fraction=1.0, renoised_fraction=0.25)
+    weight, is_rollout = renoised_weights(params), evenly_spread(torch.ones(32, dtype=torch.bool), 0.5)
+    assert weight.mean() == 1
+    assert weight.view(num_parts, -1).count_nonzero(dim=1).tolist() == [8 // num_parts] * num_parts
     assert set(is_rollout.view(num_parts, -1).sum(dim=1).tolist()) == {16 // num_parts}
     assert 3 <= (weight.bool() & is_rollout).sum() <= 5
-    assert scattered_weights(0.0, 8).tolist() == [0.0] * 8
+    assert not renoised_weights(params.model_copy(update={"renoised_weight": 0.0})).any()
 
 
-def test_items_of_a_smaller_fraction_are_among_those_of_a_larger_one() -> None:
-    few, many = (scattered_weights(fraction, 32) > 0 for fraction in (0.25, 0.5))
+@pytest.mark.parametrize(("batch_size", "num_parts"), [(16, 8), (32, 16), (16, 4)])
+def test_four_parts_in_several_processes_have_equally_many_items_for_the_discriminator(
+    batch_size: int, num_parts: int
+) -> None:
+    weight = discriminator_weights(add_params(batch_size=batch_size, discriminator_fraction=0.5))
+    assert set(weight.view(num_parts, -1).count_nonzero(dim=1).tolist()) == {batch_size // 2 // num_parts}
+
+
+@pytest.mark.parametrize(("renoised", "shown"), [(0.25, 0.5), (0.75, 0.5), (0.3, 0.8)])
+def test_items_of_a_smaller_fraction_are_among_those_of_a_larger_one(renoised: float, shown: float) -> None:
+    params = add_params(batch_size=32, renoised_fraction=renoised, discriminator_fraction=shown)
+    both = (renoised_weights(params) > 0, discriminator_weights(params) > 0)
+    few, many = sorted(both, key=torch.count_nonzero)
+    assert [int(few.sum()), int(many.sum())] == sorted([round(32 * renoised), round(32 * shown)])
     assert torch.equal(few & many, few)
+
+
+def test_scattered_items_are_some_of_those_given() -> None:
+    items = torch.arange(30) % 3 == 0
+    assert torch.equal(scattered(items, 10), items)
+    assert not scattered(items, 0).any()
+    assert torch.equal(scattered(items, 4) & items, scattered(items, 4)) and scattered(items, 4).sum() == 4

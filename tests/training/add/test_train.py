@@ -28,7 +28,8 @@ def run_stage(build: Build, teacher_dir: Path, folder: Path, params: Add, **valu
         student_timesteps=TIMESTEPS,
         guidance_scale=GUIDANCE_SCALE,
         params=params,
-        precision="fp32",
+        frozen_precision="fp32",
+        autocast="fp32",
         prompt_template=TEMPLATE,
         out_dir=folder / "distilled",
         checkpoint_dir=folder / "checkpoints",
@@ -72,15 +73,16 @@ def test_training_that_ruins_the_student_leaves_the_weights_of_the_start(
     build: Build, tiny_pipeline_dir: Path, tmp_path: Path
 ) -> None:
     params = add_params(num_steps=2, learning_rate=0.5, ema_decay=0.0)
-    written = load_unet(run_stage(build, tiny_pipeline_dir, tmp_path, params), precision="fp32")
-    assert same(weights(written), weights(load_unet(build.student_dir, precision="fp32")))
+    loaded = {"precision": "fp32", "scheduler": build.bundle.scheduler}
+    written = load_unet(run_stage(build, tiny_pipeline_dir, tmp_path, params), **loaded)
+    assert same(weights(written), weights(load_unet(build.student_dir, **loaded)))
     assert json.loads((tmp_path / "add.json").read_text())["kept_step"] == 0
 
 
 def test_a_student_that_cannot_sample_is_an_error_unless_the_parameters_allow_it(
     build: Build, tiny_pipeline_dir: Path, tmp_path: Path
 ) -> None:
-    student = load_unet(build.student_dir, precision="fp32")
+    student = load_unet(build.student_dir, precision="fp32", scheduler=build.bundle.scheduler)
     with torch.no_grad():
         student.conv_out.weight.mul_(-30)
     student.save_pretrained(tmp_path / "student")

@@ -19,7 +19,7 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.training import weights as weights_module
 from naruto_add.training.add.batch import draw_batch
 from naruto_add.training.add.dataset import Pairs
-from naruto_add.training.add.trainer import first_of_each, training_precision
+from naruto_add.training.add.trainer import autocast_dtype, first_of_each
 from naruto_add.training.scores import check_can_sample
 from tests.training.add.build import TEMPLATE, TIMESTEPS, Build, add_params, x0_of
 
@@ -33,7 +33,7 @@ def test_gradient_checkpointing_changes_no_result_and_is_off_in_the_teacher(buil
 
 
 def test_training_is_never_in_fp16_and_x0_is_in_fp32(build: Build) -> None:
-    assert [training_precision(item) for item in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "bf16"]
+    assert [autocast_dtype(item) for item in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "bf16"]
     trainer = build.trainer(add_params())
     batch = draw_batch(trainer.data, trainer.params, step=0)
     assert batch.x0.shape[1:] == build.bundle.latent_shape
@@ -167,14 +167,14 @@ def test_validation_draws_in_the_precision_of_evaluation(
     for module in (weights_module, bundle_module):  # a CPU would otherwise compute in fp32
         monkeypatch.setattr(module, "frozen_dtype", DTYPES.__getitem__)
     trainer = build.trainer(add_params())
-    trainer.precision = "bf16"
+    trainer.frozen_precision = "bf16"
     trainer.train_step(0)
     with trainer.ema.applied():
         trainer.student.save_pretrained(tmp_path)
         drawn = trainer.sample_held_out()
     held_out = trainer.data.held_out
     expected = sample_latents(
-        load_unet(tmp_path, precision="bf16"),
+        load_unet(tmp_path, precision="bf16", scheduler=build.bundle.scheduler),
         noise=held_out.noise,
         prompt_embeds=trainer.data.prompt_embeds[held_out.rows],
         negative_embeds=trainer.data.prompt_embeds[:1],

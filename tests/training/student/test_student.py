@@ -76,7 +76,8 @@ def build(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path) -> Ca
             tiny_pipeline_dir,
             tiny_dataset_dir,
             params=params,
-            precision="fp32",
+            frozen_precision="fp32",
+            autocast="fp32",
             guidance_scale=3.0,
             prompt_template="{caption}",
             timesteps=TIMESTEPS,
@@ -149,7 +150,7 @@ def test_trajectory_distillation_follows_knowledge_distillation_and_does_not_cal
     data: WarmupData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = shrink_unet(data.bundle.unet, "bk_small")
-    trainer = StudentTrainer(student, data=data, held_out=data, params=PARAMS, precision="fp32")
+    trainer = StudentTrainer(student, data=data, held_out=data, params=PARAMS, frozen_precision="fp32", autocast="fp32")
     knowledge = [trainer.train_step(step) for step in (0, 1)]
     assert all(scalars["output"] > 0 and scalars["feature"] > 0 for scalars in knowledge)
     monkeypatch.setattr(data.bundle.unet, "forward", lambda *_, **__: pytest.fail("the teacher was called"))
@@ -164,7 +165,7 @@ def test_a_student_trained_on_one_trajectory_reproduces_its_x0(data: WarmupData)
     student = shrink_unet(data.bundle.unet, "bk_base").train()
     optimizer = OPTIMIZER.model_copy(update={"learning_rate": 4e-3})
     params = PARAMS.model_copy(update={"knowledge_steps": 0, "num_steps": 40, "optimizer": optimizer})
-    trainer = StudentTrainer(student, data=data, held_out=data, params=params, precision="fp32")
+    trainer = StudentTrainer(student, data=data, held_out=data, params=params, frozen_precision="fp32", autocast="fp32")
     before = trainer.score()["sample_mse"]
     for step in range(40):
         trainer.train_step(step)
@@ -204,7 +205,9 @@ def test_checkpointing_changes_no_result(data: WarmupData, architecture: Archite
         params = PARAMS.model_copy(
             update={"gradient_checkpointing": checkpointing, "knowledge_steps": knowledge_steps, "feature_weight": 1.0}
         )
-        trainer = StudentTrainer(student, data=data, held_out=data, params=params, precision="fp32")
+        trainer = StudentTrainer(
+            student, data=data, held_out=data, params=params, frozen_precision="fp32", autocast="fp32"
+        )
         assert student.is_gradient_checkpointing == checkpointing
         trainer.train_step(0)
         weights.append(torch.cat([item.detach().flatten() for item in student.parameters()]))
@@ -218,6 +221,19 @@ def test_each_loss_has_a_gradient(data: WarmupData, part: str) -> None:
     batch = draw_knowledge_batch(data, batch_size=4, seed=0, step=0)
     getattr(knowledge_losses(student, batch, data), part).backward()
     assert student.conv_in.weight.grad.abs().sum() > 0
+
+
+def test_autocast_of_the_student_leaves_the_teacher_in_its_own_dtype(data: WarmupData) -> None:
+    student, dtypes = shrink_unet(data.bundle.unet, "bk_small"), []
+    hooks = [
+        unet.conv_in.register_forward_hook(lambda _layer, _inputs, output: dtypes.append(output.dtype))
+        for unet in (student, data.bundle.unet)
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        knowledge_losses(student, draw_knowledge_batch(data, batch_size=4, seed=0, step=0), data)
+    for hook in hooks:
+        hook.remove()
+    assert dtypes == [torch.bfloat16, torch.float32]
 
 
 def test_a_copy_of_the_teacher_has_no_feature_loss_and_no_output_loss_without_guidance(data: WarmupData) -> None:

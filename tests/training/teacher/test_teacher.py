@@ -32,6 +32,7 @@ PARAMS = Teacher(
     lora_targets="attention",
     lora_text_encoder=False,
     lora_rank=4,
+    lora_start="",
     num_steps=6,
     batch_size=4,
     accumulation_steps=1,
@@ -49,7 +50,13 @@ Start = Callable[..., TeacherTrainer]
 
 def base_at(folder: Path) -> Base:
     return Base(
-        model=str(folder), revision="", variant="", precision="fp32", resolution_px=32, prompt_template=TEMPLATE
+        model=str(folder),
+        revision="",
+        variant="",
+        frozen_precision="fp32",
+        autocast="fp32",
+        resolution_px=32,
+        prompt_template=TEMPLATE,
     )
 
 
@@ -78,7 +85,7 @@ def start(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path) -> St
         params = PARAMS.model_copy(update=changes)
         bundle = load_bundle(base_at(tiny_pipeline_dir))
         data = load(bundle, tiny_dataset_dir, tmp_path / f"cache{len(list(tmp_path.iterdir()))}", params)
-        return TeacherTrainer(bundle, data, params=params, precision="fp32", guidance_scale=2.0)
+        return TeacherTrainer(bundle, data, params=params, autocast="fp32", guidance_scale=2.0)
 
     return start
 

@@ -1,5 +1,7 @@
 """Adversarial diffusion distillation: of pictures (ADD, Sauer et al. 2023), of latents (LADD, 2024), or of both."""
 
+from dataclasses import fields
+
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
@@ -7,12 +9,11 @@ from torch import Tensor
 
 from naruto_add.config.schema import Add, Precision, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.runtime.errors import StageError
 from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE
-from naruto_add.training.add.batch import Batch, discriminator_weights, draw_batch
+from naruto_add.training.add.batch import Batch, draw_batch
 from naruto_add.training.add.crop_losses import CropLosses
 from naruto_add.training.add.dataset import AddData
-from naruto_add.training.add.discriminators import Discriminators
+from naruto_add.training.add.discriminators import DiscriminatorLosses, Discriminators
 from naruto_add.training.add.image_text import ImageText
 from naruto_add.training.add.objective import StudentObjective
 from naruto_add.training.add.trainer import DistillationTrainer
@@ -38,7 +39,8 @@ class AdversarialTrainer(DistillationTrainer):
         student_timesteps: list[int],
         student_scheduler: StudentScheduler,
         guidance_scale: float,
-        precision: Precision,
+        frozen_precision: Precision,
+        autocast: Precision,
         image_text: ImageText | None = None,
     ) -> None:
         super().__init__(
@@ -49,9 +51,9 @@ class AdversarialTrainer(DistillationTrainer):
             student_timesteps=student_timesteps,
             student_scheduler=student_scheduler,
             guidance_scale=guidance_scale,
-            precision=precision,
+            frozen_precision=frozen_precision,
+            autocast=autocast,
         )
-        self._check_parts()
         self.objective = StudentObjective(
             self.denoisers, student_timesteps=student_timesteps, student_scheduler=student_scheduler
         )
@@ -96,22 +98,37 @@ class AdversarialTrainer(DistillationTrainer):
         renoised_loss = self.objective.renoised_loss(x0_student, batch)
         distill_loss = pair_loss + self.params.renoised_weight * renoised_loss
 
-        (shown,) = torch.where(batch.discriminator_weight > 0)
-        share, items, fakes = batch.discriminator_weight.mean(), batch.part(shown), x0_student[shown]
-        crop_losses = self.crop_losses(fakes, x0_target[shown], items)
-
-        fakes = fakes if adv_weight else fakes.detach()  # unused gradients would cost a backward pass
-        fake_features = self.discriminators.features(fakes, items.prompt_embeds, items)
-        adv_loss = self.discriminators.adversarial_loss(fake_features, items.pooled)
-        discriminator_losses = self.discriminators.losses(fake_features, items)
-
-        of_shown = {**crop_losses, "adv_loss": adv_loss, **vars(discriminator_losses)}
+        of_shown = self._losses_of_shown(x0_student, x0_target, batch, adv_weight)
+        share = batch.discriminator_weight.mean()
         losses = {"distill_loss": distill_loss, "pair_loss": pair_loss, "renoised_loss": renoised_loss}
         losses |= {name: share * value for name, value in of_shown.items()}
         student_loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * losses["adv_loss"]
         self.learner.backward(student_loss + self.crop_losses.weighted_sum(losses))
         self.discriminator_learner.backward(losses["disc_loss"] + self.params.r1_weight * losses["r1_penalty"])
         return losses
+
+    def _losses_of_shown(
+        self,
+        x0_student: Float[Tensor, "batch c h w"],
+        x0_target: Float[Tensor, "batch c h w"],
+        batch: Batch,
+        adv_weight: float,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The losses on the items that the discriminators are shown; 0 for a part of the batch without any."""
+        (shown,) = torch.where(batch.discriminator_weight > 0)
+        if not len(shown):
+            names = (*self.crop_losses.names, "adv_loss", *(field.name for field in fields(DiscriminatorLosses)))
+            return dict.fromkeys(names, x0_student.new_zeros(())) | {"disc_loss": self._zero()}
+        items, fakes = batch.part(shown), x0_student[shown]
+        crop_losses = self.crop_losses(fakes, x0_target[shown], items)
+        fakes = fakes if adv_weight else fakes.detach()  # unused gradients would cost a backward pass
+        fake_features = self.discriminators.features(fakes, items.prompt_embeds, items)
+        adv_loss = self.discriminators.adversarial_loss(fake_features, items.pooled)
+        return {**crop_losses, "adv_loss": adv_loss, **vars(self.discriminators.losses(fake_features, items))}
+
+    def _zero(self) -> Float[Tensor, ""]:
+        """0 with a gradient of 0 for every weight of the heads: processes average gradients that all of them have."""
+        return 0.0 * torch.stack([weight.sum() for weight in self.discriminators.heads.parameters()]).sum()
 
     @property
     def num_skipped(self) -> int:
@@ -133,16 +150,6 @@ class AdversarialTrainer(DistillationTrainer):
             "discriminator_params": sum(item.numel() for item in self.discriminators.heads.parameters()),
             **(self.image_text.metrics() if self.image_text else {}),
         }
-
-    def _check_parts(self) -> None:
-        """Raises StageError if a part of the batch has no items for the discriminators."""
-        size = len(range(self.params.batch_size)[self.parts[0]])
-        num_shown = discriminator_weights(self.params).view(-1, size).count_nonzero(dim=1)  # of all processes' parts
-        if not num_shown.all():
-            raise StageError(
-                f"add.discriminator_fraction: {self.params.discriminator_fraction} leaves no items for the "
-                f"discriminators in a part of {size} items; raise it or add.batch_size"
-            )
 
 
 def adv_weight_at(step: int, params: Add) -> float:

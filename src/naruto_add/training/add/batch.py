@@ -93,7 +93,7 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
         discriminator_weight=discriminator_weight,
         discriminator_timesteps=torch.tensor(params.discriminator_timesteps)[timestep_index],
         discriminator_noise=torch.randn(size, *latent_shape, generator=generator),
-        renoised_weight=scattered_weights(params.renoised_fraction if params.renoised_weight else 0.0, size),
+        renoised_weight=renoised_weights(params),
         renoised_timesteps=torch.randint(*RENOISED_RANGE, (size,), generator=generator),
         renoised_noise=torch.randn(size, *latent_shape, generator=generator),
         crop_corner=torch.rand(size, 2, generator=generator),
@@ -103,7 +103,21 @@ def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
 
 def discriminator_weights(params: Add) -> Float[Tensor, " batch"]:
     """Weights of mean 1, equal for the items of a batch that the discriminator is shown and 0 for the others."""
-    return scattered_weights(params.discriminator_fraction, params.batch_size)
+    return _weights(_is_shown(params))
+
+
+def renoised_weights(params: Add) -> Float[Tensor, " batch"]:
+    """Weights of mean 1, equal for the items of a batch that have a renoised loss and 0 for the others.
+
+    The smaller of the two sets, of these items and of those that the discriminators are shown, is in the larger one, so
+    that the renoised loss is computed on final pictures too.
+    """
+    is_shown = _is_shown(params)
+    num = round(params.renoised_fraction * params.batch_size) if params.renoised_weight else 0
+    num_shown = int(is_shown.sum())
+    if num <= num_shown:
+        return _weights(scattered(is_shown, num))
+    return _weights(is_shown | scattered(~is_shown, num - num_shown))
 
 
 def evenly_spread(items: Bool[Tensor, " size"], fraction: float) -> Bool[Tensor, " size"]:
@@ -112,17 +126,28 @@ def evenly_spread(items: Bool[Tensor, " size"], fraction: float) -> Bool[Tensor,
     return items.masked_scatter(items, counts[1:] > counts[:-1])
 
 
-def scattered_weights(fraction: float, size: int) -> Float[Tensor, " size"]:
-    """Weights of mean 1, equal for this fraction of `size` items and 0 for the others.
+def scattered(items: Bool[Tensor, " size"], num: int) -> Bool[Tensor, " size"]:
+    """True for `num` of `items`: one of each of `num` equal groups of neighbours, so that parts of a batch share.
 
-    Multiples of the golden ratio scatter the items, so that every part of a batch contains its share. The items of a
-    smaller fraction are among those of a larger one, so that the renoised loss is computed on final pictures too.
+    Multiples of the golden ratio choose the place in the group. At even distances, the choice would coincide with that
+    of `evenly_spread`, and for example only rollouts would have a renoised loss.
     """
-    num_chosen = round(fraction * size)
-    weight = torch.zeros(size)
-    chosen = (torch.arange(size, dtype=torch.float64) * GOLDEN_RATIO % 1).argsort()[:num_chosen]
-    weight[chosen] = size / max(1, num_chosen)
-    return weight
+    (positions,) = torch.where(items)
+    chosen = torch.zeros_like(items)
+    if num:
+        edges = torch.arange(num + 1) * len(positions) // num
+        fractions = torch.arange(1, num + 1, dtype=torch.float64) * GOLDEN_RATIO % 1
+        chosen[positions[edges[:-1] + (fractions * edges.diff()).long()]] = True
+    return chosen
+
+
+def _is_shown(params: Add) -> Bool[Tensor, " batch"]:
+    size = params.batch_size
+    return scattered(torch.ones(size, dtype=torch.bool), round(params.discriminator_fraction * size))
+
+
+def _weights(is_chosen: Bool[Tensor, " size"]) -> Float[Tensor, " size"]:
+    return is_chosen * (len(is_chosen) / max(1, int(is_chosen.sum())))
 
 
 def _draw_real(

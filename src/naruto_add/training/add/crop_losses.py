@@ -41,6 +41,11 @@ class CropLosses:
             losses["image_text_loss"] = image_text_loss(vectors, self._image_text.text_vectors[batch.prompt_rows])
         return losses
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the losses whose weight is above 0."""
+        return list(self._weights)
+
     def weighted_sum(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""] | float:
         """The sum of this object's losses among `losses`, each times its weight; 0.0 if all weights are 0."""
         return sum((weight * losses[name] for name, weight in self._weights.items()), start=0.0)

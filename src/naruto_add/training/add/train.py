@@ -14,7 +14,7 @@ from naruto_add.training.add.consistency import ConsistencyTrainer
 from naruto_add.training.add.dataset import AddData, load_data
 from naruto_add.training.add.image_text import ImageText, load_image_text
 from naruto_add.training.add.multi_resolution import sample_further_resolutions
-from naruto_add.training.add.trainer import DistillationTrainer, training_precision
+from naruto_add.training.add.trainer import DistillationTrainer
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import load_pool
 
@@ -30,7 +30,8 @@ def distill(
     guidance_scale: float,
     student_scheduler: StudentScheduler,
     params: Add,
-    precision: Precision,
+    frozen_precision: Precision,
+    autocast: Precision,
     prompt_template: str,
     out_dir: Path,
     checkpoint_dir: Path,
@@ -45,8 +46,8 @@ def distill(
     `checkpoint_dir` is for caches and for the checkpoint that a killed run resumes from; it must be used with this
     configuration only. `pool_cache_dir` may be shared by all configurations, as long as the code of POOL_CODE is equal.
     """
-    bundle = load_pipeline_folder(teacher_dir, precision=training_precision(precision))
-    student = load_unet(student_dir, precision="fp32").requires_grad_(True)
+    bundle = load_pipeline_folder(teacher_dir, precision=frozen_precision)
+    student = load_unet(student_dir, precision="fp32", scheduler=bundle.scheduler).requires_grad_(True)
     rest(student)  # until the data is ready
     data, image_text = _load_inputs(
         bundle,
@@ -67,7 +68,8 @@ def distill(
         "student_timesteps": student_timesteps,
         "student_scheduler": student_scheduler,
         "guidance_scale": guidance_scale,
-        "precision": precision,
+        "frozen_precision": frozen_precision,
+        "autocast": autocast,
     }
     trainer: DistillationTrainer
     match params.method:

@@ -53,13 +53,12 @@ class DistillationTrainer(ABC):
         student_timesteps: list[int],
         student_scheduler: StudentScheduler,
         guidance_scale: float,
-        precision: Precision,
+        frozen_precision: Precision,
+        autocast: Precision,
     ) -> None:
         self.bundle, self.student, self.data, self.params = bundle, student, data, params
-        self.precision = precision
-        self.accelerator = make_accelerator(
-            training_precision(precision), keeps_casts=not params.gradient_checkpointing
-        )
+        self.frozen_precision = frozen_precision
+        self.accelerator = make_accelerator(autocast_dtype(autocast), keeps_casts=not params.gradient_checkpointing)
         rest(bundle.text_encoder, bundle.vae)
         if params.gradient_checkpointing:
             student.enable_gradient_checkpointing()
@@ -183,7 +182,7 @@ class DistillationTrainer(ABC):
         self, noise: Float[Tensor, "batch c h w"], rows: Int[Tensor, " batch"], sampler: Sampler
     ) -> Float[Tensor, "batch c h w"]:
         return sample_across_processes(
-            as_drawn(self.student, self.precision),
+            as_drawn(self.student, self.frozen_precision),
             bundle=self.bundle,
             noise=noise,
             prompt_embeds=self.data.prompt_embeds[rows],
@@ -192,9 +191,9 @@ class DistillationTrainer(ABC):
         )
 
 
-def training_precision(precision: Precision) -> Precision:
+def autocast_dtype(autocast: Precision) -> Precision:
     """bf16 in place of fp16: fp16 needs a gradient scaler, and two losses must not share one."""
-    return "fp32" if precision == "fp32" else "bf16"
+    return "fp32" if autocast == "fp32" else "bf16"
 
 
 def first_of_each(rows: Int[Tensor, " items"]) -> Int[Tensor, " distinct"]:

@@ -33,7 +33,8 @@ def build_student(
     dataset_dir: Path,
     *,
     params: Student,
-    precision: Precision,
+    frozen_precision: Precision,
+    autocast: Precision,
     guidance_scale: float,
     prompt_template: str,
     timesteps: list[int],
@@ -52,9 +53,9 @@ def build_student(
     the inherited weights. `timesteps` are those that it will sample at. `checkpoint_dir` must be used by this
     configuration only. `pool_cache_dir` may be shared by all that have the same `POOL_CODE`.
     """
-    bundle = load_pipeline_folder(teacher_dir, precision=precision)
+    bundle = load_pipeline_folder(teacher_dir, precision=frozen_precision)
     rest(bundle.vae)
-    teacher_unet = load_unet(teacher_dir / "unet", precision="fp32")
+    teacher_unet = load_unet(teacher_dir / "unet", precision="fp32", scheduler=bundle.scheduler)
     rest(teacher_unet)
     student = shrink_unet(teacher_unet, params.architecture)
     del teacher_unet
@@ -75,7 +76,9 @@ def build_student(
     )
     rest(bundle.text_encoder)
     student.to(bundle.device)
-    trainer = StudentTrainer(student, data=data, held_out=held_out, params=params, precision=precision)
+    trainer = StudentTrainer(
+        student, data=data, held_out=held_out, params=params, frozen_precision=frozen_precision, autocast=autocast
+    )
     scores = _warm_up(trainer, checkpoint_dir=checkpoint_dir, curves_path=curves_path, tracking=tracking)
     if is_main():
         with new_folder(out_dir) as folder:

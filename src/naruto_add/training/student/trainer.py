@@ -39,12 +39,13 @@ class StudentTrainer:
         data: WarmupData,
         held_out: WarmupData,
         params: Student,
-        precision: Precision,
+        frozen_precision: Precision,
+        autocast: Precision,
     ) -> None:
         """Raises StageError if the batch cannot be divided into equal parts."""
         self.student, self.data, self.held_out, self.params = student, data, held_out, params
-        self.precision = precision
-        self.accelerator = make_accelerator(precision, keeps_casts=not params.gradient_checkpointing)
+        self.frozen_precision = frozen_precision
+        self.accelerator = make_accelerator(autocast, keeps_casts=not params.gradient_checkpointing)
         self.parts = local_parts("student", batch_size=params.batch_size, accumulation_steps=params.accumulation_steps)
         if params.gradient_checkpointing:
             student.enable_gradient_checkpointing()
@@ -60,7 +61,7 @@ class StudentTrainer:
             num_steps=params.num_steps,
             accumulation_steps=params.accumulation_steps,
             ema=self.ema,
-            advice="lower student.optimizer.learning_rate, or use base.precision fp32",
+            advice="lower student.optimizer.learning_rate, or use base.autocast fp32",
         )
 
     def state(self) -> dict[str, Stateful]:
@@ -95,7 +96,7 @@ class StudentTrainer:
         held_out, pool = self.held_out, self.held_out.pool
         noise, x0, rows = pool.noise[:NUM_SCORED], pool.x0[:NUM_SCORED], pool.caption_index[:NUM_SCORED]
         x0_student = sample_across_processes(
-            as_drawn(self.student, self.precision),
+            as_drawn(self.student, self.frozen_precision),
             bundle=held_out.bundle,
             noise=noise,
             prompt_embeds=held_out.prompt_embeds[rows],
@@ -157,7 +158,8 @@ def trajectory_losses(student: UNet2DConditionModel, batch: Batch) -> Losses:
 @torch.no_grad()
 def _teacher_outputs(batch: Batch, data: WarmupData, names: list[str]) -> tuple[Tensor, list[Tensor]]:
     """The guided prediction, and the named blocks' outputs with the prompt, the second half of the guided batch."""
-    with recorded_outputs(data.bundle.unet, names) as features:
+    is_apart = torch.autocast(batch.noisy_latents.device.type, enabled=False)  # the teacher computes in its own dtype
+    with recorded_outputs(data.bundle.unet, names) as features, is_apart:
         teacher_pred = guided_noise_pred(
             data.bundle.unet,
             batch.noisy_latents,

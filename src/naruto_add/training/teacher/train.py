@@ -35,7 +35,7 @@ def train_teacher(
     Raises StageError if the base model or the data set cannot be used, or if gradients stay not finite.
     """
     # Merging into weights of half precision would round away most of the update; autocast makes training fast anyway.
-    bundle = load_bundle(base.model_copy(update={"precision": "fp32"}))
+    bundle = load_bundle(base.model_copy(update={"frozen_precision": "fp32"}))
     trainer = _make_trainer(
         bundle, dataset_dir, params=params, base=base, guidance_scale=guidance_scale, cache_dir=checkpoint_dir
     )
@@ -81,7 +81,7 @@ def _make_trainer(
             cache_dir=cache_dir,
         )
     bundle.unet.to(bundle.device)
-    return TeacherTrainer(bundle, data, params=params, precision=base.precision, guidance_scale=guidance_scale)
+    return TeacherTrainer(bundle, data, params=params, autocast=base.autocast, guidance_scale=guidance_scale)
 
 
 def _save(bundle: ModelBundle, denoiser: Denoiser, *, out_dir: Path, lora_dir: Path) -> None:

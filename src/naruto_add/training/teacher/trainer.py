@@ -56,7 +56,7 @@ class TeacherTrainer:
         data: TeacherData,
         *,
         params: Teacher,
-        precision: Precision,
+        autocast: Precision,
         guidance_scale: float,
     ) -> None:
         """Add adapters to the bundle's networks.
@@ -81,7 +81,7 @@ class TeacherTrainer:
         self._alpha_bar = alphas_cumprod(bundle.scheduler).to(bundle.device)
         self._validation = validation_batches(data, batch_size=params.batch_size, seed=params.seed)
         self._parts = local_parts("teacher", batch_size=params.batch_size, accumulation_steps=params.accumulation_steps)
-        self._accelerator = make_accelerator(precision)
+        self._accelerator = make_accelerator(autocast)
         self._ema = Ema(self.denoiser, params.optimizer.ema_decay, on_cpu=params.optimizer.ema_on_cpu)
         self.learner = Learner(
             self.denoiser,
@@ -92,7 +92,7 @@ class TeacherTrainer:
             num_steps=params.num_steps,
             accumulation_steps=params.accumulation_steps,
             ema=self._ema,
-            advice="lower teacher.optimizer.learning_rate, or set base.precision to bf16 or fp32",
+            advice="lower teacher.optimizer.learning_rate, or set base.autocast to bf16 or fp32",
         )
 
     def state(self) -> dict[str, Stateful]:
