@@ -16,6 +16,7 @@ def main(params: Params) -> None:
     """Write the manifests."""
     write_manifests(
         params.base,
+        lora_start=params.teacher.lora_start,
         manifest_path=paths.BASE_MANIFEST,
         tokenizer_path=paths.TOKENIZER_MANIFEST,
         cache_path=local_cache_path("inputs/hashes.json"),

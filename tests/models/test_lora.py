@@ -1,14 +1,16 @@
 """Adapters: their number, that only they are trainable, and that saved or merged they give the same outputs."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder
+from naruto_add.export.lora import kohya_state
 from naruto_add.models.lora import add_lora, lora_layers, merge_lora, save_lora
 from naruto_add.runtime.errors import StageError
 
@@ -138,3 +140,70 @@ def test_merging_half_precision_weights_rounds_once(tiny_bundle: ModelBundle) ->
     expected = layer.get_base_layer().weight.float() + layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     merge_lora(unet)
     assert torch.equal(unet.get_submodule(name).weight, expected.half())
+
+
+def _names(layout: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that `save_lora` writes under the names of another layout."""
+    if layout == "kohya":
+        return kohya_state(state)
+    if layout == "peft":
+        return {name.replace("unet.", "base_model.model.", 1): item for name, item in state.items()}
+    if layout == "old":
+        sides = {"lora_A": "lora.down", "lora_B": "lora.up"}
+        return {re.sub("lora_[AB]", lambda match: sides[match[0]], name): item for name, item in state.items()}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("layout", "with_text"), [("diffusers", True), ("kohya", True), ("old", True), ("peft", False)]
+)
+def test_training_starts_from_a_users_lora_of_lower_rank_and_other_layers(
+    tiny_bundle: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path, layout: str, with_text: bool
+) -> None:
+    text_encoder = tiny_bundle.text_encoder if with_text else None
+    add_lora(tiny_bundle.unet, text_encoder, targets="attention_convolutions", rank=4, seed=0)
+    randomize(tiny_bundle.unet)
+    if text_encoder is not None:
+        randomize(text_encoder)
+    save_lora(tmp_path, unet=tiny_bundle.unet, text_encoder=text_encoder)
+    path = tmp_path / "start.safetensors"
+    save_file(_names(layout, load_file(tmp_path / "pytorch_lora_weights.safetensors")), path)
+
+    started = load_pipeline_folder(tiny_pipeline_dir, precision="fp32")
+    text_encoder = started.text_encoder if with_text else None
+    num_layers = add_lora(started.unet, text_encoder, targets="attention", rank=6, seed=1, start_path=path)
+    assert num_layers == sum(len(lora_layers(item)) for item in (tiny_bundle.unet, text_encoder or nn.Identity()))
+    torch.testing.assert_close(
+        noise_of(started.unet, started), noise_of(tiny_bundle.unet, tiny_bundle), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_alpha_of_a_users_lora_is_in_its_start(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    name, layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "lora_unet_"
+    width = tiny_bundle.unet.get_submodule(name).weight.shape[0]
+    layer += name.replace(".", "_")
+    weights = {"lora_down.weight": torch.ones(2, width), "lora_up.weight": torch.ones(width, 2)}
+    state = {f"{layer}.{key}": value for key, value in weights.items()} | {f"{layer}.alpha": torch.tensor(1.0)}
+    save_file(state, tmp_path / "start.safetensors")
+    add_lora(tiny_bundle.unet, None, targets="attention", rank=4, seed=0, start_path=tmp_path / "start.safetensors")
+    delta = tiny_bundle.unet.get_submodule(name).get_delta_weight("default")
+    torch.testing.assert_close(delta, torch.full_like(delta, 1.0))  # 2 x 1 x 1, times alpha / rank
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["lora_unet_x.lora_down.weight"], r"adapts lora_unet_x, which base\.model does not have"),
+        (["lora_te_text_model_x.lora_down.weight"], r"set teacher\.lora_text_encoder to true"),
+        (["lora_unet_x.dora_scale"], r"has the weight lora_unet_x\.dora_scale, which is not one of a plain LoRA"),
+        (["unet.conv_in.lora_A.weight"], r"only one of the two factors of conv_in"),
+        (["unet.conv_in.lora_A.weight", "unet.conv_in.lora_B.weight"], r"^teacher\.lora_rank: 4 is below the rank 9"),
+    ],
+)
+def test_a_lora_that_does_not_fit_is_an_error(
+    tiny_bundle: ModelBundle, tmp_path: Path, names: list[str], message: str
+) -> None:
+    path = tmp_path / "start.safetensors"
+    save_file({name: torch.zeros(9, 4, 3, 3) for name in names}, path)
+    with pytest.raises(StageError, match=message):
+        add_lora(tiny_bundle.unet, None, targets="attention", rank=4, seed=0, start_path=path)

@@ -9,6 +9,7 @@ import pytest
 
 from naruto_add.config.load import load_params
 from naruto_add.pipeline.inputs import write_manifests
+from naruto_add.runtime.errors import StageError
 
 ROOT = Path(__file__).parents[2]
 BASE = load_params(ROOT / "params.yaml").base
@@ -24,10 +25,13 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def _manifests(model: Path | str, folder: Path, **changes: Any) -> tuple[dict[str, str], dict[str, str]]:
+def _manifests(
+    model: Path | str, folder: Path, lora_start: str = "", **changes: Any
+) -> tuple[dict[str, str], dict[str, str]]:
     """Those of the model and of its tokenizer."""
     write_manifests(
         BASE.model_copy(update={"model": str(model), **changes}),
+        lora_start=lora_start,
         manifest_path=folder / "base.json",
         tokenizer_path=folder / "tokenizer.json",
         cache_path=folder / "cache/hashes.json",
@@ -52,6 +56,27 @@ def test_a_changed_file_changes_the_manifest(model: Path, tmp_path: Path) -> Non
     after, tokenizer_after = _manifests(model, tmp_path)
     assert [name for name in before if before[name] != after[name]] == ["unet/weights.safetensors"]
     assert tokenizer_after == tokenizer_before
+
+
+def test_the_lora_that_training_starts_from_is_in_the_manifest(model: Path, tmp_path: Path) -> None:
+    lora = tmp_path / "lora.safetensors"
+    with pytest.raises(StageError, match=r"^teacher\.lora_start: '\S*lora\.safetensors' is not a file here"):
+        _manifests(model, tmp_path, lora_start=str(lora))
+    lora.write_text("weights")
+    before, _ = _manifests(model, tmp_path, lora_start=str(lora))
+    lora.write_text("other weights")
+    after, _ = _manifests(model, tmp_path, lora_start=str(lora))
+    assert [name for name in before if before[name] != after[name]] == ["teacher.lora_start"]
+
+
+def test_a_single_file_is_listed_with_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("weights")
+    before, tokenizer = _manifests(path, tmp_path)
+    path.write_text("other weights")
+    after, tokenizer_after = _manifests(path, tmp_path)
+    assert list(before) == list(after) == ["model.safetensors"] and before != after
+    assert tokenizer == tokenizer_after
 
 
 @pytest.mark.parametrize("name", ["unet/more.safetensors", "vae/config.json"])

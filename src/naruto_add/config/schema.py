@@ -101,6 +101,7 @@ class Teacher(_Section):
     lora_targets: Literal["attention", "attention_convolutions"]
     lora_text_encoder: bool
     lora_rank: Annotated[int, Field(ge=1, le=1024)]
+    lora_start: str
     num_steps: Positive
     batch_size: BatchSize
     accumulation_steps: Positive

@@ -5,6 +5,7 @@ The structural rules of U-Net and autoencoder are here and nowhere else: latent 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from naruto_add.runtime.hub_errors import refusal
 Config = Mapping[str, Any]
 """The configuration of a U-Net or an autoencoder in diffusers format."""
 
-_CONFIG_FILES = ("vae/config.json", "unet/config.json", "scheduler/scheduler_config.json")
+_SCHEDULER_FILE = "scheduler/scheduler_config.json"
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 _FOLDERS = {"", ".", "..", "~", "base", "models"}
 """First parts of folder names that are never the owner of a hub repository."""
@@ -187,7 +188,7 @@ def _local_configs(model: str) -> Mapping[str, Config]:
 
 def _scheduler_config(folder: Path) -> Config:
     """Empty if there is none: loading the pipeline reports that."""
-    path = folder / "scheduler/scheduler_config.json"
+    path = folder / _SCHEDULER_FILE
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return config
 
@@ -197,11 +198,13 @@ def _downloaded(model: str, revision: str) -> Path | None:
     from huggingface_hub import hf_hub_download  # only needed for a hub repository
 
     try:
-        files = [hf_hub_download(model, name, revision=revision) for name in _CONFIG_FILES]
+        files = [hf_hub_download(model, f"{part}/config.json", revision=revision) for part in ("vae", "unet")]
     except Exception as error:
         if reason := refusal(error, key="base.model", repository=model, revision=revision):
             raise StageError(reason) from error
         return None
+    with suppress(Exception):  # as above
+        hf_hub_download(model, _SCHEDULER_FILE, revision=revision)
     return Path(files[0]).parent.parent
 
 

@@ -1,5 +1,6 @@
 """LoRA (Hu et al. 2021) on a Stable Diffusion pipeline: adapters are added by peft, saved for diffusers, and merged."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from naruto_add.models.lora_start import TEXT_ENCODER, UNET, Factors, read_lora
 from naruto_add.runtime.errors import StageError
 
 LoraTargets = Literal["attention", "attention_convolutions"]
@@ -36,17 +38,27 @@ def add_lora(
     targets: LoraTargets,
     rank: int,
     seed: int,
+    start_path: Path | None = None,
 ) -> int:
     """Add fp32 adapters of scale 1 (alpha = rank) and return their number.
 
-    The outputs of both networks are unchanged, and only the adapters are trainable. Their initial weights depend only
-    on the arguments; the global generator stays as it was. Raises StageError if a network has no layer to adapt.
+    The outputs of both networks are unchanged, or, with a LoRA file at `start_path`, those with that LoRA; the layers
+    that it adapts get adapters too. Only the adapters are trainable. Their initial weights depend only on the
+    arguments; the global generator stays as it was. Raises StageError if a network has no layer to adapt, or if the
+    file does not fit.
     """
+    networks = {UNET: unet} | ({} if text_encoder is None else {TEXT_ENCODER: text_encoder})
+    start = dict.fromkeys(networks, dict[str, Factors]()) if start_path is None else read_lora(start_path, networks)
+    targets_and_keys = {
+        UNET: (_UNET_TARGETS[targets], f"teacher.lora_targets: {targets!r}"),
+        TEXT_ENCODER: (_TEXT_ENCODER_TARGETS, "teacher.lora_text_encoder: true"),
+    }
+    num_layers = 0
     with torch.random.fork_rng():  # peft draws from the global generator
         torch.manual_seed(seed)
-        num_layers = _adapt(unet, _UNET_TARGETS[targets], rank, key=f"teacher.lora_targets: {targets!r}")
-        if text_encoder is not None:
-            num_layers += _adapt(text_encoder, _TEXT_ENCODER_TARGETS, rank, key="teacher.lora_text_encoder: true")
+        for name, network in networks.items():
+            endings, key = targets_and_keys[name]
+            num_layers += _adapt(network, endings, rank, key=key, start=start[name])
     return num_layers
 
 
@@ -82,7 +94,7 @@ def lora_layers(module: nn.Module) -> dict[str, LoraLayer]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
 
 
-def _adapt(module: nn.Module, targets: tuple[str, ...], rank: int, *, key: str) -> int:
+def _adapt(module: nn.Module, targets: tuple[str, ...], rank: int, *, key: str, start: Mapping[str, Factors]) -> int:
     endings = tuple(f".{target}" for target in targets)
     names = [name for name, _ in module.named_modules() if f".{name}".endswith(endings)]
     if not names:
@@ -90,12 +102,28 @@ def _adapt(module: nn.Module, targets: tuple[str, ...], rank: int, *, key: str) 
             f"{key} adapts no layer of {type(module).__name__}: none is named {', '.join(targets)}; use another "
             "base.model"
         )
+    names = [name for name, _ in module.named_modules() if name in names or name in start]
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True)
     inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    for name, factors in start.items():
+        _begin_with(lora_layers(module)[name], factors, rank, name)
     return len(lora_layers(module))
+
+
+@torch.no_grad()
+def _begin_with(layer: LoraLayer, factors: Factors, rank: int, name: str) -> None:
+    """Set the first rows of the adapter to these factors; the others, whose `up` is 0, change nothing at first."""
+    if factors.rank > rank:
+        raise StageError(
+            f"teacher.lora_rank: {rank} is below the rank {factors.rank} of {name} in teacher.lora_start; use at least "
+            f"{factors.rank}"
+        )
+    down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    down[: factors.rank] = factors.down.reshape(factors.rank, *down.shape[1:])
+    up[:, : factors.rank] = factors.scale * factors.up.reshape(len(up), factors.rank, *up.shape[2:])
 
 
 def _adapter_state(module: nn.Module) -> dict[str, Tensor]:

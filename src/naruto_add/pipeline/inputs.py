@@ -8,14 +8,17 @@ from pathlib import Path
 
 from naruto_add.config.schema import Base
 from naruto_add.pipeline.hashes import cached_hashes
+from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import write_json
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 """The folders of the pipeline that are loaded."""
 
 
-def write_manifests(base: Base, *, manifest_path: Path, tokenizer_path: Path, cache_path: Path) -> None:
-    """Write the manifests of the complete base model and of its tokenizer alone.
+def write_manifests(
+    base: Base, *, lora_start: str, manifest_path: Path, tokenizer_path: Path, cache_path: Path
+) -> None:
+    """Write the manifests of the complete base model, with the LoRA that training starts from, and of its tokenizer.
 
     For a folder or file, a manifest lists the relative names of the files and their hashes; for a hub repository, its
     name, revision and variant. Hashes are taken from `cache_path` for files whose size and modification time are
@@ -33,8 +36,16 @@ def write_manifests(base: Base, *, manifest_path: Path, tokenizer_path: Path, ca
     else:
         tokenizer = {"model": base.model, "revision": base.revision}
         manifest = {**tokenizer, "variant": base.variant}
+    if lora_start:
+        manifest["teacher.lora_start"] = _hash_of_lora(Path(lora_start), cache_path)
     write_json(manifest_path, manifest)
     write_json(tokenizer_path, tokenizer)
+
+
+def _hash_of_lora(path: Path, cache_path: Path) -> str:
+    if not path.is_file():
+        raise StageError(f"teacher.lora_start: {str(path)!r} is not a file here; correct the path, or leave it empty")
+    return cached_hashes([path], cache_path)[path]
 
 
 def _files(path: Path) -> list[Path]:

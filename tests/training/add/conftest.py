@@ -56,7 +56,7 @@ def student_dir(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def student(student_dir: Path) -> UNet2DConditionModel:
     """The student as loaded; trainers start from copies, which take less time."""
-    return load_unet(student_dir, precision="fp32")
+    return load_unet(student_dir, precision="fp32", scheduler=PNDMScheduler())
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The finetuning of the teacher: one training step, one validation, and all state of both."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -65,7 +66,12 @@ class TeacherTrainer:
         """
         text_encoder = bundle.text_encoder if params.lora_text_encoder else None
         self.num_layers = add_lora(
-            bundle.unet, text_encoder, targets=params.lora_targets, rank=params.lora_rank, seed=params.seed
+            bundle.unet,
+            text_encoder,
+            targets=params.lora_targets,
+            rank=params.lora_rank,
+            seed=params.seed,
+            start_path=Path(params.lora_start) if params.lora_start else None,
         )
         self.denoiser = Denoiser(bundle.unet, text_encoder)
         rest(*([bundle.vae] if text_encoder else [bundle.vae, bundle.text_encoder]))
