@@ -10,10 +10,10 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro summary report ablation test pipeline slow lint types contracts deps check format lock
+.PHONY: help install repro summary report ablation test pipeline sd15 slow lint types contracts deps check format lock
 
 help: ## print this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: .venv/.installed ## install uv if it is missing, and the environment of requirements.lock
 
@@ -35,6 +35,9 @@ test: install ## run the fast tests
 
 pipeline: install ## test the pipeline at a tiny size: which stages rerun, killed stages, experiments
 	$(RUN) pytest -m slow tests/test_pipeline.py
+
+sd15: install ## test the pipeline on a base like Stable Diffusion 1.5, from a hub on this machine
+	$(RUN) pytest -m slow tests/test_sd15.py
 
 slow: install ## run all tests that take minutes: the pipeline, several processes, the ablation's queue
 	$(RUN) pytest -m slow

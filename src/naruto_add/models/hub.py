@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.hub_errors import refusal
 
 
 def load_frozen(cls: Any, source: str, *, key: str, instead: str) -> Any:
@@ -17,7 +18,8 @@ def load_frozen(cls: Any, source: str, *, key: str, instead: str) -> Any:
     try:
         loaded = cls.from_pretrained(place, revision=revision, **_weight_options(cls))
     except (OSError, ValueError) as error:  # ValueError: the folder's configuration names no network
-        raise StageError(_missing(place, revision, key, instead)) from error
+        refused = refusal(error, key=key, repository=place, revision=revision or "")
+        raise StageError(refused or _missing(place, revision, key, instead)) from error
     return loaded.requires_grad_(False).eval() if isinstance(loaded, torch.nn.Module) else loaded
 
 

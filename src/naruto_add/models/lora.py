@@ -48,7 +48,9 @@ def add_lora(
     file does not fit.
     """
     networks = {UNET: unet} | ({} if text_encoder is None else {TEXT_ENCODER: text_encoder})
-    start = dict.fromkeys(networks, dict[str, Factors]()) if start_path is None else read_lora(start_path, networks)
+    start: dict[str, dict[str, Factors]] = {name: {} for name in networks}
+    if start_path is not None:
+        start = read_lora(start_path, networks)
     targets_and_keys = {
         UNET: (_UNET_TARGETS[targets], f"teacher.lora_targets: {targets!r}"),
         TEXT_ENCODER: (_TEXT_ENCODER_TARGETS, "teacher.lora_text_encoder: true"),
