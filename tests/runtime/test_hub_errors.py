@@ -1,6 +1,6 @@
 """Errors of the hub's client, as it makes them from a hub's answer, and what they tell the user."""
 
-import httpx
+import httpx2
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import hf_raise_for_status
@@ -13,9 +13,9 @@ WHERE = {"key": "base.model", "repository": "owner/name", "revision": "abc"}
 
 def _error(status: int, code: str) -> BaseException:
     """The error that the client raises for this answer, as diffusers and the loading code wrap it."""
-    request = httpx.Request("GET", "http://127.0.0.1/api/models/owner/name")
+    request = httpx2.Request("GET", "http://127.0.0.1/api/models/owner/name")
     try:
-        hf_raise_for_status(httpx.Response(status, headers={"X-Error-Code": code}, request=request))
+        hf_raise_for_status(httpx2.Response(status, headers={"X-Error-Code": code}, request=request))
     except Exception as cause:  # noqa: BLE001
         wrapped = OSError("outgoing traffic has been disabled")
         wrapped.__cause__ = cause
@@ -44,7 +44,7 @@ def test_a_refusal_says_what_to_do(status: int, code: str, message: str) -> None
     assert not is_unreachable(_error(status, code))
 
 
-@pytest.mark.parametrize("cause", [OfflineModeIsEnabled("x"), LocalEntryNotFoundError("x"), httpx.ConnectError("x")])
+@pytest.mark.parametrize("cause", [OfflineModeIsEnabled("x"), LocalEntryNotFoundError("x"), httpx2.ConnectError("x")])
 def test_a_hub_out_of_reach_is_no_refusal(cause: Exception) -> None:
     error = OSError("wrapped")
     error.__context__ = cause

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from naruto_add.config.constants import CAPTION_MATCH
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.hub_errors import refusal
 
 _NETWORK_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "diffusion_pytorch_model*.safetensors")
 _WITH_WEIGHTS = ("text_encoder", "transformer", "unet", "vae")
@@ -38,9 +39,9 @@ def fetch_network(source: str, *, kind: str, key: str, instead: str) -> None:
 def fetch_base(model: str, *, revision: str, variant: str) -> None:
     """The base model, a pipeline in diffusers format on the hub, is on this disk with all parts that are loaded.
 
-    Raises StageError if it cannot be. A folder is left to the checks of its configuration.
+    Raises StageError if it cannot be. A folder or a file is left to the checks of its configuration.
     """
-    if Path(model).is_dir():
+    if Path(model).exists():
         return
     remedy = "name another base.model"
     folder = _cached(model, revision)
@@ -91,6 +92,8 @@ def _downloaded(repository: str, revision: str, patterns: Sequence[str], key: st
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # hub clients raise many types
+        if refused := refusal(error, key=key, repository=repository, revision=revision):
+            raise StageError(refused) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StageError(
             f"{key}: {repository}@{revision} is not complete in the hub's cache ({HF_HUB_CACHE}) and cannot be "
