@@ -28,6 +28,7 @@ from naruto_add.diffusion.bundle import (
 from naruto_add.diffusion.sampling import noise_pred
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.errors import StageError
+from tests.sd15_checkpoint import write_checkpoint
 
 Damage = Callable[[Path], object]
 
@@ -62,32 +63,31 @@ def test_a_damaged_output_of_a_stage_is_an_error_that_names_the_folder_and_the_r
         load_unet(unet, precision="fp32", scheduler=PNDMScheduler())
 
 
-@pytest.mark.parametrize(
-    ("damage", "variant"), [(lambda path: (path / "model_index.json").unlink(), ""), (_cut_weights, ""), (bool, "fp16")]
-)
-def test_a_damaged_base_model_is_an_error_that_names_the_parameter(
-    damage: Damage, variant: str, tiny_pipeline_dir: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_pipeline_dir, folder)
-    damage(folder)
-    base = Base(
-        model=str(folder),
-        revision="",
-        variant=variant,
-        frozen_precision="fp32",
-        autocast="fp32",
-        resolution_px=32,
-        prompt_template="{caption}",
-    )
-    with pytest.raises(StageError, match=r"^base\.model: '\S*model' cannot be loaded: (?s:.*); check base\.model"):
-        load_bundle(base)
-
-
 def _base(folder: Path, **changes: Any) -> Base:
     values = {"revision": "", "variant": "", "frozen_precision": "fp32", "autocast": "fp32"}
     values |= {"resolution_px": 64, "prompt_template": "{caption}"}
     return Base.model_validate({"model": str(folder), **values, **changes})
+
+
+@pytest.mark.parametrize("damage", [lambda path: (path / "model_index.json").unlink(), _cut_weights])
+def test_a_damaged_base_model_is_an_error_that_names_the_parameter(
+    damage: Damage, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_pipeline_dir, folder)
+    damage(folder)
+    with pytest.raises(StageError, match=r"^base\.model: '\S*model' cannot be loaded: (?s:.*); check base\.model"):
+        load_bundle(_base(folder, resolution_px=32))
+
+
+@pytest.mark.parametrize(("there", "wanted"), [("fp16", ""), ("", "fp16")])
+def test_a_base_model_without_the_wanted_variant_is_an_error_that_names_those_there_are(
+    tmp_path: Path, there: str, wanted: str
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", variants=(there,))
+    load_bundle(_base(folder, variant=there))
+    with pytest.raises(StageError, match=rf"^base\.variant: '{wanted}' is not a variant .* use one of '{there}'"):
+        load_bundle(_base(folder, variant=wanted))
 
 
 @pytest.mark.parametrize("resolution_px", [64, 256, 512])
