@@ -25,6 +25,7 @@ from tests.export.build import export
 
 FACTS = LoraFacts(
     base_model="owner/base",
+    prediction_type="epsilon",
     prompt_template="ninja art, {caption}",
     resolution_px=512,
     captions=["ninja art, a man", "ninja art, a girl", "ninja art, a man"],
