@@ -67,7 +67,7 @@ def test_pixel_heads_have_unit_norms_and_a_logit_per_position_and_learn(lite0: B
     assert [item.shape for item in heads(real, pooled)] == [(4, 256), (4, 64), (4, 16), (4, 4)]
     gaps = []
     for _ in range(20):
-        heads.renew_norms()
+        heads.update_spectral_norms()
         logits = zip(heads(real, pooled), heads(fake, pooled), strict=True)
         gap = torch.stack([(one - other).mean() for one, other in logits]).mean()
         gaps.append(gap.item())
@@ -77,7 +77,7 @@ def test_pixel_heads_have_unit_norms_and_a_logit_per_position_and_learn(lite0: B
     assert gaps[-1] > gaps[0] + 0.5
     layers = [item for item in heads.modules() if isinstance(item, torch.nn.Conv2d | torch.nn.Linear)]
     for _ in range(10):
-        heads.renew_norms()
+        heads.update_spectral_norms()
     norms = [torch.linalg.matrix_norm(item.weight.flatten(1), ord=2).item() for item in layers]
     assert norms == pytest.approx([1.0] * len(norms), rel=0.05)
 
@@ -89,7 +89,7 @@ def test_pixel_heads_compute_the_same_until_their_norms_are_renewed(lite0: Backb
         for item in heads.parameters():
             item.add_(torch.randn(item.shape, generator=torch.Generator().manual_seed(0)))
         first, second = heads(maps, pooled), heads(maps, pooled)
-        heads.renew_norms()
+        heads.update_spectral_norms()
         renewed = heads(maps, pooled)
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert not any(torch.allclose(one, other) for one, other in zip(first, renewed, strict=True))

@@ -23,7 +23,7 @@ from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_from_v_p
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred
 from naruto_add.export.model_card import CardFacts, model_card
 from naruto_add.export.settings import SamplingSettings, write_settings
-from naruto_add.generation.draw import draw_pixels, renoise_generators
+from naruto_add.generation.draw import draw_pixels, step_noise_generators
 from naruto_add.runtime.compute import DTYPES, default_device
 from naruto_add.runtime.errors import StageError
 
@@ -196,7 +196,7 @@ def _image_difference(
     ours = (pixels + 1) / 2
     options = {
         "latents": noise.to(pipeline.unet.dtype),
-        "generator": renoise_generators(seed, indices),
+        "generator": step_noise_generators(seed, indices),
         "output_type": "pt",
     }
     theirs = pipeline(prompts, num_inference_steps=num_steps, **options).images

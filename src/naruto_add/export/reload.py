@@ -11,7 +11,7 @@ from torch import Tensor
 
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle
-from naruto_add.generation.draw import renoise_generators
+from naruto_add.generation.draw import step_noise_generators
 from naruto_add.runtime.compute import default_device
 
 
@@ -50,7 +50,7 @@ def draw_by_diffusers(
         num_inference_steps=num_steps,
         guidance_scale=1.0,
         latents=noise,
-        generator=renoise_generators(seed, range(len(prompts))),
+        generator=step_noise_generators(seed, range(len(prompts))),
         output_type="pt",
     ).images
     return pictures.float()

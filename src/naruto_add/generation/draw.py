@@ -11,7 +11,7 @@ from naruto_add.diffusion.placement import at_work
 from naruto_add.diffusion.sampling import Sampler, sample_latents
 from naruto_add.runtime.compute import step_generator
 
-RENOISE_STREAM = 8
+STEP_NOISE_STREAM = 8
 """Separates the noise that a scheduler adds between steps from the initial noise of the same seed and index."""
 
 
@@ -39,11 +39,11 @@ def draw_pixels(
             prompt_embeds=prompt_embeds,
             negative_embeds=negative_embeds,
             sampler=sampler,
-            generators=renoise_generators(seed, indices),
+            generators=step_noise_generators(seed, indices),
         )
     return decode_latents(bundle, latents)
 
 
-def renoise_generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
+def step_noise_generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
     """One generator per picture, for the noise that a scheduler adds between steps."""
-    return [step_generator(seed, index, RENOISE_STREAM) for index in indices]
+    return [step_generator(seed, index, STEP_NOISE_STREAM) for index in indices]

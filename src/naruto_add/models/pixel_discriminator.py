@@ -15,8 +15,8 @@ class PixelDiscriminator(nn.Module):
 
     The norm limits how fast a logit can change with the features, so that the heads do not overfit a thousand pictures
     as quickly as unconstrained ones. Its power iteration is stored in buffers, which a checkpoint has to contain. The
-    iteration advances only in `renew_norms`, not in each call, so that all parts of a batch are computed with the same
-    weights.
+    iteration advances only in `update_spectral_norms`, not in each call, so that all parts of a batch are computed with
+    the same weights.
     """
 
     def __init__(self, num_channels: Sequence[int], *, pooled_width: int) -> None:
@@ -34,7 +34,7 @@ class PixelDiscriminator(nn.Module):
         return [head(item, pooled) for head, item in zip(self.heads, features, strict=True)]
 
     @torch.no_grad()
-    def renew_norms(self) -> None:
+    def update_spectral_norms(self) -> None:
         """Do one power iteration in every layer; call it after each update of the weights."""
         self.train()
         for layer in self._layers:

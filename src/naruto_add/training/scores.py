@@ -15,19 +15,20 @@ NUM_ERRORS = 2.0
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """A squared maximum mean discrepancy, with what every sample contributes to it.
+    """A squared maximum mean discrepancy, with what every sample and every reference picture contributes to it.
 
-    `contributions` (samples,), fp64, are the first-order terms of the U-statistic (Hoeffding 1948). Their spread gives
-    the error of the distance; the spread of the difference of two sets' contributions gives the error of a difference.
+    `of_samples` and `of_pictures`, fp64, are the first-order terms of the U-statistic (Hoeffding 1948). Their spread
+    gives the error of the distance, and the spread of the differences of two sets' terms the error of the difference.
     """
 
     value: float
-    contributions: Float[Tensor, " samples"]
+    of_samples: Float[Tensor, " samples"]
+    of_pictures: Float[Tensor, " pictures"]
 
     @property
     def error(self) -> float:
-        """Standard error over samples, for these reference pictures; 0 for a single sample."""
-        return _standard_error(self.contributions)
+        """Standard error over samples and pictures."""
+        return _standard_error(self.of_samples, self.of_pictures)
 
     def exceeds(self, other: "KernelDistance") -> bool:
         """Whether it is larger than that of samples of the same noise and prompts, by more than NUM_ERRORS errors.
@@ -35,8 +36,8 @@ class KernelDistance:
         Samples of the same noise vary together, so the difference is known better than either distance. A distance
         that is not a number exceeds all others.
         """
-        margin = NUM_ERRORS * _standard_error(self.contributions - other.contributions)
-        return not self.value - other.value <= margin
+        error = _standard_error(self.of_samples - other.of_samples, self.of_pictures - other.of_pictures)
+        return not self.value - other.value <= NUM_ERRORS * error
 
 
 @torch.no_grad()
@@ -49,10 +50,14 @@ def kernel_distance(
     about half of the sets from the reference's own distribution. Requires two samples and two pictures.
     """
     x, y = features.double(), reference.double()
-    to_samples, to_pictures = _mean_of_others(polynomial_kernel(x, x)), polynomial_kernel(x, y).mean(dim=1)
-    between_pictures = _mean_of_others(polynomial_kernel(y, y)).mean()
-    value = (to_samples.mean() + between_pictures - 2 * to_pictures.mean()).item()
-    return KernelDistance(value, 2 * (to_samples - to_pictures))
+    to_samples, to_pictures = _mean_of_others(polynomial_kernel(x, x)), _mean_of_others(polynomial_kernel(y, y))
+    across = polynomial_kernel(x, y)
+    value = to_samples.mean() + to_pictures.mean() - 2 * across.mean()
+    return KernelDistance(
+        value.item(),
+        of_samples=2 * (to_samples - across.mean(dim=1)),
+        of_pictures=2 * (to_pictures - across.mean(dim=0)),
+    )
 
 
 @torch.no_grad()
@@ -124,5 +129,6 @@ def _mean_of_others(kernel: Float[Tensor, "items items"]) -> Float[Tensor, " ite
     return (kernel.sum(dim=1) - kernel.diagonal()) / (len(kernel) - 1)
 
 
-def _standard_error(values: Float[Tensor, " samples"]) -> float:
-    return (values.std(correction=min(1, len(values) - 1)) / len(values) ** 0.5).item()
+def _standard_error(*terms: Tensor) -> float:
+    """Standard error of the sum of the means of independent terms."""
+    return sum((each.var() / len(each)).item() for each in terms) ** 0.5

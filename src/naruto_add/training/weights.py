@@ -129,7 +129,7 @@ class Best:
         self.score, self.step, self.weights = state_dict["score"], state_dict["step"], state_dict["weights"]
 
 
-def as_drawn(unet: UNet2DConditionModel, frozen_precision: Precision) -> UNet2DConditionModel:
+def in_sampling_precision(unet: UNet2DConditionModel, frozen_precision: Precision) -> UNet2DConditionModel:
     """A frozen copy of the U-Net rounded to `frozen_precision` on a GPU; the U-Net itself in fp32 and on a CPU.
 
     Checkpoints are chosen by the pictures that the later stages draw, and those load the U-Net in this precision.

@@ -12,7 +12,7 @@ NOISE = torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=torch.
 
 
 def distance(value: float, *, spread: float = 0.0) -> KernelDistance:
-    return KernelDistance(value, value + spread * NOISE)
+    return KernelDistance(value, of_samples=value + spread * NOISE, of_pictures=torch.zeros(8, dtype=torch.float64))
 
 
 def weight(value: float) -> dict[str, Tensor]:

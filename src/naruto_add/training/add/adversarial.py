@@ -77,7 +77,7 @@ class AdversarialTrainer(DistillationTrainer):
     def train_step(self, step: int) -> Scalars:
         """One update of the student and one of the discriminators, with the same generated latents."""
         batch, adv_weight = draw_batch(self.data, self.params, step=step), adv_weight_at(step, self.params)
-        self.discriminators.update_norms()
+        self.discriminators.update_spectral_norms()
         losses = [self._accumulate_gradients(batch.part(part, self.bundle.device), adv_weight) for part in self.parts]
         norms = {"student_grad_norm": self.learner.step(), "discriminator_grad_norm": self.discriminator_learner.step()}
         scalars = means(losses)

@@ -85,11 +85,11 @@ class Discriminators:
             penalty = _mean({name: [r1_penalty(*pair) for pair in _pairs(real[name], inputs[name])] for name in real})
         return DiscriminatorLosses(hinge, _mean_logit(real), _mean_logit(fake), penalty)
 
-    def update_norms(self) -> None:
+    def update_spectral_norms(self) -> None:
         """Update the spectral norms of the pixel discriminator's heads; called once per step, before the heads."""
         for head in self.heads.values():
             if isinstance(head, PixelDiscriminator):
-                head.renew_norms()
+                head.update_spectral_norms()
 
     def _shifted(self, maps: Tensor, batch: Batch) -> Tensor:
         return random_shift(maps, batch.shift_draws, probability=self.params.augment_strength)

@@ -79,7 +79,7 @@ class Selection:
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, with the best weights."""
-        best = None if self._best is None else (self._best.value, self._best.contributions)
+        best = None if self._best is None else vars(self._best)
         return {
             "first": self._first,
             "last": self._last,
@@ -94,6 +94,6 @@ class Selection:
         """Restore all of it."""
         self._first, self._last = dict(state_dict["first"]), dict(state_dict["last"])
         best = state_dict["best"]
-        self._best = None if best is None else KernelDistance(*best)
+        self._best = None if best is None else KernelDistance(**best)
         self._best_step, self._last_step = state_dict["best_step"], state_dict["last_step"]
         self._best_weights, self._is_last_worse = state_dict["best_weights"], state_dict["is_last_worse"]

@@ -25,7 +25,7 @@ from naruto_add.training.processes import local_parts
 from naruto_add.training.scores import check_can_sample, colour_drift, spread
 from naruto_add.training.validation_grid import ValidationGrid
 from naruto_add.training.validation_samples import sample_across_processes
-from naruto_add.training.weights import Ema, as_drawn
+from naruto_add.training.weights import Ema, in_sampling_precision
 
 DIVERSITY_STREAM = 2
 """Separates the noise of the diversity samples from other draws of the same seed."""
@@ -182,7 +182,7 @@ class DistillationTrainer(ABC):
         self, noise: Float[Tensor, "batch c h w"], rows: Int[Tensor, " batch"], sampler: Sampler
     ) -> Float[Tensor, "batch c h w"]:
         return sample_across_processes(
-            as_drawn(self.student, self.frozen_precision),
+            in_sampling_precision(self.student, self.frozen_precision),
             bundle=self.bundle,
             noise=noise,
             prompt_embeds=self.data.prompt_embeds[rows],

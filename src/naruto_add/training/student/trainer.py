@@ -23,7 +23,7 @@ from naruto_add.training.scores import relative_sample_error
 from naruto_add.training.student.batch import Batch, draw_knowledge_batch, draw_trajectory_batch
 from naruto_add.training.student.dataset import WarmupData
 from naruto_add.training.validation_samples import NUM_PICTURES, sample_across_processes
-from naruto_add.training.weights import Best, Ema, as_drawn
+from naruto_add.training.weights import Best, Ema, in_sampling_precision
 
 NUM_SCORED = 64
 """Held-out pool samples of a validation, at most: a squared error needs fewer than a distance of distributions."""
@@ -96,7 +96,7 @@ class StudentTrainer:
         held_out, pool = self.held_out, self.held_out.pool
         noise, x0, rows = pool.noise[:NUM_SCORED], pool.x0[:NUM_SCORED], pool.caption_index[:NUM_SCORED]
         x0_student = sample_across_processes(
-            as_drawn(self.student, self.frozen_precision),
+            in_sampling_precision(self.student, self.frozen_precision),
             bundle=held_out.bundle,
             noise=noise,
             prompt_embeds=held_out.prompt_embeds[rows],
