@@ -144,7 +144,7 @@ def _save_weights(module: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def _load_text_encoder_in_fp32(config_path: Path) -> None:
-    """Let the text encoder be loaded in fp32 if no dtype is asked for, as diffusers loads the other networks.
+    """Let the text encoder be loaded in fp32 without a dtype, as diffusers loads the other networks.
 
     transformers loads it in the dtype of its file otherwise, and a pipeline of two dtypes cannot draw.
     """
