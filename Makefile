@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro summary report ablation test pipeline sd15 slow lint types contracts deps check format lock
+.PHONY: help install repro summary report ablation test pipeline sd15 slow soak lint types contracts deps check format lock
 
 help: ## print this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ sd15: install ## test the pipeline on a base like Stable Diffusion 1.5, from a h
 
 slow: install ## run all tests that take minutes: the pipeline, several processes, the ablation's queue
 	$(RUN) pytest -m slow
+
+soak: install ## disturb the tiny pipeline for an hour (MINUTES=60): kills, full disks, damaged files; goes on after a stop
+	$(RUN) python -m tests.soak --minutes $(or $(MINUTES),60) --folder .soak
 
 lint: install ## check style and formatting
 	$(RUN) ruff check .

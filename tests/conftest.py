@@ -24,11 +24,17 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # read when torc
 @pytest.fixture(scope="session")
 def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Stable Diffusion pipeline for 32 px pictures with 4x4x4 latents."""
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    save_tiny_pipeline(folder)
+    return folder
+
+
+def save_tiny_pipeline(folder: Path) -> None:
+    """Write the pipeline of `tiny_pipeline_dir`, for scripts without fixtures."""
     import torch
     from diffusers import PNDMScheduler, StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(ROOT / "base/model/tokenizer")
     pipeline = StableDiffusionPipeline(
@@ -49,7 +55,6 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,13 @@ class Project:
         self.git("config", "commit.gpgsign", "false")
         self.commit()
 
+    @classmethod
+    def existing(cls, root: Path) -> "Project":
+        """The project that an earlier process made at `root`."""
+        project = cls.__new__(cls)
+        project.root = root
+        return project
+
     @property
     def log_dir(self) -> Path:
         """The folder of the sandbox's log, outside the project."""

@@ -43,11 +43,19 @@ def _cut_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
+def _cut_text_encoder(folder: Path) -> None:
+    path = folder / "text_encoder/model.safetensors"
+    if path.exists():
+        path.write_bytes(path.read_bytes()[:-100])
+    else:  # a folder of the U-Net alone
+        _cut_weights(folder)
+
+
 def _drop_weights(folder: Path) -> None:
     next(folder.rglob("diffusion_pytorch_model.safetensors")).unlink()
 
 
-@pytest.mark.parametrize("damage", [shutil.rmtree, _empty, _cut_weights, _drop_weights])
+@pytest.mark.parametrize("damage", [shutil.rmtree, _empty, _cut_weights, _cut_text_encoder, _drop_weights])
 def test_a_damaged_output_of_a_stage_is_an_error_that_names_the_folder_and_the_remedy(
     damage: Damage, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

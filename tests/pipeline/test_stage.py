@@ -1,5 +1,6 @@
 """A stage checks parameters and base model before it runs, and its user sees one message for a mistake."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,14 @@ def test_other_errors_keep_their_traceback() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
+        run_stage(stage)
+
+
+def test_a_full_disk_is_one_message_that_says_what_was_kept() -> None:
+    def stage(params: Params) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device", "models/teacher")
+
+    with pytest.raises(SystemExit, match=r"^error: models/teacher: No space left .*; free some disk .* are kept"):
         run_stage(stage)
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 from naruto_add.config import paths
 from naruto_add.reporting.charts import Point
 from naruto_add.reporting.plots import PLOTS, read_charts
+from naruto_add.runtime.errors import StageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,3 +48,10 @@ def test_each_subject_is_a_line_and_steps_are_labels(tmp_path: Path) -> None:
         "teacher": [Point(40, 30, "4"), Point(1000, 12, "100")],
         "distilled": [Point(31, 13, "4")],
     }
+
+
+@pytest.mark.parametrize("content", ["step\tloss\n1\t0.5\n2\t0.\x00", "step\tloss\n1\t0.5x\n"])
+def test_a_damaged_curve_is_named_with_the_remedy(tmp_path: Path, content: str) -> None:
+    (tmp_path / "teacher.tsv").write_text(content)
+    with pytest.raises(StageError, match=r"teacher\.tsv: this file is damaged .*; delete it and run `dvc repro`"):
+        list(read_charts(tmp_path))

@@ -171,6 +171,14 @@ def test_the_same_files_give_the_same_page(project: Path) -> None:
     assert (project / paths.REPORT).read_bytes() == first
 
 
+@pytest.mark.parametrize("pattern", ["metrics/evaluate.json", "metrics/add.json", "metrics/grids/*.png"])
+def test_a_truncated_file_is_named_with_the_remedy(project: Path, pattern: str) -> None:
+    path = next(project.glob(pattern))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(StageError, match=f"{path.name}: .* is damaged .*; delete it and run `dvc repro`"):
+        _write(project)
+
+
 def test_it_needs_a_run(project: Path) -> None:
     (project / paths.EVALUATE_METRICS).unlink()
     with pytest.raises(StageError, match=r"evaluate\.json: no such file; run the pipeline first"):

@@ -28,3 +28,11 @@ def test_it_has_the_table_its_notes_and_the_files_that_exist(tmp_path: Path) -> 
 def test_it_needs_a_run(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"evaluate\.json: no such file; run the pipeline first"):
         summary(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"teacher.fd_lite1": 12.', b"[]", b"\xff\xfe"])
+def test_damaged_metrics_are_named_with_the_remedy(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / paths.EVALUATE_METRICS).parent.mkdir(parents=True)
+    (tmp_path / paths.EVALUATE_METRICS).write_bytes(content)
+    with pytest.raises(StageError, match=r"evaluate\.json: this file is damaged \(.*\); delete it and run `dvc repro`"):
+        summary(tmp_path)

@@ -1,10 +1,13 @@
 """Runs first in every Python process of a test project: refuses the network, and logs which code a stage imports.
 
 `$SANDBOX_LOG` names a folder. Its file `network` lists the hosts that a process tried to reach, its file `code` the
-files of this project that a stage had imported when it ended.
+files of this project that a stage had imported when it ended. With `$SANDBOX_DISK_FULL_AT=n`, the disk is full when a
+stage opens its n-th file in the working directory for writing, and from then on.
 """
 
 import atexit
+import errno
+import itertools
 import os
 import socket
 import sys
@@ -51,7 +54,22 @@ def _note_code() -> None:
     _note("code", [f"{os.environ.get('DVC_STAGE', '')}\t{file}" for file in files])
 
 
+def _fill_disk(full_at: int) -> None:
+    numbers, root = itertools.count(1), f"{Path.cwd()}{os.sep}"
+
+    def refuse(event: str, args: tuple[Any, ...]) -> None:
+        if event != "open" or not isinstance(args[0], (str, bytes)) or not args[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        path = str(Path.cwd() / os.fsdecode(args[0]))
+        if path.startswith(root) and "__pycache__" not in path and next(numbers) >= full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    sys.addaudithook(refuse)
+
+
 socket.socket.connect = _guarded(socket.socket.connect)  # type: ignore[method-assign]
 socket.socket.connect_ex = _guarded(socket.socket.connect_ex)  # type: ignore[method-assign]
 socket.getaddrinfo = _guarded_lookup(socket.getaddrinfo)
 atexit.register(_note_code)
+if full_at := os.environ.get("SANDBOX_DISK_FULL_AT"):
+    _fill_disk(int(full_at))

@@ -72,11 +72,13 @@ def test_what_rarely_changes_is_written_only_when_it_changed(tmp_path: Path) -> 
     assert [path.stat().st_mtime_ns for path in tmp_path.glob("student.best-*.pt")] == [written]
     rarely.values["weight"] = torch.full((3, 5), 4.0)
     checkpoint.save(3)
+    assert len(list(tmp_path.glob("student.best-*.pt"))) == 2  # the checkpoint before needs the first
+    checkpoint.save(4)
     (last,) = tmp_path.glob("student.best-*.pt")
     assert last != first
 
     loaded = {"student": _State(0.0), "best": _State(0.0)}
-    assert Checkpoint(tmp_path / "student.pt", loaded, rarely_changed=["best"]).load() == 3
+    assert Checkpoint(tmp_path / "student.pt", loaded, rarely_changed=["best"]).load() == 4
     assert [item.values["weight"].unique().item() for item in loaded.values()] == [3.0, 4.0]
 
 
@@ -107,3 +109,69 @@ def test_an_interruption_between_the_two_files_leaves_the_old_checkpoint_whole(t
     loaded = {"student": _State(0.0), "best": _State(0.0)}
     assert Checkpoint(path, loaded, rarely_changed=["best"]).load() == 1
     assert loaded["best"].values["weight"].eq(2).all()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "deleted", "its best weights flipped"])
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "student.pt"
+    _save_steps(path, 1, 2)
+    (best,) = set(tmp_path.glob("student.best-*.pt")) - {_best_of(tmp_path / "student.previous.pt")}
+    _damage(best if damage.startswith("its") else path, damage)
+
+    resumed = {"student": _State(0.0), "best": _State(0.0)}
+    checkpoint = Checkpoint(path, resumed, rarely_changed=["best"])
+    assert checkpoint.load() == 1
+    assert [item.values["weight"].unique().item() for item in resumed.values()] == [1.0, 10.0]
+    assert "goes on from the checkpoint before it, after step 1, and repeats the steps since" in capsys.readouterr().err
+
+    resumed["student"].values = _State(2.0).values
+    resumed["best"].values = _State(20.0).values
+    checkpoint.save(2)  # must not keep the damaged file as the checkpoint before, nor trust the damaged best weights
+    assert _loaded(path) == (2, 2.0, 20.0)
+    path.unlink()
+    assert _loaded(path) == (1, 1.0, 10.0)
+
+
+def test_two_damaged_checkpoints_are_refused_before_any_state_is_changed(tmp_path: Path) -> None:
+    path = tmp_path / "student.pt"
+    _save_steps(path, 1, 2, 3)
+    for name in ("student.pt", "student.previous.pt"):
+        _damage(tmp_path / name, "truncated")
+    with pytest.raises(StageError, match=r"student\.previous\.pt: this checkpoint is damaged .* from its first step"):
+        Checkpoint(path, {}).load()
+
+
+def _save_steps(path: Path, *steps: int) -> None:
+    """A checkpoint after each of these steps, whose values are the step and ten times the step."""
+    states = {"student": _State(0.0), "best": _State(0.0)}
+    checkpoint = Checkpoint(path, states, rarely_changed=["best"])
+    for step in steps:
+        states["student"].values = _State(float(step)).values
+        states["best"].values = _State(10.0 * step).values
+        checkpoint.save(step)
+
+
+def _loaded(path: Path) -> tuple[int | None, float, float]:
+    states = {"student": _State(0.0), "best": _State(0.0)}
+    num_done = Checkpoint(path, states, rarely_changed=["best"]).load()
+    student, best = (float(item.values["weight"][0, 0]) for item in states.values())
+    return num_done, student, best
+
+
+def _best_of(path: Path) -> Path:
+    digest = torch.load(path, weights_only=True)["apart"]["best"]
+    return path.with_name(f"student.best-{digest}.pt")
+
+
+def _damage(path: Path, damage: str) -> None:
+    content = bytearray(path.read_bytes())
+    if damage == "deleted":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        position = bytes(content).index(torch.load(path, weights_only=True)["hash"].encode())
+        content[position] ^= 1
+        path.write_bytes(content)

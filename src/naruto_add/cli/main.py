@@ -51,9 +51,22 @@ class _Commands(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except _user_errors() as error:
+            from naruto_add.runtime.errors import StageError
+
             if os.environ.get("NARUTO_ADD_TRACEBACK"):
                 raise
-            raise _Error(str(error)) from error
+            raise _Error(str(StageError(str(error)))) from error  # escapes control characters of foreign names
+        except Exception as error:
+            explained = _explained(error)
+            if explained is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
+                raise
+            raise _Error(str(explained)) from error
+
+
+def _explained(error: Exception) -> Exception | None:
+    from naruto_add.runtime.disk import explained_disk_error
+
+    return explained_disk_error(error)
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

@@ -40,12 +40,20 @@ class Example:
 
 
 def load_split(dataset_dir: Path, split: Split, *, prompt_template: str) -> list[Example]:
-    """The examples of one split, in the order of metadata.jsonl. Raises StageError if the split is empty."""
-    lines = (dataset_dir / "metadata.jsonl").read_text("utf-8").split("\n")
-    rows = [json.loads(line) for line in lines if line]
-    examples = [_example(dataset_dir, row, prompt_template) for row in rows if row["split"] == split]
+    """The examples of one split, in the order of metadata.jsonl. Raises StageError if the split is empty
+    or the file is damaged.
+    """
+    path = dataset_dir / "metadata.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+        examples = [_example(dataset_dir, row, prompt_template) for row in rows if row["split"] == split]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageError(
+            f"{path}: this file is damaged ({type(error).__name__}: {error}); delete {dataset_dir} and run "
+            "`dvc repro`, which makes it again"
+        ) from error
     if not examples:
-        raise StageError(f"{dataset_dir / 'metadata.jsonl'}: no {split} pictures; give `ingest` more pictures")
+        raise StageError(f"{path}: no {split} pictures; give `ingest` more pictures")
     return examples
 
 

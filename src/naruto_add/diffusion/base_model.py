@@ -11,6 +11,7 @@ from typing import Any
 
 from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS, Resolution, sides_px
 from naruto_add.config.schema import Params
+from naruto_add.diffusion.base_parts import check_parts_fit
 from naruto_add.diffusion.single_file import is_single_file, single_file_configs
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.hub_errors import refusal
@@ -56,6 +57,8 @@ def check_base_model(model: str, *, revision: str, variant: str, resolution_px: 
     if Path(model).is_dir():
         _check_variant(Path(model), variant)
     latent_side(configs["vae"], configs["unet"], resolution_px=resolution_px)
+    if Path(model).is_dir():
+        check_parts_fit(Path(model))
 
 
 def _check_variant(folder: Path, variant: str) -> None:

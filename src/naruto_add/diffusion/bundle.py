@@ -303,8 +303,18 @@ def _explained(subject: str, remedy: str) -> Generator[None]:
     """Errors of loading become a StageError that names the subject and the remedy."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        raise StageError(f"{subject} cannot be loaded: {error}; {remedy}") from error
+    except StageError:
+        raise
+    except Exception as error:  # the libraries raise nearly any error for damaged and foreign files
+        raise StageError(f"{subject} cannot be loaded: {_as_text(error)}; {remedy}") from error
+
+
+def _as_text(error: Exception) -> str:
+    """OSErrors and ValueErrors of the libraries are written for the user; others need the name of their class."""
+    text = str(error)
+    if isinstance(error, (OSError, ValueError)):
+        return text
+    return f"{type(error).__name__}: {text.partition(chr(10))[0]}"
 
 
 def _load(model: str, *, precision: Precision, revision: str, variant: str) -> ModelBundle:

@@ -8,6 +8,7 @@ from naruto_add.config import paths
 from naruto_add.config.load import ParamsError, load_params
 from naruto_add.config.schema import Params
 from naruto_add.diffusion.base_model import check_base_use
+from naruto_add.runtime.disk import explained_disk_error
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.process import stay_offline, terminate_with_parent
 
@@ -17,8 +18,9 @@ def run_stage(main: Callable[[Params], None], *, check: Callable[[Params], None]
 
     `main` imports its library module itself, so that a mistake is reported before torch is loaded.
 
-    StageError, ParamsError and FileNotFoundError become `error: ...` and status 1; set NARUTO_ADD_TRACEBACK to see the
-    traceback instead. Ctrl-C exits with status 1 too, because DVC takes status 0 for success.
+    StageError, ParamsError, FileNotFoundError and errors of a full or read-only disk become `error: ...` and status 1;
+    set NARUTO_ADD_TRACEBACK to see the traceback instead. Ctrl-C exits with status 1 too, because DVC takes
+    status 0 for success.
     """
     try:
         terminate_with_parent()
@@ -29,6 +31,11 @@ def run_stage(main: Callable[[Params], None], *, check: Callable[[Params], None]
     except (StageError, ParamsError, FileNotFoundError) as error:
         if os.environ.get("NARUTO_ADD_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {StageError(str(error))}")  # its message escapes control characters of foreign names
     except KeyboardInterrupt:
         sys.exit("interrupted: the next `dvc repro` runs this stage again; training resumes from its last checkpoint")
+    except Exception as error:
+        explained = explained_disk_error(error)
+        if explained is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
+            raise
+        sys.exit(f"error: {explained}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from naruto_add.reporting.charts import Chart, Point, Series, thin
+from naruto_add.runtime.errors import StageError
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,15 @@ PLOTS = (
 
 
 def read_charts(folder: Path) -> Iterator[Chart]:
-    """A chart for each of PLOTS whose file exists in `folder` and has values."""
+    """A chart for each of PLOTS whose file exists in `folder` and has values. Raises StageError for a damaged file."""
     for plot in PLOTS:
-        series = _series(folder / plot.file, plot.x, plot.columns) if (folder / plot.file).exists() else []
+        path = folder / plot.file
+        try:
+            series = _series(path, plot.x, plot.columns) if path.exists() else []
+        except (ValueError, csv.Error) as error:
+            raise StageError(
+                f"{path}: this file is damaged ({error}); delete it and run `dvc repro`, which makes it again"
+            ) from error
         if series:
             yield Chart(plot.title, plot.x.replace("_", " "), series, log_x=plot.x != "step")
 

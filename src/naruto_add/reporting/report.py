@@ -18,7 +18,7 @@ from naruto_add.evaluation.catalog import notes, number
 from naruto_add.reporting.plots import read_charts
 from naruto_add.reporting.tables import ablation_table, subject_table
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.files import atomic_write_bytes
+from naruto_add.runtime.files import atomic_write_bytes, read_json
 
 TEMPLATE = Path(__file__).with_name("report.html")
 COLUMNS = ("teacher", "distilled", "teacher_full", "student", "base")
@@ -81,7 +81,7 @@ def write_report(
     metrics_dir: Path,
     report_path: Path,
 ) -> None:
-    """Write the page. Raises StageError if metrics/evaluate.json does not exist."""
+    """Write the page. Raises StageError if metrics/evaluate.json does not exist or a file is damaged."""
     metrics = read_metrics(metrics_dir)
     evaluated = metrics["evaluate"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -102,8 +102,10 @@ def write_report(
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
-    """The content of each JSON file by its stem. Raises StageError if metrics/evaluate.json does not exist."""
-    metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    """The content of each JSON file by its stem. Raises StageError if metrics/evaluate.json does not exist or one
+    is damaged.
+    """
+    metrics = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
     if "evaluate" not in metrics:
         raise StageError(f"{folder / 'evaluate.json'}: no such file; run the pipeline first (`dvc repro`)")
     return metrics
@@ -193,9 +195,15 @@ def _grids(folder: Path) -> list[Grid]:
 
 
 def _grid(path: Path) -> Grid:
-    with Image.open(path) as image:
-        columns = ", ".join(json.loads(image.info.get("columns", "[]")))
-        width, height = image.size
+    try:
+        with Image.open(path) as image:
+            columns = ", ".join(json.loads(image.info.get("columns", "[]")))
+            width, height = image.size
+            image.load()
+    except (OSError, ValueError, TypeError, SyntaxError) as error:  # Pillow reports broken PNG chunks as SyntaxError
+        raise StageError(
+            f"{path}: this picture is damaged ({error}); delete it and run `dvc repro`, which makes it again"
+        ) from error
     data = base64.b64encode(path.read_bytes()).decode()
     return Grid(GRIDS.get(path.stem, path.stem), columns, f"data:image/png;base64,{data}", width, height)
 

@@ -1,12 +1,12 @@
 """The metrics of the last run and the files that it wrote, as text for a terminal."""
 
-import json
 from pathlib import Path
 
 from naruto_add.config import paths
 from naruto_add.evaluation.catalog import notes
 from naruto_add.reporting.tables import SUBJECTS, metrics_table
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.files import read_json
 
 FILES = (
     (paths.GRIDS, "grids of pictures: same prompts and seeds for base, teacher and student"),
@@ -22,11 +22,11 @@ FILES = (
 def summary(root: Path) -> str:
     """The table of headline metrics, and a list of those of FILES that exist in `root`.
 
-    Raises StageError if the pipeline has not been run.
+    Raises StageError if the pipeline has not been run or its metrics are damaged.
     """
     path = root / paths.EVALUATE_METRICS
     if not path.exists():
         raise StageError(f"{path}: no such file; run the pipeline first (`dvc repro`)")
-    metrics = json.loads(path.read_text(encoding="utf-8"))
+    metrics = read_json(path)
     files = [f"  {file.as_posix():<30}{content}" for file, content in FILES if (root / file).exists()]
     return "\n".join([metrics_table(metrics), *notes(metrics, SUBJECTS), "", "Files", *files])

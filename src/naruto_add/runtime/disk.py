@@ -1,5 +1,8 @@
-"""Free disk is checked before work that needs it starts."""
+"""Free disk is checked before work that needs it starts, and a disk that cannot be written is one message."""
 
+import errno
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +11,21 @@ from naruto_add.runtime.errors import StageError
 GB = 1e9
 MARGIN_BYTES = 500_000_000
 """Left free for curves, grids and other programs."""
+
+_KEPT = (
+    "the results of earlier stages and the checkpoints of this one are kept, half-written files are deleted, and "
+    "`dvc repro` goes on from there"
+)
+_REMEDIES = {
+    errno.ENOSPC: "free some disk (`dvc gc --workspace` deletes results of earlier runs)",
+    errno.EDQUOT: "free some disk (`dvc gc --workspace` deletes results of earlier runs) or raise your quota",
+    errno.EFBIG: "raise the limit on the size of files (`ulimit -f`), or use a disk whose file system has none",
+    errno.EROFS: "move the project to a disk that can be written",
+    errno.EACCES: "give yourself the permission to write in this folder",
+    errno.EPERM: "give yourself the permission to write in this folder",
+}
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How errors of safetensors and of the tokenizers' files end."""
 
 
 def require_free(folder: Path, num_bytes: int, *, purpose: str) -> None:
@@ -20,3 +38,23 @@ def require_free(folder: Path, num_bytes: int, *, purpose: str) -> None:
             "(`dvc gc --workspace` deletes results of earlier runs), then run again. `naruto-add estimate` lists what "
             "all stages need"
         )
+
+
+def explained_disk_error(error: BaseException) -> StageError | None:
+    """The message for an error that a full disk, a read-only folder or a limit caused; None for any other error.
+
+    The cause may be further back in the chain of errors: libraries raise errors of their own when they close a file.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        number = link.errno if isinstance(link, OSError) else _rust_errno(str(link))
+        if number in _REMEDIES:
+            where = getattr(link, "filename", None) or Path.cwd()
+            return StageError(f"{where}: {os.strerror(number)}; {_REMEDIES[number]}. Nothing finished is lost: {_KEPT}")
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _rust_errno(message: str) -> int | None:
+    found = _RUST_ERROR.search(message)
+    return int(found[1]) if found else None

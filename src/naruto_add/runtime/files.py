@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from naruto_add.runtime.errors import StageError
+
 SIGNIFICANT_DIGITS = 6
 
 
@@ -69,9 +71,21 @@ def write_json(path: Path, values: Mapping[str, float | int | str], *, in_order:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file that has an object at its top."""
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """The content of a JSON file that a stage wrote, with an object at its top.
+
+    Raises StageError if the file is damaged, FileNotFoundError if it is missing.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also text that is not UTF-8
+        raise _damaged(path, str(error)) from error
+    if not isinstance(values, dict):
+        raise _damaged(path, "it has no object at its top")
     return values
+
+
+def _damaged(path: Path, problem: str) -> StageError:
+    return StageError(f"{path}: this file is damaged ({problem}); delete it and run `dvc repro`, which makes it again")
 
 
 def _rounded(key: str, value: float | int | str) -> float | int | str:

@@ -168,10 +168,10 @@ def load_pool(path: Path, /) -> Pool:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             prompts = json.loads(file.metadata()["prompts"])
-    except (SafetensorError, OSError) as error:
+        num_held_out = int(tensors.pop("num_held_out"))
+        return Pool(**tensors, prompts=prompts, num_held_out=num_held_out)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:  # a file of other content
         raise StageError(f"{path}: cannot be read ({error}); delete it and run `dvc repro`") from error
-    num_held_out = int(tensors.pop("num_held_out"))
-    return Pool(**tensors, prompts=prompts, num_held_out=num_held_out)
 
 
 def split_pool(pool: Pool, /) -> tuple[Pool, Pool]:
