@@ -126,7 +126,7 @@ def _run_to_end(project: Project, stage: str) -> int:
 
 
 def _follow(output: str) -> None:
-    """Delete the file that the last message names, or the checkpoints beside it if it says so."""
+    """Delete the file that the last message names, or the checkpoints next to it if it says so."""
     message = output[output.rindex("error: ") + len("error: ") :]
     path = Path(message.partition(": ")[0])
     if not path.exists():

@@ -36,10 +36,13 @@ def test_the_help_explains_completion_and_exit_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("unknown",), ("generate",), ("generate", "a man", "--num", "0"), ("profile", "use")]
+    "arguments", [("unknown",), ("--unknown",), ("generate",), ("generate", "a man", "--num", "0"), ("profile", "use")]
 )
 def test_wrong_usage_has_exit_code_2(arguments: tuple[str, ...]) -> None:
-    assert run(*arguments).exit_code == 2
+    result = run(*arguments)
+    assert result.exit_code == 2
+    usage, *_, message = result.stderr.splitlines()
+    assert usage.startswith("Usage: ") and message.startswith("error: ")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,19 @@ from naruto_add.config.profiles import compose_profile, profile_names
 from tests.cli.run import run_error, run_ok
 
 
-def test_list_prints_the_names(project_folder: Path) -> None:
-    assert run_ok("profile", "list").split() == profile_names(project_folder)
+def test_list_marks_the_current_profile(project_folder: Path) -> None:
+    names = profile_names(project_folder)
+    run_ok("profile", "use", "sd15")
+    assert run_ok("profile", "list").splitlines() == [f"{'*' if name == 'sd15' else ' '} {name}" for name in names]
+
+
+def test_list_marks_no_profile_if_params_yaml_is_missing_or_has_other_values(project_folder: Path) -> None:
+    path = project_folder / "params.yaml"
+    path.write_text(path.read_text().replace("adv_weight: 0.2", "adv_weight: 0.7"))
+    changed = run_ok("profile", "list")
+    path.unlink()
+    assert run_ok("profile", "list") == changed
+    assert changed.split() == profile_names(project_folder)
 
 
 def test_show_prints_a_profile_or_params_yaml(project_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What only a GPU can show: half precision, layouts of memory, idle networks, and the computed memory beside the real.
+"""What only a GPU can show: half precision, layouts of memory, idle networks, and the computed memory against the real.
 
 These tests are skipped on a machine without a GPU.
 """

@@ -1,4 +1,4 @@
-"""What a later stage needs is asked for before the first training, and everything that is missing is in one list."""
+"""What later stages need is checked before the first training, and everything that is missing is in one list."""
 
 import json
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""A training of tiny models, to be started by `accelerate launch`: `in_processes.py ROOT STAGE OUT CHANGES`.
+"""Training of tiny models, to be started by `accelerate launch`: `in_processes.py ROOT STAGE OUT CHANGES`.
 
 ROOT contains `pipeline`, `dataset`, and for `add` also `student` and `pool.safetensors`. Results are written to OUT.
 CHANGES is JSON of the stage's parameters that differ from TINY and the mini profile.

@@ -97,7 +97,7 @@ def test_a_missing_or_damaged_part_is_refused_before_any_state_is_changed(tmp_pa
 
 
 def test_an_interruption_between_the_two_files_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
-    """New best weights are written beside the old ones, which stay until the file that names them is replaced."""
+    """New best weights do not replace the old ones' file, which stays until the file that names them is replaced."""
     states = {"student": _State(1.0), "best": _State(2.0)}
     path = tmp_path / "student.pt"
     Checkpoint(path, states, rarely_changed=["best"]).save(1)

@@ -1,4 +1,4 @@
-"""Live numbers and pictures of a training are in the files of the tool that `tracking` names."""
+"""Live numbers and pictures of a training run are in the files of the tool that `tracking` names."""
 
 import json
 import sys

@@ -24,7 +24,7 @@ SECTIONS = ("base", "sampling", *UPSTREAM)
 """The sections of params.yaml that an experiment's metrics depend on."""
 CODE = ("src/", "stages/")
 OTHER_CODE = (str(paths.PACKAGES), "base/model")
-"""Files beside the code that can change metrics: versions of packages, and the embedded base model."""
+"""Files other than code that can change metrics: versions of packages, and the embedded base model."""
 DVC = (sys.executable, "-m", "dvc")
 TASK = re.compile(
     rf"^(?P<task>[0-9a-f]{{7,}}) +(?P<name>{PREFIX}-\S+) .* (?P<status>Queued|Running|Success|Failed)$", re.MULTILINE

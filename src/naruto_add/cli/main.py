@@ -1,6 +1,8 @@
 """The command `naruto-add`. Every heavy import is inside a command, so that `--help` and completion are fast."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -27,7 +29,7 @@ Shell completion (put the line into your shell's startup file):
 Exit codes:
   0  success
   1  error; the message "error: ..." says what to do
-  2  wrong usage of the command
+  2  wrong usage of the command; "error: ..." follows its synopsis
 """
 
 
@@ -41,13 +43,29 @@ class _Error(click.ClickException):
         click.echo(f"error: {self.message}", file=file, err=True)
 
 
+class _UsageError(click.UsageError):
+    """Shown as click shows it, but with `error: ...` as every other message; exit code 2."""
+
+    def show(self, file: Any = None) -> None:
+        if self.ctx is not None:
+            help_hint = f"Try '{self.ctx.command_path} --help' for help."
+            click.echo(f"{self.ctx.get_usage()}\n{help_hint}\n", file=file, err=True)
+        click.echo(f"error: {self.message}", file=file, err=True)
+
+
 class _Commands(click.Group):
     """Turns the errors that concern the user into messages."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options of `naruto-add` itself."""
+        with _own_usage_errors():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. NARUTO_ADD_TRACEBACK in the environment shows tracebacks instead of messages."""
         try:
-            return super().invoke(ctx)
+            with _own_usage_errors():  # of the sub-commands, which are parsed here
+                return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except _user_errors() as error:
@@ -61,6 +79,16 @@ class _Commands(click.Group):
             if explained is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
                 raise
             raise _Error(str(explained)) from error
+
+
+@contextmanager
+def _own_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise _UsageError(error.format_message(), error.ctx) from error
 
 
 def _explained(error: Exception) -> Exception | None:

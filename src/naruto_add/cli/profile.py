@@ -31,16 +31,18 @@ def profile() -> None:
 
 @profile.command("list")
 def list_profiles() -> None:
-    """Print the names of the profiles.
+    """Print the names of the profiles; an asterisk marks the one whose values are in params.yaml.
 
     \b
     Example:
       naruto-add profile list
     """
-    from naruto_add.config.profiles import profile_names
+    from naruto_add.config.profiles import current_profile, profile_names
 
-    for name in profile_names(pipeline_folder()):
-        click.echo(name)
+    root = pipeline_folder()
+    current = current_profile(root)
+    for name in profile_names(root):
+        click.echo(f"{'*' if name == current else ' '} {name}")
 
 
 @profile.command()

@@ -4,6 +4,7 @@ An overlay with the key `extends` holds what differs from that other profile.
 """
 
 import io
+import re
 import tempfile
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from naruto_add.config.load import ParamsError, parse_params, read_yaml
 PROFILES = Path("profiles")
 DEFAULT = "default"
 EXTENDS = "extends"
-"""Key of an overlay, beside the sections: another profile, whose values it starts from."""
+"""Key of an overlay on the level of the sections: another profile, whose values it starts from."""
 HEADER = """\
 # Profile {name}: profiles/default.yaml with the values of profiles/{name}.yaml, by `naruto-add profile use {name}`.
 # The pipeline reads this file. `dvc exp run -S add.adv_weight=0.5` changes a value for one experiment.
@@ -28,6 +29,18 @@ HEADER = """\
 def profile_names(root: Path) -> list[str]:
     """The names of the profiles in `root`, sorted."""
     return sorted(path.stem for path in (root / PROFILES).glob("*.yaml") if path.stem != DEFAULT)
+
+
+def current_profile(root: Path) -> str | None:
+    """The profile that params.yaml was written from, or None if there is none or a value was changed since."""
+    target = root / paths.PARAMS
+    if not target.exists():
+        return None
+    named = re.match(r"# Profile (\S+):", target.read_text(encoding="utf-8"))
+    if named is None or named[1] not in profile_names(root):
+        return None
+    composed = YAML(typ="safe").load(compose_profile(named[1], root=root))
+    return named[1] if read_yaml(target) == composed else None
 
 
 def compose_profile(name: str, *, root: Path) -> str:

@@ -101,7 +101,7 @@ def _no_captions(entries: _Entries, listing: FolderListing, params: Ingest) -> S
         key += " has no captioned pictures"
     return StageError(
         f"{key}; add metadata.jsonl or metadata.csv with the columns file_name and {params.caption_column}, or a text "
-        f"file beside each picture (0001.png, 0001.txt){first}\n{_inventory(listing)}{_fitting(listing, params)}"
+        f"file next to each picture (0001.png, 0001.txt){first}\n{_inventory(listing)}{_fitting(listing, params)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Captions in a text file beside each picture: 0001.txt or 0001.caption for 0001.png, in any case."""
+"""Captions in a text file next to each picture: 0001.txt or 0001.caption for 0001.png, in any case."""
 
 import re
 from collections import defaultdict

@@ -71,7 +71,7 @@ def pictures_at_once(vae: AutoencoderKL, *, num_pixels: int, free_bytes: int | N
 
 
 def picture_bytes(vae: AutoencoderKL, *, num_pixels: int) -> int:
-    """The memory that encoding or decoding one picture needs beside the weights."""
+    """The memory that encoding or decoding one picture needs in addition to the weights."""
     widest = max(
         vae.config.block_out_channels[:2]
     )  # the decoder's last upsampling has the width of the level before it

@@ -177,7 +177,7 @@ def _train_heads(
 
 
 def evaluate_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterator[Task]:
-    """The pictures of teacher and base model, at all numbers of steps; the student's cost little beside them."""
+    """The pictures of teacher and base model, at all numbers of steps; the student's are cheap in comparison."""
     evaluate, steps = params.evaluate, params.sampling.teacher_steps
     num_images = evaluate.num_images or round(num_pictures * params.ingest.test_fraction)
     num_again = min(num_images, evaluate.sweep_images)
@@ -203,7 +203,7 @@ def encoding(stage: str, shapes: Shapes, *, num_calls: int) -> Task:
 
 
 def decoding(stage: str, params: Params, shapes: Shapes, *, batch: int, num_trained: int) -> Task:
-    """Decoding of one picture at a time, beside a trained network of `num_trained` weights with its state."""
+    """Decoding of one picture at a time, with a trained network of `num_trained` weights and its state in memory."""
     with measuring() as meter:
         vae = new_vae(shapes)
         unet = materialized(new_unet(shapes, _dtype(params.base.frozen_precision)))

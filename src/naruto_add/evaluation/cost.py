@@ -12,7 +12,7 @@ LARGE_BATCH = 8
 """Pictures drawn at once for `latency_batch8_ms` and `images_per_second`."""
 P95 = 95
 TIMED_AS = {"base": "teacher"}
-"""The base model has the teacher's architecture and sampler, so the teacher's times are its own."""
+"""The base model has the teacher's architecture and sampler, so it takes the teacher's times."""
 
 
 def cost_jobs(subjects: Mapping[str, Subject]) -> list[Job]:

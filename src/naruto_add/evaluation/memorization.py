@@ -9,7 +9,7 @@ from naruto_add.evaluation.frechet import Features
 from naruto_add.imaging.similarity import pairwise_distances
 
 NEAR_PERCENT = 5
-"""A drawn picture is near a training picture if it is nearer than this percentile of the test pictures."""
+"""A drawn picture counts as near a training picture if its distance is below this percentile of the test pictures'."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from naruto_add.runtime.cache import hash_array
 
 ENOUGH_IMAGES = 2048
 """With fewer pictures the covariance of Inception's 2048 features is rank-deficient, and other comparisons of two sets
-depend on their sizes or are uncertain; `_n_small` beside a metric says so."""
+depend on their sizes or are uncertain; the flag `_n_small` of a metric says so."""
 
 Metrics = dict[str, float | int]
 Rows = dict[str, Metrics]
@@ -29,7 +29,7 @@ Rows = dict[str, Metrics]
 def quality_rows(
     measured: Measurements, networks: MetricNetworks, *, train_thumbnails: Vectors, seed: int, cache_dir: Path
 ) -> Rows:
-    """What the pictures are worth: all metrics except attribute accuracy and cost."""
+    """Metrics of the pictures' quality: all except attribute accuracy and cost."""
     compare = partial(distribution, network=networks.features, seed=seed, cache_dir=cache_dir)
     name = networks.perceptual.metric_name
     to_teacher, between_seeds, clip = measured.teacher_distances, measured.seed_distances, measured.clip_scores
@@ -92,7 +92,7 @@ def merge_rows(*parts: Mapping[str, Metrics]) -> Rows:
 
 
 def _pairs_with_real(sets: Mapping[str, Features]) -> dict[str, tuple[Features, Features]]:
-    """Every set beside the test split, and one half of the test split beside the other as `real_halves`."""
+    """Every set paired with the test split, and as `real_halves` the two halves of the test split."""
     real = sets["real"]
     pairs = {name: (vectors, real) for name, vectors in sets.items() if name != "real"}
     return pairs | {"real_halves": (real[::2], real[1::2])}

@@ -1,7 +1,7 @@
 """The stage `export`: the distilled student and the teacher in the formats of `export.formats`.
 
 Everything is in one folder. diffusers reads only the sub-folders that model_index.json names, so its files are at the
-top and the others are beside them in `lora/`, `single_file/`, `onnx/` and `tiny_decoder/`.
+top and the others are in `lora/`, `single_file/`, `onnx/` and `tiny_decoder/`.
 """
 
 import shutil
@@ -240,7 +240,7 @@ class _Run:
         self.cpu_draws[name] = lambda batch: pipeline.draw(self._batch(batch), self._noise(batch).cpu().numpy())
 
     def time_formats(self) -> None:
-        """Time all formats beside the models that they were made from; ONNX beside the student on the CPU."""
+        """Time all formats and the models that they were made from; ONNX and the student on the CPU."""
         draws = {"student": self._draw_by_torch(self.student), **self.draws}
         if any(name in self.params.formats for name in ("lora", "single_file")):
             draws["teacher"] = self._draw_by_torch(self.teacher)

@@ -30,7 +30,7 @@ IMAGE_TOLERANCE = 2.0
 INT8_NOISE_PRED_TOLERANCE = 0.5
 INT8_IMAGE_TOLERANCE = 10.0
 MAX_FILE_BYTES = 2**31 - 2**24
-"""A larger network has its weights in a file beside it, because protobuf ends at 2 GiB."""
+"""A larger network has its weights in a separate file, because protobuf ends at 2 GiB."""
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,9 @@ class _Drawer:
 def make_sample_grids(params: Samples, *, models: Models, dataset_dir: Path, out_dir: Path) -> None:
     """Write six grids to `out_dir`.
 
-    `subjects.png` shows all models, `test_captions.png` their pictures of test captions beside the real ones. The other
-    grids show the distilled student: `seeds.png`, `steps.png` (with the teacher), `interpolation.png` (between two
-    prompts, with the same noise) and `neighbours.png` (beside the most similar training pictures).
+    `subjects.png` shows all models, `test_captions.png` their pictures of test captions next to the real ones. The
+    other grids show the distilled student: `seeds.png`, `steps.png` (with the teacher), `interpolation.png` (between
+    two prompts, with the same noise) and `neighbours.png` (next to the most similar training pictures).
     """
     template, seed = models.base.prompt_template, params.seed
     train = load_split(dataset_dir, "train", prompt_template=template)
@@ -205,7 +205,7 @@ def _rows(captions: Sequence[str], columns: Sequence[Sequence[Image.Image]]) -> 
 
 
 def _metadata(columns: Sequence[_Column], prompts: list[str], seeds: list[int]) -> dict[str, Any]:
-    """The metadata of a grid, beside its captions and columns."""
+    """The metadata of a grid except its captions and columns."""
     return {
         "prompts": prompts,
         "seeds": seeds,

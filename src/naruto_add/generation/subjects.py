@@ -125,8 +125,8 @@ def evaluated_subjects(models: Models, *, teacher_steps: int) -> dict[str, Subje
     """All models that `evaluate` compares.
 
     `base` and `teacher` take `teacher_steps` steps of DPM-Solver++, their best quality for their time.
-    `teacher_full` is the teacher as users know it: its own scheduler at `sampling.teacher_steps`. The few-step teachers
-    take the student's number of steps, with either scheduler.
+    `teacher_full` is the teacher as users know it: its own scheduler at `sampling.teacher_steps`. The few-step
+    baselines are the teacher at the student's number of steps, with either scheduler.
     """
     loaded = load_subjects(models)
     teacher, few_steps = loaded["teacher"], models.sampling.student_steps

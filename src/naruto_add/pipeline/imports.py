@@ -22,7 +22,7 @@ def import_closure(root: Path, module: str, *, without: frozenset[str] = frozens
     """Everything that `module` imports, directly or not, at the top of a file or in a function.
 
     Empty files are left out, and so are the files in `without`, with what only they import from other packages. A file
-    that is not Python belongs to the module beside it whose name it begins with: `grid_font.ttf` to `grid.py`.
+    that is not Python belongs to the module in its folder whose name it begins with: `grid_font.ttf` to `grid.py`.
     """
     files: set[Path] = set()
     packages: set[str] = set()

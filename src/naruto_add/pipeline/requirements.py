@@ -1,6 +1,6 @@
 """Everything that a later stage needs and that may be missing here: packages of extras, weights, the base model.
 
-It is asked for before the first training. Missing weights are downloaded then, so that nothing is fetched hours later.
+The check runs before the first training, and downloads missing weights, so that no stage stops hours later.
 """
 
 import os

@@ -16,7 +16,7 @@ DECADE = 10.0
 
 @dataclass(frozen=True)
 class Point:
-    """A value, and an optional label that is drawn beside it."""
+    """A value, and an optional label that is drawn next to it."""
 
     x: float
     y: float

@@ -36,7 +36,7 @@ def markdown_report(params: Params, *, metrics_dir: Path, root: Path) -> str:
 
 
 def _exports(figures: Mapping[str, Any]) -> str:
-    """A row for each format, and for each model that the formats are timed beside."""
+    """A row for each format, and for each model that was timed for comparison."""
     if not figures:
         return ""
     names = list(dict.fromkeys(key.rpartition(".")[0] for key in figures))

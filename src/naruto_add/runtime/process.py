@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 def terminate_with_parent() -> None:
     """On Linux, this process receives SIGTERM when its parent dies; elsewhere nothing happens.
 
-    Otherwise a training whose DVC was killed would continue beside the next one.
+    Otherwise a training run whose DVC was killed would continue while the next one starts.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""Live numbers and pictures of a training, for the tool of the parameter `tracking`, through accelerate's trackers.
+"""Live numbers and pictures of a training run, for the tool of the parameter `tracking`, through accelerate's trackers.
 
 They are written below the folder `tracking`, which Git ignores, and nothing leaves this machine unless the environment
 says so: WANDB_MODE for Weights & Biases, MLFLOW_TRACKING_URI for MLflow. No result of the pipeline depends on them.
@@ -25,7 +25,7 @@ PROJECT = "naruto-add"
 
 
 class Tracker(Protocol):
-    """What a training tells the tool; `step` is the number of steps done."""
+    """What a training run tells the tool; `step` is the number of steps done."""
 
     def log(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """Add the scalars of a step, except those without a finite value."""

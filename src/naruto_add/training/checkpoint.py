@@ -30,7 +30,7 @@ BYTES_PER_BEST_WEIGHT = 4
 
 
 def bytes_to_train(num_weights: int) -> int:
-    """The most disk that checkpoints of this many trained weights need: a new one is written beside the last two."""
+    """The most disk that checkpoints of this many trained weights need: the last two, and one that is being written."""
     return 3 * num_weights * (BYTES_PER_WEIGHT + BYTES_PER_BEST_WEIGHT)
 
 
@@ -44,9 +44,9 @@ class Stateful(Protocol):
 
 
 class Checkpoint:
-    """The file at `path` for the states of these objects, by name; those of `rarely_changed` are in files beside it.
+    """The file at `path` for the states of these objects, by name; those of `rarely_changed` are in files next to it.
 
-    Beside it is also the checkpoint that was saved before, with `.previous` in its name.
+    The checkpoint that was saved before is next to it, with `.previous` in its name.
     """
 
     def __init__(self, path: Path, state: Mapping[str, Stateful], *, rarely_changed: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Curves of a training: the scalars of steps and validations, as tables that DVC plots."""
+"""Curves of a training run: the scalars of steps and validations, as tables that DVC plots."""
 
 import math
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Curves:
         self._validation.append({"step": step, **scalars})
 
     def write(self, path: Path) -> None:
-        """Write the training curves to `path` (NAME.tsv) and those of validations to NAME_validation.tsv beside it."""
+        """Write the training curves to `path` (NAME.tsv) and those of validations to NAME_validation.tsv next to it."""
         _write_tsv(path, self._training)
         _write_tsv(path.with_name(f"{path.stem}_validation.tsv"), self._validation)
 

@@ -13,7 +13,7 @@ from naruto_add.training.scores import KernelDistance
 class Selection:
     """Remembers the first, the best and the last validation, and the weights of the best one.
 
-    The last average is the result of a training, and the one with the lowest score is partly a matter of luck. So the
+    The last average is the result of training, and the one with the lowest score is partly a matter of luck. So the
     best weights are kept only if the last ones' distance exceeds theirs by more than its error.
     """
 
