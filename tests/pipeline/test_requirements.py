@@ -179,7 +179,19 @@ def test_a_package_of_an_extra_is_asked_for() -> None:
         package = name.split()[-1]
         assert (problem is None) == (find_spec(package) is not None)
         if problem:
-            assert "pip install 'naruto-add[onnx]'" in problem
+            assert "`uv pip install onnx onnxruntime onnxscript`, or leave onnx out" in problem
+
+
+@pytest.mark.parametrize("tool", ["tensorboard", "wandb", "mlflow", "dvclive"])
+def test_the_package_of_a_tracking_tool_is_asked_for(tool: str) -> None:
+    (requirement,) = [each for each in requirements(_params(tracking=tool)) if each.name.startswith("tracking")]
+    assert requirement.name == f"tracking: {tool}: the package {tool}"
+    problem = problem_of(requirement)
+    assert (problem is None) == (find_spec(tool) is not None)
+    if problem:
+        assert problem == (
+            f"tracking: {tool} needs the package {tool}, which is not installed; `uv pip install {tool}`, or use none"
+        )
 
 
 def test_a_pool_that_cannot_fit_into_memory_is_refused() -> None:

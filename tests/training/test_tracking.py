@@ -37,6 +37,7 @@ def _train(tool: Tracking, during: Any = None) -> None:
         name="toy",
         num_steps=NUM_STEPS,
         state={},
+        num_weights=1,
         validate=lambda num_done: {"score": float(num_done)},
         validation_every_steps=3,
         checkpoint_dir=Path("checkpoints"),

@@ -68,6 +68,7 @@ _DATASETS = {
     "folder": "a folder of captioned pictures",
     "parquet": "captioned pictures in Parquet files",
 }
+_DISTANCES_TO_TEACHER = ("pd_", "lpips")
 _METHODS: dict[AddMethod, str] = {
     "adversarial": "adversarial diffusion distillation",
     "consistency": "latent consistency distillation",
@@ -157,7 +158,7 @@ def _front_matter(facts: CardFacts, subject: str, *, relation: str, tags: list[s
 
 
 def _eval_results(facts: CardFacts, subject: str) -> list[EvalResult]:
-    """The headline metrics of one model."""
+    """The headline metrics of one model, for the teacher without those that compare a model with it."""
     own = {key.partition(".")[2]: value for key, value in facts.metrics.items() if key.partition(".")[0] == subject}
     return [
         EvalResult(
@@ -170,6 +171,7 @@ def _eval_results(facts: CardFacts, subject: str) -> list[EvalResult]:
             metric_name=_metric_name(name, own),
         )
         for name in headline(set(own))
+        if not (subject == "teacher" and name.startswith(_DISTANCES_TO_TEACHER))
     ]
 
 

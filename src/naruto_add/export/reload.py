@@ -1,12 +1,14 @@
 """Exported files reloaded by diffusers as their users load them, and drawn with for comparison."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
 from naruto_add.config.schema import Base
@@ -23,7 +25,7 @@ def load_folder(folder: Path) -> Any:
 
 def load_single_file(path: Path, like: ModelBundle) -> Any:
     """The pipeline in `path` in fp32, by `from_single_file` with the configuration of `like`."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_warnings():
         _save_configuration(like, Path(folder))
         pipeline = StableDiffusionPipeline.from_single_file(
             str(path), config=folder, local_files_only=True, torch_dtype=torch.float32
@@ -54,6 +56,17 @@ def draw_by_diffusers(
         output_type="pt",
     ).images
     return pictures.float()
+
+
+@contextmanager
+def _without_warnings() -> Generator[None]:
+    """Without those of diffusers, which names an empty list of modules that should be kept in fp32."""
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
 
 
 def _quiet(pipeline: Any) -> Any:

@@ -103,8 +103,11 @@ def _packages(params: Params) -> Iterator[Requirement]:
         if optimizer.name == "adamw_8bit":
             key = f"{name}.optimizer.name"
             yield _package("bitsandbytes", f"{key}: adamw_8bit", "`uv pip install bitsandbytes`, or use adamw")
+    if params.tracking != "none":
+        tool = params.tracking
+        yield _package(tool, f"tracking: {tool}", f"`uv pip install {tool}`, or use none")
     if "onnx" in params.export.formats:
-        remedy = "`pip install 'naruto-add[onnx]'`, or leave onnx out"
+        remedy = f"`uv pip install {' '.join(_ONNX_PACKAGES)}`, or leave onnx out"
         yield from (_package(package, "export.formats: onnx", remedy) for package in _ONNX_PACKAGES)
 
 
