@@ -6,6 +6,7 @@
 import ast
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from dvc.cli import DvcParserError, parse_args
 from pydantic import BaseModel
 from ruamel.yaml import YAML
@@ -37,6 +39,7 @@ HISTORY = ROOT / "CHANGELOG.md"
 """It may name what is gone."""
 
 PROGRAMS = ("naruto-add", "dvc", "make", "python", "accelerate")
+QUICK_COMMANDS = ("profile", "report", "summary")
 PREFIXES = (r"uv run --no-sync ", r"\.venv/bin/")
 PLACEHOLDER = "NAME"
 SECTIONS = "|".join(Params.model_fields)
@@ -60,6 +63,20 @@ def test_the_list_of_files_is_up_to_date() -> None:
 def test_commands_can_be_parsed_by_the_programs_that_they_call(document: Path) -> None:
     for command in commands(document):
         _check_command(command)
+
+
+def test_commands_that_take_no_time_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder with this repository's pipeline, profiles and metrics."""
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    for name in ("dvc.yaml", "params.yaml", "requirements.lock"):
+        shutil.copy2(ROOT / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    named = {tuple(command[1:]) for document in DOCUMENTS for command in commands(document) if _is_quick(command)}
+    assert {("summary",), ("report",), ("report", "--md"), ("profile", "use", "mini")} <= named
+    for arguments in sorted(named):
+        result = CliRunner().invoke(_cli(), arguments)
+        assert result.exit_code == 0, f"naruto-add {shlex.join(arguments)}: {result.output}"
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, HISTORY], ids=lambda path: path.name)
@@ -133,6 +150,14 @@ def code_map() -> str:
         tables.setdefault(folder, []).append(f"| `{file.name}` | {doc.splitlines()[0]} |")
     parts = ["\n".join([f"## `{folder}/`", "", "| file | |", "|---|---|", *rows]) for folder, rows in tables.items()]
     return "\n".join([HEAD, "\n\n".join(parts), ""])
+
+
+def _is_quick(command: list[str]) -> bool:
+    """Whether this command of `naruto-add` needs neither networks nor a hub."""
+    program, *arguments = command
+    if program != "naruto-add" or arguments == ["profile"]:  # a mention of the group, which needs a sub-command
+        return False
+    return arguments[0] in QUICK_COMMANDS or arguments[-1] == "--help"
 
 
 def _check_command(command: list[str]) -> None:

@@ -139,7 +139,6 @@ def test_every_subject_has_all_metrics(result: Result) -> None:
         expected |= DIVERSITY if name not in ("base", "teacher_full") else set()
         expected |= NOISE_FLOOR if name == "teacher" else set()
         assert result.row(name) == expected
-        assert 0 <= result.metrics[f"{name}.attribute_accuracy"] <= 1
 
 
 def test_controls_have_the_metrics_that_apply_to_real_pictures(result: Result) -> None:
