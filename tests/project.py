@@ -184,7 +184,7 @@ class Project:
         del lock["stages"][stage]
         yaml.dump(lock, self.root / "dvc.lock")
         shutil.rmtree(self.root / ".dvc/cache/runs")
-        shutil.rmtree(self.root / ".checkpoints" / stage)
+        shutil.rmtree(self.root / ".checkpoints" / stage, ignore_errors=True)  # `evaluate` has none
         for path in self.declared(stage):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -1,6 +1,6 @@
 """`make soak`: kills, full disks and damaged files in the tiny pipeline; each stage must still end as if undisturbed.
 
-    python -m tests.soak --minutes 60 --folder .soak
+    python -m tests.soak --minutes 60 --folder .soak --stages teacher student add evaluate
 
 Each trial disturbs one stage in a copy of a finished project and then runs it to its end. Its outputs must be those of
 the undisturbed run, byte for byte (of `evaluate`: without timings). Or it must refuse with `error: ...`, and end so
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--folder", type=Path, default=Path(".soak"))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     options = parser.parse_args()
     give_up_at = time.monotonic() + 60 * options.minutes
-    finished = undisturbed(options.folder.resolve())
+    finished = undisturbed(options.folder.resolve(), options.stages)
     log = options.folder / "trials.jsonl"
     num_done = len(log.read_text().splitlines()) if log.exists() else 0
-    for number, (kind, stage) in enumerate(trials()):
+    for number, (kind, stage) in enumerate(trials(options.stages)):
         if number < num_done:
             continue
         if time.monotonic() > give_up_at:
@@ -61,8 +62,8 @@ def main() -> None:
     sys.exit(any(row["outcome"].startswith("FAILED") for row in results))
 
 
-def undisturbed(folder: Path) -> Project:
-    """The project after an undisturbed `dvc repro evaluate`, from an earlier call if it is there."""
+def undisturbed(folder: Path, stages: Sequence[str]) -> Project:
+    """The project after an undisturbed `dvc repro` of these stages, from an earlier call if it is there."""
     root = folder / "finished"
     if (folder / "is_finished").exists():
         return Project.existing(root)
@@ -70,14 +71,14 @@ def undisturbed(folder: Path) -> Project:
     folder.mkdir(parents=True)
     save_tiny_pipeline(folder / "base")
     project = Project(root, folder / "base")
-    project.dvc("repro", "evaluate")
+    project.dvc("repro", *stages)
     project.commit()
     (folder / "is_finished").touch()
     return project
 
 
-def trials() -> Iterator[tuple[str, str]]:
-    """Kind and stage of the trials, without end: after a minute of each kind there are some of all."""
+def trials(chosen: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Kind and stage of the trials, without end: each kind in turn, on each of the chosen stages that it is for."""
     kinds: list[tuple[str, tuple[str, ...]]] = [
         ("kill_after_checkpoint", CHECKPOINTED),
         ("damaged_file", CHECKPOINTED),
@@ -92,14 +93,15 @@ def trials() -> Iterator[tuple[str, str]]:
     ]
     number = 0
     while True:
-        for kind, stages in kinds:
-            yield kind, stages[number % len(stages)]
+        for kind, possible in kinds:
+            if stages := [stage for stage in possible if stage in chosen]:
+                yield kind, stages[number % len(stages)]
         number += 1
 
 
 def run_trial(finished: Project, root: Path, kind: str, stage: str, *, seed: int) -> str:
     """The outcome: how the stage was disturbed and how it ended, or `FAILED` and why."""
-    for folder in (root, root.with_name(f"{root.name}_log")):
+    for folder in root.parent.glob(f"{root.name}*/"):  # of the trial before
         shutil.rmtree(folder, ignore_errors=True)
     project = finished.copy(root)
     try:
@@ -121,15 +123,15 @@ def _run_to_end(project: Project, stage: str) -> int:
         if status == 0:
             return num_refusals
         _require_message(output)
-        _follow(output)
+        _follow(output, project.root)
     raise SoakError(f"it refused {MAX_RUNS} times: {output[-500:]}")
 
 
-def _follow(output: str) -> None:
+def _follow(output: str, root: Path) -> None:
     """Delete the file that the last message names, or the checkpoints next to it if it says so."""
     message = output[output.rindex("error: ") + len("error: ") :]
-    path = Path(message.partition(": ")[0])
-    if not path.exists():
+    path = root / message.partition(": ")[0]
+    if not path.is_file():
         raise SoakError(f"the message names no file: {message[:300]}")
     for file in path.parent.glob("*.pt") if "*.pt files" in message else [path]:
         file.unlink()
@@ -227,7 +229,7 @@ def _interrupt(project: Project, stage: str, rng: random.Random, number: signal.
     time.sleep(rng.uniform(0.0, 2.0))
     _signal(process, number)
     status, output = _finish(process)
-    if status:
+    if status not in (0, -number):  # SIGTERM simply ends a process that is not training at the moment
         _require_message(output)
     return f"{number.name} after a checkpoint"
 
@@ -269,7 +271,7 @@ def _damaged_file(project: Project, stage: str, rng: random.Random) -> str:
     _interrupt(project, stage, rng, signal.SIGTERM)
     files = [path for path in project.root.glob(".checkpoints/**/*") if path.is_file() and path.stat().st_size]
     own = [path for path in files if path.is_relative_to(project.root / ".checkpoints" / stage)]
-    path = rng.choice(own if own and rng.random() < 0.7 else sorted(files))
+    path = rng.choice(sorted(own if own and rng.random() < 0.7 else files))
     content = bytearray(path.read_bytes())
     how = rng.choice(["truncated", "flipped", "emptied"])
     if how == "flipped":

@@ -46,6 +46,24 @@ def test_an_empty_split_is_an_error_that_names_the_file(tmp_path: Path) -> None:
         load_split(tmp_path, "test", prompt_template="{caption}")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"file_name": "a.png", "text": "a", "spl',
+        b'{"file_name": "a.png", "text": "\xff", "split": "train"}\n',
+        b'{"file_name": "a.png", "split": "train"}\n',
+        b'{"file_name": "a.png", "text": "a"}\n',
+        b'["a.png", "a", "train"]\n',
+        b'{"file_name": 1, "text": "a", "split": "train"}\n',
+    ],
+    ids=["truncated", "not_utf8", "no_text", "no_split", "no_object", "no_name"],
+)
+def test_a_damaged_file_is_an_error_that_names_the_remedy(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metadata.jsonl").write_bytes(content)
+    with pytest.raises(StageError, match=r"metadata\.jsonl: this file is damaged .*; delete .* and run `dvc repro`"):
+        load_split(tmp_path, "train", prompt_template="{caption}")
+
+
 def test_pixels_map_0_to_255_linearly_to_minus_1_to_1(tmp_path: Path) -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(np.stack([levels, levels.T, 255 - levels], axis=-1)).save(tmp_path / "a.png")

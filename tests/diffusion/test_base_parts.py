@@ -43,7 +43,7 @@ def test_the_parts_of_one_model_fit(model: Path) -> None:
             "cross_attention_dim is 16, but text_encoder hidden_size is 32",
         ),
         ("text_encoder/config.json", "vocab_size", 100, "tokens up to 4609, but text_encoder vocab_size is 100"),
-        ("text_encoder/config.json", "max_position_embeddings", 64, "max_length is 77, but .* embeddings is 64"),
+        ("text_encoder/config.json", "max_position_embeddings", 64, "max_length is 77, but .*embeddings is 64"),
     ],
 )
 def test_parts_that_do_not_fit_are_named_with_their_values(
