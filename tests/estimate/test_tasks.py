@@ -16,7 +16,7 @@ from naruto_add.estimate.fake import measuring
 from naruto_add.estimate.machine import GIB, Machine
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet, new_vae
 from naruto_add.estimate.report import estimate_text, stage_peaks
-from naruto_add.estimate.tasks import Task, add_tasks, all_tasks, encoding, num_student_weights, warm_up_task
+from naruto_add.estimate.tasks import Task, add_tasks, all_tasks, decoding, encoding, num_student_weights, warm_up_task
 
 ROOT = Path(__file__).parents[2]
 SD15 = Shapes(SD15_UNET, SD15_VAE, 64, is_assumed=True)
@@ -96,6 +96,18 @@ def test_a_step_of_add_holds_the_student_its_state_the_teacher_and_the_heads() -
     teacher = new_unet(SMALL, torch.bfloat16).num_parameters()
     assert train.peak_bytes > 20 * student + 2 * teacher  # weights, gradients, two averages of AdamW, moving average
     assert train.flops > 0
+
+
+def test_the_memory_of_decoding_contains_what_the_optimizer_keeps_on_the_gpu() -> None:
+    params = _params()
+    weights = num_student_weights(params, SMALL)
+    small = {"add__optimizer__ema_on_cpu": True, "add__optimizer__name": "adamw_8bit"}
+    nothing, plain, least = (
+        decoding("add", params, SMALL, batch=1, optimizer=optimizer).peak_bytes
+        for optimizer in (None, params.add.optimizer, _params(**small).add.optimizer)
+    )
+    assert plain - nothing == pytest.approx(16 * weights, abs=512)
+    assert least - nothing == pytest.approx(6 * weights, abs=512)
 
 
 def test_encoding_does_not_hold_the_u_net() -> None:

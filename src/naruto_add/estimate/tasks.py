@@ -155,7 +155,7 @@ def add_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
         _train_heads(heads, features, fakes, latents[:shown], timesteps[:shown], embeds[:shown], pooled)
         del states
     yield Task("add", f"train, parts of {part}", meter.peak, meter.flops * add.num_steps * add.accumulation_steps)
-    yield decoding("add", params, shapes, batch=VALIDATION_BATCH, num_trained=num_student_weights(params, shapes))
+    yield decoding("add", params, shapes, batch=VALIDATION_BATCH, optimizer=add.optimizer)
 
 
 def _train_heads(
@@ -187,7 +187,7 @@ def evaluate_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterato
         + evaluate.latency_repeats * (9 * steps + sum(evaluate.teacher_sweep))  # one picture, and eight at once
     )
     yield drawing("evaluate", "draw", params, shapes, batch=evaluate.batch_size, num_calls=num_calls)
-    yield decoding("evaluate", params, shapes, batch=1, num_trained=0)
+    yield decoding("evaluate", params, shapes, batch=1)
 
 
 def encoding(stage: str, shapes: Shapes, *, num_calls: int) -> Task:
@@ -202,13 +202,14 @@ def encoding(stage: str, shapes: Shapes, *, num_calls: int) -> Task:
     return Task(stage, "encode, one picture at a time", meter.peak, meter.flops * num_calls)
 
 
-def decoding(stage: str, params: Params, shapes: Shapes, *, batch: int, num_trained: int) -> Task:
-    """Decoding of one picture at a time, with a trained network of `num_trained` weights and its state in memory."""
+def decoding(stage: str, params: Params, shapes: Shapes, *, batch: int, optimizer: Optimizer | None = None) -> Task:
+    """Decoding of one picture at a time, with the teacher in memory and, given its optimizer, a student in training."""
+    state_bytes = num_student_weights(params, shapes) * _bytes_between_steps(optimizer) if optimizer else 0
     with measuring() as meter:
         vae = new_vae(shapes)
         unet = materialized(new_unet(shapes, _dtype(params.base.frozen_precision)))
         meter.hold(vae, unet)
-        state = torch.empty(num_trained * 16, dtype=torch.uint8)  # weights, their copies, and AdamW's two averages
+        state = torch.empty(state_bytes, dtype=torch.uint8)
         meter.start()
         with torch.no_grad():
             vae.decode(shapes.latents(1))
@@ -252,6 +253,11 @@ def _training_state(meter: Meter, module: nn.Module, optimizer: Optimizer, *, is
             item.grad = torch.empty(item.shape)
     meter.start()
     return state
+
+
+def _bytes_between_steps(optimizer: Optimizer) -> int:
+    """Bytes on the GPU for each trained weight: itself, AdamW's two averages and the moving average; no gradient."""
+    return 4 + (2 if optimizer.name == "adamw_8bit" else 8) + (0 if optimizer.ema_on_cpu else 4)
 
 
 def _autocast(precision: Precision, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
