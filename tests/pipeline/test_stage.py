@@ -76,6 +76,16 @@ def test_mistakes_of_the_user_become_one_message(error: type[Exception]) -> None
         run_stage(stage)
 
 
+@pytest.mark.parametrize("error", [StageError, ParamsError, FileNotFoundError])
+def test_names_of_foreign_files_never_reach_the_terminal_raw(error: type[Exception]) -> None:
+    def stage(params: Params) -> NoReturn:
+        raise error("\x1b[2Ja\u202eb\x07.png: no such file")
+
+    with pytest.raises(SystemExit) as ended:
+        run_stage(stage)
+    assert ended.value.code == "error: \\x1b[2Ja\\u202eb\\x07.png: no such file"
+
+
 def test_a_variable_asks_for_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
     def stage(params: Params) -> NoReturn:
         raise StageError("add.x: 1 is too few")

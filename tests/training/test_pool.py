@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.sampling import dpm_solver_sampler, initial_noise, sample_latents, sample_trajectory
@@ -196,6 +197,22 @@ def test_a_damaged_file_is_an_error_that_names_the_remedy(tmp_path: Path) -> Non
     (tmp_path / "pool.safetensors").write_bytes(b"nothing")
     with pytest.raises(StageError, match="delete it and run `dvc repro`"):
         load_pool(tmp_path / "pool.safetensors")
+
+
+def test_a_file_of_other_content_is_an_error_that_names_the_remedy(tmp_path: Path) -> None:
+    """Sound files in this format: without a pool's metadata, without a tensor of it, and with one that it lacks."""
+    path = tmp_path / "pool.safetensors"
+    tensors = {name: torch.zeros(2, 1) for name in ("noise", "states", "x0", "caption_index")}
+    whole = {**tensors, "num_held_out": torch.tensor(2)}
+    for content, metadata in (
+        (whole, None),
+        (whole, {"prompts": "no JSON"}),
+        (tensors, {"prompts": "[]"}),
+        ({**whole, "weight": torch.zeros(1)}, {"prompts": "[]"}),
+    ):
+        save_file(content, path, metadata=metadata)
+        with pytest.raises(StageError, match=r"pool\.safetensors: cannot be read .* delete it and run `dvc repro`"):
+            load_pool(path)
 
 
 def test_prompts_are_those_of_the_training_split_in_the_template(tiny_dataset_dir: Path) -> None:
