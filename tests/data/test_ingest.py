@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from naruto_add.config.schema import Ingest
 from naruto_add.data.dataset import MIN_PICTURES, load_split
 from naruto_add.data.ingest import assign_splits, run_ingest
+from naruto_add.data.sheet import LOST_INK
 from naruto_add.data.shinobi.draw import draw_shinobi
 from naruto_add.runtime.errors import StageError
 
@@ -358,7 +359,13 @@ def test_lost_ends_of_captions_are_listed_and_the_sheet_has_its_captions_as_text
     assert lost["text"] == written["rows"][2]["text"]
     assert lost["lost"] == ("man " + "a man " * 12 + "with red hair")
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert json.loads(sheet.text["captions"]) == [row["text"] for row in written["rows"]]  # type: ignore[attr-defined]
+        text = sheet.text  # type: ignore[attr-defined]
+        captions = np.asarray(sheet.convert("RGB"))[152:]  # below the first row of pictures
+    assert json.loads(text["captions"]) == [row["text"] for row in written["rows"]]
+    assert json.loads(text["lost"]) == {lost["text"]: lost["lost"]}
+    red = np.array(ImageColor.getrgb(LOST_INK), np.uint8)
+    columns = np.flatnonzero((captions[:70] == red).all(axis=-1).any(axis=0))
+    assert 2 * 152 < columns.min() <= columns.max() < 3 * 152 + 8  # only the third caption is marked
 
 
 def test_twenty_pictures_leave_something_for_every_stage(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def run_ingest(
         if tokens.lost:
             _write_rows(folder / "truncated.jsonl", _truncated_rows(rows, tokens))
         metrics = _metrics(outcome, rows, tokens)
-        draw_sheet(folder, rows, sheet_path=sheet_path)
+        draw_sheet(folder, rows, lost=tokens.lost, sheet_path=sheet_path)
     write_json(metrics_path, metrics)
 
 
