@@ -44,7 +44,7 @@ def test_report_as_markdown_has_the_table_and_links_to_the_pictures(evaluated_fo
     (evaluated_folder / "metrics/export.json").write_text(json.dumps(figures))
     assert run_ok("report", "--md") == "report.md\n"
     text = (evaluated_folder / "report.md").read_text()
-    assert re.search(r"\| fd_x +\| +\| +12\.5 \| +13\.25 \|", text)
+    assert re.search(r"\| fd_x +\| +lower \| +12\.5 \| +13\.25 \|", text)
     assert "- :warning: add: 2 steps skipped because of non-finite gradients" in text
     assert re.search(r"\| onnx +\| +31\.5 \| +65\.4 \| +\| images_mean_abs_diff_of_255 0\.25 \|", text)
     assert "](metrics/grids/samples/subjects.png)" in text

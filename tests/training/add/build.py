@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {
     "warmup_steps": 0,
     "schedule": "constant",
     "renoised_weight": 0.5,
+    "adv_start_steps": 0,
     "adv_ramp_steps": 0,
     "discriminators": ["latent"],
     "discriminator_fraction": 1.0,

@@ -201,13 +201,13 @@ def test_alarms_are_about_samples_and_their_advice_is_not_about_a_discriminator(
     build: Build, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = build.consistency_trainer(add_params())
-    trainer.alarms.note_validation(1, colour_drift=0.0, diversity=1.0)
-    trainer.alarms.note_validation(2, colour_drift=9.0, diversity=0.0)
+    trainer.alarms.note_validation(1, colour_drift=0.0, diversity=1.0, prompt_match=0.9)
+    trainer.alarms.note_validation(2, colour_drift=9.0, diversity=0.0, prompt_match=0.5)
     alarms = {name: count for name, count in trainer.metrics().items() if name.startswith("alarms_")}
-    counts = {"alarms_colour_drift": 1, "alarms_falling_diversity": 1}
-    assert alarms == counts | {f"{name}_since_step": 2 for name in counts}
+    counts = dict.fromkeys(("alarms_colour_drift", "alarms_falling_diversity", "alarms_lost_prompts"), 1)
+    assert alarms == counts | {f"{name}_since_step": 2 for name in counts} | {"alarms_ends_worse": 0}
     message = capsys.readouterr().err
-    assert message.count("lower add.optimizer.learning_rate") == 2 and "adv_weight" not in message
+    assert message.count("lower add.optimizer.learning_rate") == 3 and "adv_weight" not in message
 
 
 def test_a_student_that_cannot_sample_is_an_error(build: Build) -> None:
