@@ -207,3 +207,27 @@ def test_a_lora_that_does_not_fit_is_an_error(
     save_file({name: torch.zeros(9, 4, 3, 3) for name in names}, path)
     with pytest.raises(StageError, match=message):
         add_lora(tiny_bundle.unet, None, targets="attention", rank=4, seed=0, start_path=path)
+
+
+@pytest.mark.parametrize("stated", ["not JSON", "[]", '{"unet.lora_alpha": 4, "unet.r": 0}'])
+def test_damaged_metadata_of_a_users_lora_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path, stated: str) -> None:
+    path = tmp_path / "start.safetensors"
+    tensors = {
+        "unet.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3),
+        "unet.conv_in.lora_B.weight": torch.zeros(2, 2, 1, 1),
+    }
+    save_file(tensors, path, metadata={"lora_adapter_metadata": stated})
+    with pytest.raises(StageError, match=r"^teacher\.lora_start: the metadata lora_adapter_metadata of .* is damaged"):
+        add_lora(tiny_bundle.unet, None, targets="attention", rank=4, seed=0, start_path=path)
+
+
+def test_a_lora_of_another_width_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    path = tmp_path / "start.safetensors"
+    tensors = {
+        "unet.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3),
+        "unet.conv_in.lora_B.weight": torch.zeros(2, 2, 1, 1),
+    }
+    save_file(tensors, path)
+    message = r"^teacher\.lora_start: its factors of conv_in have the shapes .* which do not fit the layer"
+    with pytest.raises(StageError, match=message):
+        add_lora(tiny_bundle.unet, None, targets="attention", rank=4, seed=0, start_path=path)

@@ -124,6 +124,11 @@ def _begin_with(layer: LoraLayer, factors: Factors, rank: int, name: str) -> Non
             f"{factors.rank}"
         )
     down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    if factors.down.numel() != factors.rank * down[0].numel() or factors.up.numel() != factors.rank * up[:, 0].numel():
+        raise StageError(
+            f"teacher.lora_start: its factors of {name} have the shapes {tuple(factors.down.shape)} and "
+            f"{tuple(factors.up.shape)}, which do not fit the layer; use a LoRA of base.model's architecture"
+        )
     down[: factors.rank] = factors.down.reshape(factors.rank, *down.shape[1:])
     up[:, : factors.rank] = factors.scale * factors.up.reshape(len(up), factors.rank, *up.shape[2:])
 

@@ -46,7 +46,7 @@ def read_lora(path: Path, networks: Mapping[str, nn.Module]) -> dict[str, dict[s
     tensors, metadata = _read(path)
     layers = {network: _flat_names(module) for network, module in networks.items()}
     halves: dict[tuple[str, str], dict[str, Tensor]] = {}
-    scales = dict.fromkeys(networks, 1.0) | _stated_scales(metadata)
+    scales = dict.fromkeys(networks, 1.0) | _stated_scales(metadata, path)
     alphas: dict[tuple[str, str], float] = {}
     for name, tensor in tensors.items():
         match = _FACTOR.match(name)
@@ -100,11 +100,18 @@ def _place(name: str, layers: Mapping[str, Mapping[str, str]], path: Path) -> tu
     raise StageError(f"{KEY}: {str(path)!r} adapts {name}, which base.model does not have; use a LoRA for this base")
 
 
-def _stated_scales(metadata: Mapping[str, str]) -> dict[str, float]:
+def _stated_scales(metadata: Mapping[str, str], path: Path) -> dict[str, float]:
     """alpha / rank of each network, of files of diffusers that state them; peft's and older files have scale 1."""
-    stated = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    return {
-        network: stated[f"{network}.lora_alpha"] / stated[f"{network}.r"]
-        for network in (UNET, TEXT_ENCODER)
-        if f"{network}.lora_alpha" in stated and f"{network}.r" in stated
-    }
+    try:
+        stated = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        if not isinstance(stated, dict):
+            raise TypeError("not an object of JSON")
+        return {
+            network: stated[f"{network}.lora_alpha"] / stated[f"{network}.r"]
+            for network in (UNET, TEXT_ENCODER)
+            if f"{network}.lora_alpha" in stated and f"{network}.r" in stated
+        }
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise StageError(
+            f"{KEY}: the metadata lora_adapter_metadata of {str(path)!r} is damaged ({error}); save the file again"
+        ) from error

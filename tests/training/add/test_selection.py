@@ -56,6 +56,7 @@ def test_the_best_weights_are_kept_if_the_last_ones_are_worse_by_more_than_the_e
 
 def test_a_score_that_is_not_finite_is_never_kept() -> None:
     assert kept_weight(validated(distance(0.5), distance(float("nan"))), last=1) == 0
+    assert kept_weight(validated(distance(float("nan")), distance(0.5)), last=1) == 1
     with pytest.raises(StageError, match="no validation score was finite"):
         kept_weight(validated(distance(float("nan"))), last=0)
 

@@ -1,5 +1,6 @@
 """Which of a distillation's averaged weights are kept: the last ones, unless they are worse than earlier ones."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ class Selection:
         """Count a validation of these weights after `step` steps; `scalars` are reported."""
         self._first = self._first or dict(scalars)
         self._last, self._last_step = dict(scalars), step
-        if self._best is None or distance.value < self._best.value:
+        if self._best is None or math.isnan(self._best.value) or distance.value < self._best.value:
             self._best, self._best_step, self._best_weights = distance, step, weights
         self._is_last_worse = distance.exceeds(self._best)
 
