@@ -103,15 +103,13 @@ def _place(name: str, layers: Mapping[str, Mapping[str, str]], path: Path) -> tu
 def _stated_scales(metadata: Mapping[str, str], path: Path) -> dict[str, float]:
     """alpha / rank of each network, of files of diffusers that state them; peft's and older files have scale 1."""
     try:
-        stated = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        if not isinstance(stated, dict):
-            raise TypeError("not an object of JSON")
+        stated = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")).items())
         return {
             network: stated[f"{network}.lora_alpha"] / stated[f"{network}.r"]
             for network in (UNET, TEXT_ENCODER)
             if f"{network}.lora_alpha" in stated and f"{network}.r" in stated
         }
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise StageError(
             f"{KEY}: the metadata lora_adapter_metadata of {str(path)!r} is damaged ({error}); save the file again"
         ) from error
