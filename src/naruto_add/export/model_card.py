@@ -132,7 +132,7 @@ def _card(facts: CardFacts, front_matter: str, sections: list[str], limits: list
 
 def _front_matter(facts: CardFacts, subject: str, *, relation: str, tags: list[str]) -> str:
     licence, title = _licence(facts), "naruto-add " + ("LoRA" if relation == "adapter" else "student")
-    is_on_hub = licence is not _EMBEDDED and not Path(facts.base_model).is_dir()
+    is_on_hub = licence is not _EMBEDDED and not Path(facts.base_model).exists()
     optional: dict[str, Any] = {
         "base_model_relation": relation if is_on_hub else None,
         "instance_prompt": shown(facts.trigger_words) or None,
