@@ -111,6 +111,16 @@ def test_an_incomplete_folder_is_refused(model: Path, content: str | None) -> No
         check_base_model(str(model), revision="", variant="", resolution_px=64)
 
 
+@pytest.mark.parametrize("content", ["", "{", "\x00", "[]", '"epsilon"'])
+def test_a_damaged_schedule_is_refused(model: Path, content: str) -> None:
+    (model / "scheduler").mkdir()
+    (model / "scheduler/scheduler_config.json").write_text(content)
+    with pytest.raises(
+        StageError, match=r"^base\.model: .* has no readable scheduler/scheduler_config\.json .*; name a"
+    ):
+        _check(model)
+
+
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"base__resolution_px": 520}, "base.resolution_px: 520 must be a multiple of 64"),
     ({"add__resolutions_px": [768, "512x520"]}, "add.resolutions_px: 512x520 must be a multiple of 64"),

@@ -118,10 +118,45 @@ def test_files_of_other_models_are_refused_with_what_they_lack(state: dict[str, 
 
 
 @pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["lora_unet_down_blocks_0.lora_down.weight"], "a LoRA"),
+        (["unet.conv_in.lora_A.weight", "unet.conv_in.lora_B.weight"], "a LoRA"),
+        (["encoder.conv_in.weight", "decoder.conv_in.weight", "quant_conv.weight"], "an autoencoder (VAE) alone"),
+        (["first_stage_model.encoder.conv_in.weight"], "an autoencoder (VAE) alone"),
+        (["conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"], "a U-Net alone"),
+        (["text_model.embeddings.token_embedding.weight"], "a text encoder alone"),
+        (["emb_params"], "an embedding of a word (textual inversion)"),
+        (["model.diffusion_model.out.2.weight", "conditioner.embedders.0.x"], "a model of Stable Diffusion XL"),
+    ],
+)
+def test_what_a_file_seems_to_be_is_said(tmp_path: Path, names: list[str], kind: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.zeros(2, 2) for name in names}, path)
+    with pytest.raises(StageError) as refused:
+        check_base_model(str(path), revision="", variant="", resolution_px=64)
+    message = f"base.model: {str(path)!r} seems to be {kind}, but base.model needs U-Net, autoencoder and text encoder"
+    assert str(refused.value).startswith(message)
+    assert ("teacher.lora_start" in str(refused.value)) == (kind == "a LoRA")
+
+
+def test_a_file_of_unknown_kind_is_refused_with_what_it_lacks(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(StageError, match=r"it has no 'model\.diffusion_model\.input_blocks\.1\.0\.in_layers"):
+        single_file_configs(path)
+    save_file(state | {f"{_PREFIX}input_blocks.0.0.weight": torch.zeros(2)}, path)
+    with pytest.raises(StageError, match="its tensors have other shapes"):
+        single_file_configs(path)
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("model.ckpt", b"x", "is not a safetensors file; other formats can execute code"),
         ("model.safetensors", b"x", "is damaged"),
+        ("model.safetensors", (4).to_bytes(8, "little") + b"[{}]", "is damaged"),
+        ("model.safetensors", (18).to_bytes(8, "little") + b'{"x": {"shape": 1}', "is damaged"),
         ("model.safetensors", None, "is not a file here; correct the path"),
     ],
 )

@@ -1,7 +1,9 @@
 """Adapters: their number, that only they are trainable, and that saved or merged they give the same outputs."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -197,6 +199,7 @@ def test_the_alpha_of_a_users_lora_is_in_its_start(tiny_bundle: ModelBundle, tmp
         (["lora_te_text_model_x.lora_down.weight"], r"set teacher\.lora_text_encoder to true"),
         (["lora_unet_x.dora_scale"], r"has the weight lora_unet_x\.dora_scale, which is not one of a plain LoRA"),
         (["unet.conv_in.lora_A.weight"], r"only one of the two factors of conv_in"),
+        (["lora_unet_conv_in.alpha"], r"lora_unet_conv_in\.alpha in .* has 324 values, but an alpha is one number"),
         (["unet.conv_in.lora_A.weight", "unet.conv_in.lora_B.weight"], r"^teacher\.lora_rank: 4 is below the rank 9"),
     ],
 )
@@ -209,7 +212,10 @@ def test_a_lora_that_does_not_fit_is_an_error(
         add_lora(tiny_bundle.unet, None, targets="attention", rank=4, seed=0, start_path=path)
 
 
-@pytest.mark.parametrize("stated", ["not JSON", "[]", '{"unet.lora_alpha": 4, "unet.r": 0}'])
+@pytest.mark.parametrize(
+    "stated",
+    ["not JSON", "[]", '{"unet.lora_alpha": "many"}', '{"unet.lora_alpha": 4, "unet.alpha_pattern": {"(": 1}}'],
+)
 def test_damaged_metadata_of_a_users_lora_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path, stated: str) -> None:
     path = tmp_path / "start.safetensors"
     tensors = {
@@ -219,6 +225,46 @@ def test_damaged_metadata_of_a_users_lora_is_an_error(tiny_bundle: ModelBundle, 
     save_file(tensors, path, metadata={"lora_adapter_metadata": stated})
     with pytest.raises(StageError, match=r"^teacher\.lora_start: the metadata lora_adapter_metadata of .* is damaged"):
         add_lora(tiny_bundle.unet, None, targets="attention", rank=4, seed=0, start_path=path)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "peft"])
+@pytest.mark.parametrize(
+    ("changes", "scales"),
+    [
+        ({}, (2.0, 2.0)),  # lora_alpha / rank
+        ({"alpha_pattern": {"attn1.to_k": 2}}, (2.0, 0.5)),
+        ({"rank_pattern": {"attn1.to_q": 4}, "r": 2}, (2.0, 2.0)),
+        ({"use_rslora": True}, (4.0, 4.0)),  # lora_alpha / the root of the rank
+    ],
+)
+def test_the_settings_that_peft_stores_scale_a_users_lora(
+    tiny_bundle: ModelBundle, tmp_path: Path, layout: str, changes: dict[str, Any], scales: tuple[float, float]
+) -> None:
+    block = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    layers = [f"{block}.to_q", f"{block}.to_k"]
+    settings = {"r": 4, "lora_alpha": 8, "alpha_pattern": {}, "rank_pattern": {}, "use_rslora": False} | changes
+    prefix = "unet." if layout == "diffusers" else "base_model.model."
+    state = {}
+    for layer in layers:
+        for name, shape in (("lora_A", (4, 16)), ("lora_B", (16, 4))):
+            state[f"{prefix}{layer}.{name}.weight"] = torch.full(shape, 0.5)
+    path, metadata = tmp_path / "adapter_model.safetensors", {}
+    if layout == "diffusers":
+        metadata["lora_adapter_metadata"] = json.dumps({f"unet.{name}": value for name, value in settings.items()})
+    else:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    save_file(state, path, metadata=metadata)
+    add_lora(tiny_bundle.unet, None, targets="attention", rank=4, seed=0, start_path=path)
+    for layer, scale in zip(layers, scales, strict=True):
+        delta = tiny_bundle.unet.get_submodule(layer).get_delta_weight("default")
+        torch.testing.assert_close(delta, torch.full_like(delta, scale))  # 4 x 0.5 x 0.5 is 1
+
+
+def test_damaged_settings_of_peft_are_an_error(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    save_file({"base_model.model.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3)}, tmp_path / "a.safetensors")
+    (tmp_path / "adapter_config.json").write_text("[1]")
+    with pytest.raises(StageError, match=r"^teacher\.lora_start: '\S*adapter_config\.json' is damaged"):
+        add_lora(tiny_bundle.unet, None, targets="attention", rank=4, seed=0, start_path=tmp_path / "a.safetensors")
 
 
 def test_a_lora_of_another_width_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path) -> None:

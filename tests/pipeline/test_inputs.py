@@ -67,6 +67,9 @@ def test_the_lora_that_training_starts_from_is_in_the_manifest(model: Path, tmp_
     lora.write_text("other weights")
     after, _ = _manifests(model, tmp_path, lora_start=str(lora))
     assert [name for name in before if before[name] != after[name]] == ["teacher.lora_start"]
+    lora.with_name("adapter_config.json").write_text("peft's settings")
+    with_settings, _ = _manifests(model, tmp_path, lora_start=str(lora))
+    assert with_settings.keys() - after.keys() == {"teacher.lora_start/adapter_config.json"}
 
 
 def test_a_single_file_is_listed_with_its_hash(tmp_path: Path) -> None:

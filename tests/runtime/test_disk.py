@@ -101,7 +101,7 @@ def test_a_read_only_folder_is_one_message(tmp_path: Path) -> None:
         (errno.ENOSPC, "free some disk"),
         (errno.EDQUOT, "raise your quota"),
         (errno.EROFS, "move the project to a disk that can be written"),
-        (errno.EACCES, "the permission to write"),
+        (errno.EACCES, "the permission to read it, or to write in its folder"),
     ],
 )
 def test_the_message_names_file_problem_remedy_and_what_was_kept(number: int, remedy: str) -> None:

@@ -191,9 +191,7 @@ def _local_configs(model: str) -> Mapping[str, Config]:
 
 def _scheduler_config(folder: Path) -> Config:
     """Empty if there is none: loading the pipeline reports that."""
-    path = folder / _SCHEDULER_FILE
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return config
+    return _read_config(folder, _SCHEDULER_FILE) if (folder / _SCHEDULER_FILE).is_file() else {}
 
 
 def _downloaded(model: str, revision: str) -> Path | None:
@@ -212,13 +210,17 @@ def _downloaded(model: str, revision: str) -> Path | None:
 
 
 def _config(folder: Path, part: str) -> Config:
-    path = folder / part / "config.json"
+    return _read_config(folder, f"{part}/config.json", check=downsampling)
+
+
+def _read_config(folder: Path, name: str, *, check: Callable[[Config], object] = len) -> Config:
+    """The configuration in this file. Raises StageError if there is none, or if `check` of it fails."""
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        downsampling(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = dict(json.loads((folder / name).read_text(encoding="utf-8")).items())
+        check(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StageError(
-            f"base.model: {str(folder)!r} has no readable {part}/config.json ({error}); name a complete pipeline in "
+            f"base.model: {str(folder)!r} has no readable {name} ({error}); name a complete pipeline in "
             "diffusers format"
         ) from error
     return config

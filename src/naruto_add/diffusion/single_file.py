@@ -5,10 +5,11 @@ attention heads, is as in the published models. Only the file's header is read h
 """
 
 import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from naruto_add.runtime.clip_tokenizer import VOCABULARY_SIZE, write_clip_tokenizer
 from naruto_add.runtime.errors import StageError
@@ -30,6 +31,23 @@ _SCHEDULE = {
     "steps_offset": 1,
 }
 
+_NEEDED = "base.model needs U-Net, autoencoder and text encoder of Stable Diffusion 1.x or 2.x in one file"
+_OTHER_KINDS = {
+    "a LoRA": (".lora_", ".lora.", "lora_unet_", ".hada_w1_", ".lokr_w1"),
+    "a ControlNet": ("control_model.", "controlnet_cond_embedding."),
+    "an embedding of a word (textual inversion)": ("emb_params", "string_to_param"),
+    "a model of Stable Diffusion XL": ("conditioner.embedders.",),
+    "a model of Stable Diffusion 3": (".joint_blocks.",),
+    "a model of Flux": ("double_blocks.",),
+}
+"""Kinds of files that are no base model, and parts of the names of their tensors."""
+_PARTS = {
+    "an autoencoder (VAE) alone": ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", _VAE),
+    "a U-Net alone": (_UNET, "down_blocks.", "up_blocks.", "mid_block.", "conv_", "time_embedding.", "add_embedding."),
+    "a text encoder alone": ("text_model.", "transformer.", _CLIP, _OPEN_CLIP),
+}
+"""Kinds of files with a part of a base model only, and the beginnings of the names of all their tensors."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 Configs = dict[str, dict[str, Any]]
 
@@ -46,13 +64,17 @@ def single_file_configs(path: Path) -> Configs:
     predicts.
     """
     shapes, metadata = _read_header(path)
+    if seems := _seems(shapes):
+        instead = "; name a LoRA as teacher.lora_start" if seems == "a LoRA" else ""
+        raise StageError(f"base.model: {str(path)!r} seems to be {seems}, but {_NEEDED}{instead}")
     try:
         unet = _unet_config(shapes)
         configs = {"unet": unet, "vae": _vae_config(shapes), "text_encoder": _text_config(shapes)}
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, ValueError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else "its tensors have other shapes"
         raise StageError(
-            f"base.model: {str(path)!r} is not a file of Stable Diffusion 1.x or 2.x in the original layout: it has "
-            f"no {error}; use another file, or a folder in diffusers format"
+            f"base.model: {str(path)!r} is not a file of Stable Diffusion 1.x or 2.x in the original layout: {reason}; "
+            "use another file, or a folder in diffusers format"
         ) from error
     if unet["in_channels"] != unet["out_channels"]:
         raise StageError(
@@ -93,13 +115,22 @@ def _read_header(path: Path) -> tuple[Shapes, dict[str, str]]:
             "loaded: use a .safetensors file or a folder in diffusers format"
         )
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(min(length, path.stat().st_size)))
-    except (OSError, ValueError, struct.error) as error:
+        with safe_open(path, framework="numpy") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return shapes, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
         raise StageError(f"base.model: {str(path)!r} is damaged ({error}); download it again") from error
-    metadata = header.pop("__metadata__", {})
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}, metadata
+
+
+def _seems(shapes: Shapes) -> str:
+    """What a file is that is no base model, as far as the names of its tensors tell; empty for any other file."""
+    for kind, marks in _OTHER_KINDS.items():
+        if any(mark in name for name in shapes for mark in marks):
+            return kind
+    for kind, beginnings in _PARTS.items():
+        if shapes and all(name.startswith(beginnings) for name in shapes):
+            return kind
+    return ""
 
 
 def _unet_config(shapes: Shapes) -> dict[str, Any]:
@@ -115,6 +146,8 @@ def _unet_config(shapes: Shapes) -> dict[str, Any]:
         else:
             break
         block += 1
+    if not all(levels):
+        raise KeyError(f"{_UNET}input_blocks.{block}.0.in_layers.2.weight")
     channels = [level[0][0] for level in levels]
     has_attention = [level[0][1] for level in levels]
     projection = shapes[f"{_UNET}middle_block.1.proj_in.weight"]

@@ -2,14 +2,21 @@
 
 The names of all layouts contain the path of the layer; they differ in separators, prefixes and the names of the two
 factors. diffusers' own loader silently leaves out what it does not recognize, so names are matched here, completely.
+
+kohya's files have an `alpha` for each layer. diffusers' files may have peft's settings in their metadata, and peft's
+files have them in adapter_config.json in the same folder. Without any of them, alpha equals the rank.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from peft.utils import CONFIG_NAME
+from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -17,11 +24,26 @@ from naruto_add.runtime.errors import StageError
 
 KEY = "teacher.lora_start"
 UNET, TEXT_ENCODER = "unet", "text_encoder"
+_PEFT_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"^(.+?)[._]lora(?:_linear_layer)?[._](A|B|down|up)(?:\.default)?\.weight$")
 _PREFIXES = {
     UNET: ("unet_", "lora_unet_", "base_model_model_"),
     TEXT_ENCODER: ("text_encoder_text_model_", "text_encoder_", "lora_te_text_model_", "lora_te1_text_model_"),
 }
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """peft's settings of one network. Ranks are those of the factors, so `rank_pattern` is not needed."""
+
+    alpha: float
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool
+
+    def scale(self, layer: str, rank: int) -> float:
+        """The factor of the layer's update."""
+        alpha = self.alpha_pattern.get(get_pattern_key(self.alpha_pattern.keys(), layer), self.alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,8 @@ def read_lora(path: Path, networks: Mapping[str, nn.Module]) -> dict[str, dict[s
     tensors, metadata = _read(path)
     layers = {network: _flat_names(module) for network, module in networks.items()}
     halves: dict[tuple[str, str], dict[str, Tensor]] = {}
-    scales = dict.fromkeys(networks, 1.0) | _stated_scales(metadata, path)
+    is_peft = any(name.startswith(_PEFT_PREFIX) for name in tensors)
+    settings = _peft_settings(path) if is_peft else _stated_settings(metadata, path)
     alphas: dict[tuple[str, str], float] = {}
     for name, tensor in tensors.items():
         match = _FACTOR.match(name)
@@ -56,17 +79,30 @@ def read_lora(path: Path, networks: Mapping[str, nn.Module]) -> dict[str, dict[s
             )
         place = _place(match[1] if match else name.removesuffix(".alpha"), layers, path)
         if match is None:
-            alphas[place] = float(tensor)
+            alphas[place] = _alpha(name, tensor, path)
         else:
             halves.setdefault(place, {})["down" if match[2] in ("A", "down") else "up"] = tensor.float()
     found: dict[str, dict[str, Factors]] = {network: {} for network in networks}
     for (network, layer), half in halves.items():
         if half.keys() != {"down", "up"}:
             raise StageError(f"{KEY}: {str(path)!r} has only one of the two factors of {layer}; use a complete file")
-        alpha = alphas.get((network, layer))
-        scale = scales[network] if alpha is None else alpha / len(half["down"])
+        if min(half["down"].shape, default=0) < 1:
+            raise StageError(f"{KEY}: a factor of {layer} in {str(path)!r} is empty; use another file")
+        rank, alpha = len(half["down"]), alphas.get((network, layer))
+        if alpha is not None:
+            scale = alpha / rank
+        else:
+            scale = settings[network].scale(layer, rank) if network in settings else 1.0
         found[network][layer] = Factors(half["down"], half["up"], scale)
     return found
+
+
+def _alpha(name: str, tensor: Tensor, path: Path) -> float:
+    if tensor.numel() != 1:
+        raise StageError(
+            f"{KEY}: {name} in {str(path)!r} has {tensor.numel()} values, but an alpha is one number; use another file"
+        )
+    return float(tensor)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -100,16 +136,41 @@ def _place(name: str, layers: Mapping[str, Mapping[str, str]], path: Path) -> tu
     raise StageError(f"{KEY}: {str(path)!r} adapts {name}, which base.model does not have; use a LoRA for this base")
 
 
-def _stated_scales(metadata: Mapping[str, str], path: Path) -> dict[str, float]:
-    """alpha / rank of each network, of files of diffusers that state them; peft's and older files have scale 1."""
+def _stated_settings(metadata: Mapping[str, str], path: Path) -> dict[str, _Settings]:
+    """Those of each network, of files of diffusers that state them in their metadata."""
+    source = f"the metadata lora_adapter_metadata of {str(path)!r}"
     try:
         stated = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")).items())
-        return {
-            network: stated[f"{network}.lora_alpha"] / stated[f"{network}.r"]
-            for network in (UNET, TEXT_ENCODER)
-            if f"{network}.lora_alpha" in stated and f"{network}.r" in stated
+    except (ValueError, AttributeError) as error:
+        raise _damaged(source, error) from error
+    found = {
+        network: {key.removeprefix(f"{network}."): value for key, value in stated.items() if key.startswith(network)}
+        for network in (UNET, TEXT_ENCODER)
+    }
+    return {network: _settings(values, source) for network, values in found.items() if "lora_alpha" in values}
+
+
+def _peft_settings(path: Path) -> dict[str, _Settings]:
+    """Those that peft wrote next to its file."""
+    config = path.with_name(CONFIG_NAME)
+    if not config.is_file():
+        return {}
+    try:
+        stated = dict(json.loads(config.read_text(encoding="utf-8")).items())
+    except (OSError, ValueError, AttributeError) as error:
+        raise _damaged(repr(str(config)), error) from error
+    return {UNET: _settings(stated, repr(str(config)))} if "lora_alpha" in stated else {}
+
+
+def _settings(stated: Mapping[str, Any], source: str) -> _Settings:
+    try:
+        patterns = {
+            re.compile(name).pattern: float(value) for name, value in (stated.get("alpha_pattern") or {}).items()
         }
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise StageError(
-            f"{KEY}: the metadata lora_adapter_metadata of {str(path)!r} is damaged ({error}); save the file again"
-        ) from error
+        return _Settings(float(stated["lora_alpha"]), patterns, use_rslora=bool(stated.get("use_rslora")))
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise _damaged(source, error) from error
+
+
+def _damaged(source: str, error: Exception) -> StageError:
+    return StageError(f"{KEY}: {source} is damaged ({error}); save the LoRA again")

@@ -13,6 +13,8 @@ from naruto_add.runtime.files import write_json
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 """The folders of the pipeline that are loaded."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""peft's settings of a LoRA, in the same folder."""
 
 
 def write_manifests(
@@ -37,15 +39,17 @@ def write_manifests(
         tokenizer = {"model": base.model, "revision": base.revision}
         manifest = {**tokenizer, "variant": base.variant}
     if lora_start:
-        manifest["teacher.lora_start"] = _hash_of_lora(Path(lora_start), cache_path)
+        manifest |= _hashes_of_lora(Path(lora_start), cache_path)
     write_json(manifest_path, manifest)
     write_json(tokenizer_path, tokenizer)
 
 
-def _hash_of_lora(path: Path, cache_path: Path) -> str:
+def _hashes_of_lora(path: Path, cache_path: Path) -> dict[str, str]:
     if not path.is_file():
         raise StageError(f"teacher.lora_start: {str(path)!r} is not a file here; correct the path, or leave it empty")
-    return cached_hashes([path], cache_path)[path]
+    files = {"teacher.lora_start": path, f"teacher.lora_start/{ADAPTER_CONFIG}": path.with_name(ADAPTER_CONFIG)}
+    hashes = cached_hashes([file for file in files.values() if file.is_file()], cache_path)
+    return {name: hashes[file] for name, file in files.items() if file in hashes}
 
 
 def _files(path: Path) -> list[Path]:

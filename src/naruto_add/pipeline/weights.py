@@ -47,7 +47,7 @@ def fetch_base(model: str, *, revision: str, variant: str) -> None:
     folder = _cached(model, revision)
     if folder is None or _missing_of_pipeline(folder, variant):
         patterns = ("model_index.json", "*/*.json", "*/*.txt", *_weight_files(variant))
-        folder = _downloaded(model, revision, patterns, "base.model", remedy)
+        folder = _downloaded(model, revision, patterns, "base.model", remedy, unused=_UNUSED_PARTS)
     if missing := _missing_of_pipeline(folder, variant):
         wanted = f" of base.variant {variant!r}" if variant else ""
         raise StageError(
@@ -85,12 +85,18 @@ def _cached(repository: str, revision: str) -> Path | None:
         return None
 
 
-def _downloaded(repository: str, revision: str, patterns: Sequence[str], key: str, instead: str) -> Path:
+def _downloaded(
+    repository: str, revision: str, patterns: Sequence[str], key: str, instead: str, *, unused: Sequence[str] = ()
+) -> Path:
+    """The folder of the hub's cache with the files of these patterns, without those in the folders `unused`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    ignored = [f"{part}/*" for part in unused]
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=list(patterns), ignore_patterns=ignored)
+        )
     except Exception as error:  # hub clients raise many types
         if refused := refusal(error, key=key, repository=repository, revision=revision):
             raise StageError(refused) from error

@@ -21,8 +21,8 @@ _REMEDIES = {
     errno.EDQUOT: "free some disk (`dvc gc --workspace` deletes results of earlier runs) or raise your quota",
     errno.EFBIG: "raise the limit on the size of files (`ulimit -f`), or use a disk whose file system has none",
     errno.EROFS: "move the project to a disk that can be written",
-    errno.EACCES: "give yourself the permission to write in this folder",
-    errno.EPERM: "give yourself the permission to write in this folder",
+    errno.EACCES: "give yourself the permission to read it, or to write in its folder",
+    errno.EPERM: "give yourself the permission to read it, or to write in its folder",
 }
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 """How errors of safetensors and of the tokenizers' files end."""
