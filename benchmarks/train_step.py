@@ -21,7 +21,7 @@ from naruto_add.config.load import parse_params
 from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
 from naruto_add.data.alternatives import PromptRows
-from naruto_add.diffusion.bundle import ModelBundle, widen_head
+from naruto_add.diffusion.bundle import ModelBundle, keep_head_in_fp32
 from naruto_add.losses.adversarial import discriminator_hinge, r1_penalty
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.compute import default_device
@@ -159,7 +159,7 @@ def make_trainer(params: Params) -> AdversarialTrainer:
     data = AddData(
         train=pairs,
         held_out=pairs,
-        further=(),
+        other_sizes=(),
         real=RealLatents(
             noise[0], PromptRows(torch.arange(NUM_PAIRS)[:, None], torch.ones(NUM_PAIRS, dtype=torch.long))
         ),
@@ -207,7 +207,7 @@ def make_bundle() -> ModelBundle:
         tokenizer=tokenizer,
         text_encoder=CLIPTextModel(text),
         vae=AutoencoderKL.from_pretrained(ROOT / "base/model/vae"),
-        unet=widen_head(unet),
+        unet=keep_head_in_fp32(unet),
         scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
     )
     for module in (bundle.text_encoder, bundle.vae, bundle.unet):

@@ -18,12 +18,12 @@ from naruto_add.diffusion.bundle import (
     encode_pixels,
     encode_prompts,
     frozen_unet,
+    keep_head_in_fp32,
     load_bundle,
     load_pipeline_folder,
     load_unet,
     save_bundle,
     save_unet,
-    widen_head,
 )
 from naruto_add.diffusion.sampling import noise_pred
 from naruto_add.models.student import shrink_unet
@@ -151,7 +151,7 @@ def test_loaded_built_and_copied_unets_compute_their_head_in_fp32_under_autocast
 
 
 def test_a_unet_in_half_precision_has_an_fp32_head(tiny_bundle: ModelBundle) -> None:
-    unet = widen_head(torch.nn.Module.to(tiny_bundle.unet, torch.bfloat16))
+    unet = keep_head_in_fp32(torch.nn.Module.to(tiny_bundle.unet, torch.bfloat16))
     assert _predict(unet, tiny_bundle).dtype == torch.float32
     fp32_weights = {name for name, item in unet.state_dict().items() if item.dtype == torch.float32}
     assert fp32_weights == {"conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias"}
@@ -211,7 +211,7 @@ def test_a_unet_with_an_fp32_head_is_saved_as_a_plain_one(
 
 def test_a_compiled_unet_predicts_the_same_without_graph_breaks() -> None:
     """The backend only traces: what can fail is the capture of the head, not the generation of code."""
-    unet = widen_head(
+    unet = keep_head_in_fp32(
         UNet2DConditionModel(
             sample_size=4,
             down_block_types=("DownBlock2D",),

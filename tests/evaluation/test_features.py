@@ -27,7 +27,6 @@ from naruto_add.data.shinobi.draw import draw_shinobi
 from naruto_add.evaluation.features import (
     INCEPTION_FILE,
     FeatureNetwork,
-    as_tensor,
     clip_network,
     dinov2_network,
     extract_features,
@@ -37,7 +36,7 @@ from naruto_add.evaluation.features import (
 )
 from naruto_add.evaluation.frechet import frechet_distance, kernel_distance
 from naruto_add.evaluation.intervals import kernel_interval
-from naruto_add.imaging.pixels import Images
+from naruto_add.imaging.pixels import Images, as_tensor
 from naruto_add.runtime.errors import StageError
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from naruto_add.diffusion.bundle import ModelBundle, widen_head
+from naruto_add.diffusion.bundle import ModelBundle, keep_head_in_fp32
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import make_student_scheduler
 from naruto_add.export.safetensors_file import read_metadata
@@ -64,7 +64,7 @@ def teacher() -> ModelBundle:
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
-    unet = widen_head(UNet2DConditionModel(**SD15_UNET))
+    unet = keep_head_in_fp32(UNet2DConditionModel(**SD15_UNET))
     return ModelBundle(tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler)
 
 

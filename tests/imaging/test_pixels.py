@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import torch
 
-from naruto_add.imaging.pixels import to_uint8
+from naruto_add.imaging.pixels import as_tensor, to_pixels, to_uint8
 
 
 def test_values_are_rounded_and_clipped() -> None:
@@ -22,7 +22,7 @@ def test_values_are_rounded_and_clipped() -> None:
 def test_every_uint8_value_survives_the_conversion_to_pixels_and_back() -> None:
     images = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
 
-    assert (to_uint8(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1) == images).all()
+    assert (to_uint8(to_pixels(as_tensor(images))) == images).all()
 
 
 def test_grids_are_imported_without_torch() -> None:

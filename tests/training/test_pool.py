@@ -65,19 +65,19 @@ def test_x0_is_the_teachers_sample_for_its_noise_and_prompt(tiny_bundle: ModelBu
     again = sample_latents(
         tiny_bundle.unet,
         noise=pool.noise[4:8],
-        prompt_embeds=encode_prompts(tiny_bundle, [PROMPTS[index] for index in pool.caption_index[4:8]]),
+        prompt_embeds=encode_prompts(tiny_bundle, [PROMPTS[index] for index in pool.prompt_index[4:8]]),
         negative_embeds=encode_prompts(tiny_bundle, [""]),
         sampler=dpm_solver_sampler(tiny_bundle, 4, 3.0),
     )
     torch.testing.assert_close(pool.x0[4:8], again)
-    assert torch.bincount(pool.caption_index).tolist() in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
+    assert torch.bincount(pool.prompt_index).tolist() in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
 
 
 def test_states_are_the_unets_inputs_at_the_students_timesteps(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
     """Of the four steps at t = 999, 749, 499 and 249, the third has the state at 499."""
     pool = _draw(tiny_bundle, tmp_path)
     assert pool.states.shape == (10, 1, *tiny_bundle.latent_shape)
-    embeds = encode_prompts(tiny_bundle, [PROMPTS[index] for index in pool.caption_index[:4]])
+    embeds = encode_prompts(tiny_bundle, [PROMPTS[index] for index in pool.prompt_index[:4]])
     calls: list[torch.Tensor] = []
 
     def record(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -111,7 +111,7 @@ def test_the_file_contains_the_pool(tiny_bundle: ModelBundle, tmp_path: Path) ->
     drawn, loaded = _draw(tiny_bundle, tmp_path), load_pool(tmp_path / "pool.safetensors")
     assert loaded.prompts == drawn.prompts == PROMPTS
     assert loaded.num_held_out == drawn.num_held_out == 2
-    for name in ("noise", "states", "x0", "caption_index"):
+    for name in ("noise", "states", "x0", "prompt_index"):
         assert torch.equal(getattr(loaded, name), getattr(drawn, name))
     assert loaded.x0.dtype == loaded.noise.dtype == torch.float32
     assert not torch.equal(loaded.noise, initial_noise(tiny_bundle, 10, seed=0))  # the evaluation's noise
@@ -238,7 +238,7 @@ def test_the_last_samples_are_held_out_at_most_a_quarter(
     training, held_out = split_pool(pool)
     assert (len(training), len(held_out)) == (8, 2)
     assert torch.equal(torch.cat([training.x0, held_out.x0]), pool.x0)
-    assert torch.equal(torch.cat([training.caption_index, held_out.caption_index]), pool.caption_index)
+    assert torch.equal(torch.cat([training.prompt_index, held_out.prompt_index]), pool.prompt_index)
     monkeypatch.setattr(pool_module, "NUM_HELD_OUT", 2)
     assert len(split_pool(_draw(tiny_bundle, tmp_path, size=12))[1]) == 2
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from naruto_add.data.dataset import Example
+from naruto_add.imaging.pixels import as_tensor, to_pixels
 
 
 def load_pixels(examples: Sequence[Example], /) -> Float[Tensor, "batch 3 height width"]:
@@ -20,4 +21,4 @@ def load_pixels(examples: Sequence[Example], /) -> Float[Tensor, "batch 3 height
 def _pixels(path: Path) -> Float[Tensor, "3 height width"]:
     with Image.open(path) as image:
         rgb = np.array(image.convert("RGB"))
-    return torch.from_numpy(rgb).permute(2, 0, 1).float() / 127.5 - 1
+    return to_pixels(as_tensor(rgb[None]))[0]

@@ -158,7 +158,7 @@ class Fp32Conv2d(nn.Conv2d):
 _HEAD = {"conv_norm_out": Fp32GroupNorm, "conv_out": Fp32Conv2d}
 
 
-def widen_head(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+def keep_head_in_fp32(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """The same U-Net, whose last two layers now have fp32 weights and compute in fp32, also under autocast.
 
     At t = 999 an error in epsilon is amplified 14.6 times into x0. The layers change their class and nothing else, so
@@ -175,7 +175,7 @@ def _round_body(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditi
     for name, part in unet.named_children():
         if name not in _HEAD:
             part.to(dtype)
-    return widen_head(unet)
+    return keep_head_in_fp32(unet)
 
 
 @torch.no_grad()

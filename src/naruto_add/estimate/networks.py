@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import base_configs
-from naruto_add.diffusion.bundle import widen_head
+from naruto_add.diffusion.bundle import keep_head_in_fp32
 from naruto_add.estimate.fake import materialized, on_meta
 from naruto_add.models.student import Architecture, student_config
 
@@ -80,7 +80,7 @@ def new_unet(shapes: Shapes, dtype: torch.dtype, architecture: Architecture = "n
     """A frozen U-Net on the meta device, with its last layers in fp32."""
     with on_meta():
         unet = UNet2DConditionModel.from_config(student_config(shapes.unet, architecture))
-        return widen_head(nn.Module.to(unet, dtype)).requires_grad_(False)
+        return keep_head_in_fp32(nn.Module.to(unet, dtype)).requires_grad_(False)
 
 
 def new_vae(shapes: Shapes) -> AutoencoderKL:

@@ -20,9 +20,9 @@ from naruto_add.data.batches import batch_indices
 from naruto_add.data.dataset import Example
 from naruto_add.evaluation.cache import cached_arrays
 from naruto_add.evaluation.drawings import load_images
-from naruto_add.evaluation.features import as_tensor, resize
+from naruto_add.evaluation.features import resize
 from naruto_add.evaluation.intervals import ratio_interval
-from naruto_add.imaging.pixels import Images
+from naruto_add.imaging.pixels import Images, as_tensor, to_pixels
 from naruto_add.runtime.compute import default_device, step_generator
 
 COLUMNS = ("hair_color", "hair_style", "headwear", "item", "background")
@@ -170,7 +170,7 @@ def _network(vocabulary: Vocabulary) -> nn.Module:
 
 
 def _pixels(images: Images) -> Float[Tensor, "batch 3 px px"]:
-    return resize(as_tensor(images), CLASSIFIER_PX) / 127.5 - 1
+    return to_pixels(resize(as_tensor(images), CLASSIFIER_PX))
 
 
 def _labels(examples: Sequence[Example], vocabulary: Vocabulary) -> Tensor:

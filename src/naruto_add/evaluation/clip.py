@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from naruto_add.evaluation.features import NETWORK_BATCH, as_tensor, normalized, resize
-from naruto_add.imaging.pixels import Images
+from naruto_add.evaluation.features import NETWORK_BATCH, normalized, resize
+from naruto_add.imaging.pixels import Images, as_tensor
 from naruto_add.models.clip import ClipNetwork, image_vectors, load_clip_network, text_vectors
 
 OFF = "off"

@@ -27,7 +27,7 @@ from transformers.image_utils import (
 )
 
 from naruto_add.config.constants import CLIP_L14, DINOV2_L14, INCEPTION_FILE
-from naruto_add.imaging.pixels import Images
+from naruto_add.imaging.pixels import Images, as_tensor, to_pixels
 from naruto_add.models.backbones import load_efficientnet
 from naruto_add.models.hub import load_frozen
 from naruto_add.runtime.errors import StageError
@@ -77,14 +77,9 @@ def extract_features(images: Images, network: FeatureNetwork) -> NDArray[np.floa
     return torch.cat(rows).double().cpu().numpy()
 
 
-def as_tensor(images: Images) -> Float[Tensor, "batch 3 height width"]:
-    """The same values, in [0, 255], as floats with channels first."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-
-
-def resize(pixels: Float[Tensor, "batch 3 height width"], size_px: int) -> Float[Tensor, "batch 3 px px"]:
-    """Pixels in [0, 255] resized as clean-fid does: bicubic with antialiasing, not rounded (Parmar et al. 2022)."""
-    return F.interpolate(pixels, size=(size_px, size_px), mode="bicubic", antialias=True).clamp(0, 255)
+def resize(values: Float[Tensor, "batch 3 height width"], size_px: int) -> Float[Tensor, "batch 3 px px"]:
+    """Values in [0, 255] resized as clean-fid does: bicubic with antialiasing, not rounded (Parmar et al. 2022)."""
+    return F.interpolate(values, size=(size_px, size_px), mode="bicubic", antialias=True).clamp(0, 255)
 
 
 def normalized(
@@ -148,7 +143,7 @@ def _embedded_network(device: torch.device) -> FeatureNetwork:
     network = load_efficientnet("lite1", device)
 
     def forward(pixels: Tensor) -> Tensor:
-        features: Tensor = network.extract_features(pixels.to(device) / 127.5 - 1)
+        features: Tensor = network.extract_features(to_pixels(pixels.to(device)))
         return features.mean(dim=(2, 3))
 
     return _named_network("efficientnet_lite1", EFFICIENTNET_LITE1_PX, forward)

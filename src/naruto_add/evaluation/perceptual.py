@@ -17,8 +17,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from naruto_add.evaluation.features import NETWORK_BATCH, as_tensor, resize
-from naruto_add.imaging.pixels import Images
+from naruto_add.evaluation.features import NETWORK_BATCH, resize
+from naruto_add.imaging.pixels import Images, as_tensor, to_pixels
 from naruto_add.losses.perceptual import multi_depth_distance
 from naruto_add.models.backbones import load_efficientnet, resolution_maps
 from naruto_add.runtime.errors import StageError
@@ -65,7 +65,7 @@ def lpips_network(trunk: Trunk, weights: Mapping[str, Tensor], device: torch.dev
     network = network.requires_grad_(False).eval().to(device)
 
     def distance(pixels: Tensor, others: Tensor) -> Tensor:
-        distances: Tensor = network(pixels.to(device) / 127.5 - 1, others.to(device) / 127.5 - 1)
+        distances: Tensor = network(to_pixels(pixels.to(device)), to_pixels(others.to(device)))
         return distances.flatten()
 
     return PerceptualNetwork(f"lpips_{trunk}", "lpips", distance)
@@ -101,7 +101,7 @@ def _embedded(device: torch.device) -> PerceptualNetwork:
     network = load_efficientnet("lite1", device)
 
     def maps(pixels: Tensor) -> list[Tensor]:
-        return resolution_maps(network, resize(pixels.to(device), EMBEDDED_PX) / 127.5 - 1)
+        return resolution_maps(network, to_pixels(resize(pixels.to(device), EMBEDDED_PX)))
 
     def distance(pixels: Tensor, others: Tensor) -> Tensor:
         return multi_depth_distance(maps(pixels), maps(others))

@@ -1,14 +1,13 @@
 """Sets of pictures that every model draws from the same prompts, seeds and initial noise."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_pixels, encode_prompts
 from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.generation.draw import draw_pixels
 from naruto_add.generation.subjects import Subject
-from naruto_add.imaging.pixels import Images, to_uint8
+from naruto_add.imaging.pixels import Images, as_tensor, to_pixels, to_uint8
 from naruto_add.runtime.sharing import compute_across_processes
 
 DRAWING_CODE = (
@@ -51,5 +50,4 @@ def _draw_batch(subject: Subject, prompts: list[str], noise: Tensor, *, seed: in
 
 def encode_and_decode(bundle: ModelBundle, images: Images) -> Images:
     """The images as the autoencoder reconstructs them."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return to_uint8(decode_latents(bundle, encode_pixels(bundle, pixels)))
+    return to_uint8(decode_latents(bundle, encode_pixels(bundle, to_pixels(as_tensor(images)))))

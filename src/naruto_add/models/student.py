@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from naruto_add.diffusion.base_model import check_removable
-from naruto_add.diffusion.bundle import V_SCHEDULE, widen_head
+from naruto_add.diffusion.bundle import V_SCHEDULE, keep_head_in_fp32
 
 Architecture = Literal["bk_base", "bk_small", "bk_tiny", "none"]
 
@@ -52,7 +52,7 @@ def shrink_unet(teacher_unet: UNet2DConditionModel, architecture: Architecture) 
     student.load_state_dict(inherited, assign=True)
     if (schedule := getattr(teacher_unet, V_SCHEDULE, None)) is not None:
         student.register_buffer(V_SCHEDULE, schedule.clone(), persistent=False)
-    return widen_head(student).requires_grad_(True).train()
+    return keep_head_in_fp32(student).requires_grad_(True).train()
 
 
 def inherited_name(name: str, teacher_config: Mapping[str, Any], architecture: Architecture) -> str:

@@ -38,22 +38,24 @@ NUM_HELD_OUT = 256
 """Held-out pool samples: the student is scored on them and never trained on them. At most a quarter of the pool."""
 MIN_HELD_OUT = 2
 """A distance between two sets of pictures needs two of each."""
+PROMPT_INDEX = "caption_index"
+"""The name of `Pool.prompt_index` in the file, so that pools of earlier versions can be read."""
 NOISE_STREAM = 2**32
 """Added to the seed, which is below it, so that evaluation never starts from the noise of a pool sample."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Samples of the teacher, fp32, on the CPU. x0[i] was drawn with guidance from noise[i] for `caption_index[i]`.
+    """Samples of the teacher, fp32, on the CPU. x0[i] was drawn with guidance from noise[i] for `prompt_index[i]`.
 
-    `caption_index` counts `prompts`. `states[i]` are the states x_t of the trajectory at the student's timesteps except
+    `prompt_index` counts `prompts`. `states[i]` are the states x_t of the trajectory at the student's timesteps except
     the first, whose state is the noise. The last `num_held_out` samples are the held-out pool samples.
     """
 
     noise: Float[Tensor, "samples c h w"]
     states: Float[Tensor, "samples inner c h w"]
     x0: Float[Tensor, "samples c h w"]
-    caption_index: Int[Tensor, " samples"]
+    prompt_index: Int[Tensor, " samples"]
     prompts: list[str]
     num_held_out: int
 
@@ -141,7 +143,7 @@ def draw_from(
     be a function of its shape and the seed, because samples are cached in `cache_dir` by shape, seed, bundle, prompts
     and options. Raises StageError if a sample is not finite.
     """
-    caption_index = batch_indices(len(prompts), len(noise), seed=seed, step=0)
+    prompt_index = batch_indices(len(prompts), len(noise), seed=seed, step=0)
     sampler = dpm_solver_sampler(bundle, num_steps, guidance_scale)
     key = _samples_key(bundle, sampler, prompts, noise, timesteps, seed)
     negative_embeds = encode_prompts(bundle, [""])
@@ -151,7 +153,7 @@ def draw_from(
         states = sample_trajectory(
             bundle.unet,
             noise=noise[chunk].to(bundle.device),
-            prompt_embeds=encode_prompts(bundle, [prompts[index] for index in caption_index[chunk]]),
+            prompt_embeds=encode_prompts(bundle, [prompts[index] for index in prompt_index[chunk]]),
             negative_embeds=negative_embeds,
             sampler=sampler,
             timesteps=timesteps[1:],
@@ -159,7 +161,7 @@ def draw_from(
         return _check_finite(states.cpu(), guidance_scale)
 
     states = torch.cat(_cached_chunks(range(0, len(noise), CHUNK), draw, cache_dir, key))
-    return Pool(noise.cpu(), states[:, :-1], states[:, -1], torch.tensor(caption_index), prompts, num_held_out=0)
+    return Pool(noise.cpu(), states[:, :-1], states[:, -1], torch.tensor(prompt_index), prompts, num_held_out=0)
 
 
 def load_pool(path: Path, /) -> Pool:
@@ -168,8 +170,8 @@ def load_pool(path: Path, /) -> Pool:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             prompts = json.loads(file.metadata()["prompts"])
-        num_held_out = int(tensors.pop("num_held_out"))
-        return Pool(**tensors, prompts=prompts, num_held_out=num_held_out)
+        num_held_out, prompt_index = int(tensors.pop("num_held_out")), tensors.pop(PROMPT_INDEX)
+        return Pool(**tensors, prompt_index=prompt_index, prompts=prompts, num_held_out=num_held_out)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:  # a file of other content
         raise StageError(f"{path}: cannot be read ({error}); delete it and run `dvc repro`") from error
 
@@ -191,7 +193,7 @@ def _num_held_out(size: int) -> int:
 
 
 def _part(pool: Pool, part: slice, *, num_held_out: int) -> Pool:
-    tensors = (pool.noise[part], pool.states[part], pool.x0[part], pool.caption_index[part])
+    tensors = (pool.noise[part], pool.states[part], pool.x0[part], pool.prompt_index[part])
     return Pool(*tensors, pool.prompts, num_held_out)
 
 
@@ -246,7 +248,8 @@ def _check_finite(states: Tensor, guidance_scale: float) -> Tensor:
 
 
 def _write_pool(path: Path, pool: Pool) -> None:
-    tensors = {name: getattr(pool, name).contiguous() for name in ("noise", "states", "x0", "caption_index")}
+    tensors = {"noise": pool.noise, "states": pool.states, "x0": pool.x0, PROMPT_INDEX: pool.prompt_index}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     tensors["num_held_out"] = torch.tensor(pool.num_held_out)  # metadata with a second entry has no fixed order
     with new_file(path) as partial:
         save_file(tensors, partial, metadata={"prompts": json.dumps(pool.prompts)})

@@ -14,7 +14,7 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.training.add.batch import draw_batch, pairs_at
 from naruto_add.training.add.consistency import draw_consistency_batch
 from naruto_add.training.add.dataset import AddData, Pairs
-from naruto_add.training.add.multi_resolution import latent_shape, sample_further_resolutions
+from naruto_add.training.add.multi_resolution import latent_shape, sample_other_sizes
 from naruto_add.training.pool import load_pool
 from tests.training.add import build as build_module
 from tests.training.add.build import ALL_LOSSES, GUIDANCE_SCALE, TIMESTEPS, Build, same_training, train
@@ -30,7 +30,7 @@ def add_params(**values: Any) -> Add:
 
 
 def draw(build: Build, data: AddData, cache_dir: Path) -> tuple[Pairs, ...]:
-    return sample_further_resolutions(
+    return sample_other_sizes(
         build.bundle,
         data,
         captions=load_pool(build.pool_path).prompts,
@@ -51,22 +51,22 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(build: Build, cache_dir: Path) -> AddData:
     plain = build.data(add_params())
-    return replace(plain, further=draw(build, plain, cache_dir))
+    return replace(plain, other_sizes=draw(build, plain, cache_dir))
 
 
 def first_steps(data: AddData, params: Add) -> list[int]:
     """The first step of each size."""
     drawn = [id(pairs_at(data, seed=params.seed, step=step)) for step in range(50)]
-    return [drawn.index(id(pairs)) for pairs in (data.train, *data.further)]
+    return [drawn.index(id(pairs)) for pairs in (data.train, *data.other_sizes)]
 
 
 # The samples
 
 
-def test_at_a_further_size_the_teachers_samples_are_real_whatever_the_source(data: AddData) -> None:
+def test_at_another_size_the_teachers_samples_are_real_whatever_the_source(data: AddData) -> None:
     params = add_params(real_source="dataset", resolutions_px=SIZES)
-    base_step, *further_steps = first_steps(data, params)
-    for step in further_steps:
+    base_step, *other_steps = first_steps(data, params)
+    for step in other_steps:
         batch = draw_batch(data, params, step=step)
         assert torch.equal(batch.real_latents, batch.x0) and torch.equal(batch.real_pooled, batch.pooled)
     base = draw_batch(data, params, step=base_step)
@@ -74,8 +74,8 @@ def test_at_a_further_size_the_teachers_samples_are_real_whatever_the_source(dat
 
 
 def test_samples_of_a_size_are_the_teachers_from_noise_of_its_shape(data: AddData, build: Build) -> None:
-    assert [tuple(pairs.x0.shape) for pairs in data.further] == [(6, *shape) for shape in SHAPES[1:]]
-    for pairs in data.further:
+    assert [tuple(pairs.x0.shape) for pairs in data.other_sizes] == [(6, *shape) for shape in SHAPES[1:]]
+    for pairs in data.other_sizes:
         expected = sample_latents(
             build.bundle.unet,
             noise=pairs.noise,
@@ -85,7 +85,7 @@ def test_samples_of_a_size_are_the_teachers_from_noise_of_its_shape(data: AddDat
         )
         torch.testing.assert_close(pairs.x0, expected, rtol=1e-3, atol=1e-4)
         assert {data.prompts[row] for row in pairs.rows} <= set(load_pool(build.pool_path).prompts)
-    noises = [pairs.noise[0].flatten()[:16] for pairs in (data.train, *data.further)]
+    noises = [pairs.noise[0].flatten()[:16] for pairs in (data.train, *data.other_sizes)]
     assert not any(torch.equal(one, other) for one in noises for other in noises if one is not other)
 
 
@@ -94,7 +94,7 @@ def test_samples_are_drawn_once(data: AddData, build: Build, cache_dir: Path) ->
     assert len(files) == len(SIZES)
     again = draw(build, data, cache_dir)
     assert {path: path.stat().st_mtime_ns for path in cache_dir.glob("*.safetensors")} == files
-    assert all(torch.equal(one.x0, other.x0) for one, other in zip(again, data.further, strict=True))
+    assert all(torch.equal(one.x0, other.x0) for one, other in zip(again, data.other_sizes, strict=True))
 
 
 def test_a_size_that_the_networks_cannot_process_is_an_error(tiny_bundle: ModelBundle) -> None:
@@ -147,8 +147,8 @@ def test_steps_of_all_sizes_train_the_student(build: Build, data: AddData, metho
         assert {name.partition(".")[0] for name in unchanged} <= {"mid_block"} and len(unchanged) <= 2
 
 
-def test_a_step_at_the_base_models_size_is_the_same_with_and_without_further_sizes(build: Build, data: AddData) -> None:
-    trainer, plain = (build.trainer(add_params(), data=each) for each in (data, replace(data, further=())))
+def test_a_step_at_the_base_models_size_is_the_same_with_and_without_other_sizes(build: Build, data: AddData) -> None:
+    trainer, plain = (build.trainer(add_params(), data=each) for each in (data, replace(data, other_sizes=())))
     step = first_steps(data, trainer.params)[0]
     assert trainer.train_step(step) == plain.train_step(step)
 

@@ -115,7 +115,7 @@ def test_the_method_consistency_has_no_discriminator(build: Build, tiny_pipeline
     assert UNet2DConditionModel.from_pretrained(out_dir).config.block_out_channels == [16, 32, 32]
 
 
-def test_further_picture_sizes_get_samples_of_their_own(build: Build, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
+def test_other_picture_sizes_get_samples_of_their_own(build: Build, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
     params = add_params(num_steps=3, resolutions_px=[64, "96x32"], resolution_pool_size=6)
     run_stage(build, tiny_pipeline_dir, tmp_path, params)
     assert len(list((tmp_path / "pool").glob("*.safetensors"))) == 2

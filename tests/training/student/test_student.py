@@ -132,7 +132,7 @@ def test_a_ddim_step_with_the_target_leads_to_the_next_state_of_the_trajectory(d
         (sample,) = torch.where((trajectories[:, place] == batch.noisy_latents[item]).flatten(1).all(dim=1))
         arrived = scheduler.step(batch.noise[item], timestep, batch.noisy_latents[item]).prev_sample
         torch.testing.assert_close(arrived, trajectories[sample[0], place + 1], rtol=1e-3, atol=1e-3)
-        assert torch.equal(batch.prompt_embeds[item], data.prompt_embeds[pool.caption_index[sample[0]]])
+        assert torch.equal(batch.prompt_embeds[item], data.prompt_embeds[pool.prompt_index[sample[0]]])
 
 
 def test_the_weight_of_an_error_is_the_squared_distance_by_which_it_moves_the_next_state(data: WarmupData) -> None:
@@ -160,7 +160,7 @@ def test_trajectory_distillation_follows_knowledge_distillation_and_does_not_cal
 
 def test_a_student_trained_on_one_trajectory_reproduces_its_x0(data: WarmupData) -> None:
     pool = data.pool
-    only = Pool(pool.noise[:1], pool.states[:1], pool.x0[:1], pool.caption_index[:1], pool.prompts, num_held_out=1)
+    only = Pool(pool.noise[:1], pool.states[:1], pool.x0[:1], pool.prompt_index[:1], pool.prompts, num_held_out=1)
     data = replace(data, pool=only)
     student = shrink_unet(data.bundle.unet, "bk_base").train()
     optimizer = OPTIMIZER.model_copy(update={"learning_rate": 4e-3})

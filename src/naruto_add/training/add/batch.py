@@ -59,7 +59,7 @@ class Batch(Items):
 
 def pairs_at(data: AddData, *, seed: int, step: int) -> Pairs:
     """The pairs that this step trains on: those of one picture size, each size with the same probability."""
-    sizes = (data.train, *data.further)
+    sizes = (data.train, *data.other_sizes)
     generator = step_generator(seed, step, RESOLUTION_STREAM)
     return sizes[int(torch.randint(len(sizes), (), generator=generator))]
 
@@ -155,7 +155,7 @@ def _draw_real(
 ) -> tuple[Float[Tensor, "batch c h w"], Int[Tensor, " batch"]]:
     """Latents and prompts' rows: the teacher's samples of these items, random training pictures, or half of each.
 
-    For further picture sizes they are always the teacher's: the data set has one size.
+    For other picture sizes they are always the teacher's: the data set has one size.
     """
     from_teacher, teacher_rows = pairs.x0[items], pairs.rows[items]
     if params.real_source == "teacher" or pairs is not data.train:

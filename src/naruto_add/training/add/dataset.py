@@ -53,14 +53,14 @@ class RealLatents:
 class AddData:
     """All data, on the CPU. Row i of `prompts`, `prompt_embeds` and `pooled` is one prompt; row 0 is the empty one.
 
-    `held_out` pairs are for the validation score and never trained on. `further` are pairs of other picture sizes,
+    `held_out` pairs are for the validation score and never trained on. `other_sizes` are pairs of other picture sizes,
     which are trained on too; everything else has the base model's size. `real_pixels`, in [-1, 1], are those that
     the validation score compares with: of the validation split, which nothing is trained on.
     """
 
     train: Pairs
     held_out: Pairs
-    further: tuple[Pairs, ...]
+    other_sizes: tuple[Pairs, ...]
     real: RealLatents
     real_pixels: Float[Tensor, "pictures 3 height width"]
     prompts: list[str]
@@ -98,7 +98,7 @@ def load_data(
     return AddData(
         train=train,
         held_out=held_out,
-        further=(),
+        other_sizes=(),
         real=RealLatents(real_latents, prompt_rows(examples, row_of)),
         real_pixels=_score_pixels(dataset_dir),
         prompts=prompts,
@@ -117,4 +117,4 @@ def _score_pixels(dataset_dir: Path) -> Float[Tensor, "pictures 3 height width"]
 def pairs_of(pool: Pool, row_of: dict[str, int]) -> Pairs:
     """The pool's samples; `row_of` maps prompts to their rows in `AddData.prompts`."""
     rows = torch.tensor([row_of[prompt] for prompt in pool.prompts])
-    return Pairs(pool.noise, pool.states, pool.x0, rows[pool.caption_index])
+    return Pairs(pool.noise, pool.states, pool.x0, rows[pool.prompt_index])

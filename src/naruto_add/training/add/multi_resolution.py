@@ -1,4 +1,4 @@
-"""Multi-scale training: teacher samples of further picture sizes; each training step uses one size.
+"""Multi-scale training: teacher samples of other picture sizes; each training step uses one size.
 
 Every size has its own samples: a resized x0 is not the teacher's sample of a resized noise.
 """
@@ -18,7 +18,7 @@ from naruto_add.training.add.dataset import AddData, Pairs, pairs_of
 from naruto_add.training.pool import draw_from
 
 
-def sample_further_resolutions(
+def sample_other_sizes(
     bundle: ModelBundle,
     data: AddData,
     *,

@@ -13,7 +13,7 @@ from naruto_add.training.add.adversarial import AdversarialTrainer
 from naruto_add.training.add.consistency import ConsistencyTrainer
 from naruto_add.training.add.dataset import AddData, load_data
 from naruto_add.training.add.image_text import ImageText, load_image_text
-from naruto_add.training.add.multi_resolution import sample_further_resolutions
+from naruto_add.training.add.multi_resolution import sample_other_sizes
 from naruto_add.training.add.trainer import DistillationTrainer
 from naruto_add.training.loop import run_steps
 from naruto_add.training.pool import load_pool
@@ -113,7 +113,7 @@ def _load_inputs(
     cache_dir: Path,
     pool_cache_dir: Path,
 ) -> tuple[AddData, ImageText | None]:
-    """The data, with further picture sizes, and the image-text network if its loss is used."""
+    """The data, with other picture sizes, and the image-text network if its loss is used."""
     pool, image_text = load_pool(pool_path), None
     folders = {"dataset_dir": dataset_dir, "cache_dir": cache_dir}
     with main_first():
@@ -122,7 +122,7 @@ def _load_inputs(
             image_text = load_image_text(
                 bundle, data.prompts, params=params, prompt_template=prompt_template, **folders
             )
-    further = sample_further_resolutions(  # outside `main_first`: all processes draw a part
+    other_sizes = sample_other_sizes(  # outside `main_first`: all processes draw a part
         bundle,
         data,
         captions=pool.prompts,
@@ -132,4 +132,4 @@ def _load_inputs(
         guidance_scale=guidance_scale,
         pool_cache_dir=pool_cache_dir,
     )
-    return replace(data, further=further), image_text
+    return replace(data, other_sizes=other_sizes), image_text

@@ -62,5 +62,5 @@ def _draw_items(
 def _make_batch(data: WarmupData, items: Tensor, noisy_latents: Tensor, timesteps: Tensor, noise: Tensor) -> Batch:
     """Each error in epsilon is weighted by the squared distance by which it moves the student's next state."""
     shift = step_shift(timesteps, stride=data.stride, alphas_cumprod=data.alphas_cumprod)
-    prompt_embeds = data.prompt_embeds[data.pool.caption_index[items]]
+    prompt_embeds = data.prompt_embeds[data.pool.prompt_index[items]]
     return Batch(noisy_latents, timesteps, prompt_embeds, noise, shift.square())

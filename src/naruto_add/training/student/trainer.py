@@ -94,7 +94,7 @@ class StudentTrainer:
     def score(self) -> dict[str, float]:
         """Errors of the student's samples, at its own timesteps, to the held-out pool samples from the same noise."""
         held_out, pool = self.held_out, self.held_out.pool
-        noise, x0, rows = pool.noise[:NUM_SCORED], pool.x0[:NUM_SCORED], pool.caption_index[:NUM_SCORED]
+        noise, x0, rows = pool.noise[:NUM_SCORED], pool.x0[:NUM_SCORED], pool.prompt_index[:NUM_SCORED]
         x0_student = sample_across_processes(
             in_sampling_precision(self.student, self.frozen_precision),
             bundle=held_out.bundle,
