@@ -1,16 +1,20 @@
 """Metrics of base, teacher, student and distilled student on test captions."""
 
-from naruto_add.config import paths
-from naruto_add.config.schema import Params
-from naruto_add.pipeline.stage import run_stage
-from naruto_add.runtime.checkpoints import shared_cache_dir
+from typing import TYPE_CHECKING
+
+from stages.run import run_stage
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Params
 
 
-def main(params: Params) -> None:
+def main(params: "Params") -> None:
     """Measure every model."""
+    from naruto_add.config import paths
     from naruto_add.evaluation.evaluate import evaluate
     from naruto_add.generation.image_sets import DRAWING_CODE
     from naruto_add.generation.subjects import Models
+    from naruto_add.runtime.checkpoints import shared_cache_dir
 
     evaluate(
         params.evaluate,

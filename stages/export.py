@@ -1,12 +1,16 @@
 """The distilled student and the teacher as files for diffusers and other tools."""
 
-from naruto_add.config import paths
-from naruto_add.config.schema import Params
-from naruto_add.pipeline.stage import run_stage
+from typing import TYPE_CHECKING
+
+from stages.run import run_stage
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Params
 
 
-def main(params: Params) -> None:
+def main(params: "Params") -> None:
     """Write and check every format."""
+    from naruto_add.config import paths
     from naruto_add.export.formats import export_student
 
     export_student(

@@ -1,13 +1,16 @@
 """Pictures and captions from any source, made uniform, without duplicates, split by image."""
 
-from naruto_add.config import paths
-from naruto_add.config.schema import Params
-from naruto_add.pipeline.requirements import check_requirements
-from naruto_add.pipeline.stage import run_stage
+from typing import TYPE_CHECKING
+
+from stages.run import run_stage
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Params
 
 
-def main(params: Params) -> None:
+def main(params: "Params") -> None:
     """Write the data set."""
+    from naruto_add.config import paths
     from naruto_add.data.ingest import run_ingest
 
     run_ingest(
@@ -22,5 +25,12 @@ def main(params: Params) -> None:
     )
 
 
+def check(params: "Params") -> None:
+    """Check what all stages need, before the first of them runs."""
+    from naruto_add.pipeline.requirements import check_requirements
+
+    check_requirements(params)
+
+
 if __name__ == "__main__":
-    run_stage(main, check=check_requirements)
+    run_stage(main, check=check)

@@ -3,17 +3,21 @@
 This stage always runs, so that DVC notices when either changes.
 """
 
-from naruto_add.config import paths
-from naruto_add.config.schema import Params
-from naruto_add.pipeline.inputs import write_manifests
-from naruto_add.pipeline.pictures import write_picture_manifest
-from naruto_add.pipeline.requirements import check_requirements
-from naruto_add.pipeline.stage import run_stage
-from naruto_add.runtime.checkpoints import local_cache_path
+from typing import TYPE_CHECKING
+
+from stages.run import run_stage
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Params
 
 
-def main(params: Params) -> None:
+def main(params: "Params") -> None:
     """Write the manifests."""
+    from naruto_add.config import paths
+    from naruto_add.pipeline.inputs import write_manifests
+    from naruto_add.pipeline.pictures import write_picture_manifest
+    from naruto_add.runtime.checkpoints import local_cache_path
+
     write_manifests(
         params.base,
         lora_start=params.teacher.lora_start,
@@ -28,5 +32,12 @@ def main(params: Params) -> None:
     )
 
 
+def check(params: "Params") -> None:
+    """Check what all stages need, before the first of them runs."""
+    from naruto_add.pipeline.requirements import check_requirements
+
+    check_requirements(params)
+
+
 if __name__ == "__main__":
-    run_stage(main, check=check_requirements)
+    run_stage(main, check=check)

@@ -1,12 +1,16 @@
 """The results of all stages on one page: metrics, curves, grids and warnings. `naruto-add report` writes it too."""
 
-from naruto_add.config import paths
-from naruto_add.config.schema import Params
-from naruto_add.pipeline.stage import run_stage
+from typing import TYPE_CHECKING
+
+from stages.run import run_stage
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Params
 
 
-def main(params: Params) -> None:
+def main(params: "Params") -> None:
     """Write the page."""
+    from naruto_add.config import paths
     from naruto_add.reporting.report import write_report
 
     write_report(

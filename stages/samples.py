@@ -1,12 +1,16 @@
 """Grids of pictures that base, teacher and student draw from the same prompts and seeds."""
 
-from naruto_add.config import paths
-from naruto_add.config.schema import Params
-from naruto_add.pipeline.stage import run_stage
+from typing import TYPE_CHECKING
+
+from stages.run import run_stage
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Params
 
 
-def main(params: Params) -> None:
+def main(params: "Params") -> None:
     """Draw the grids."""
+    from naruto_add.config import paths
     from naruto_add.generation.samples import make_sample_grids
     from naruto_add.generation.subjects import Models
 

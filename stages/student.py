@@ -1,13 +1,17 @@
 """A compact U-Net inherited from the teacher's, warmed up by distillation on samples of the teacher."""
 
-from naruto_add.config import paths
-from naruto_add.config.schema import Params
-from naruto_add.pipeline.stage import run_stage
-from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
+from typing import TYPE_CHECKING
+
+from stages.run import run_stage
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Params
 
 
-def main(params: Params) -> None:
+def main(params: "Params") -> None:
     """Build and warm up the student."""
+    from naruto_add.config import paths
+    from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
     from naruto_add.training.pool import POOL_CODE
     from naruto_add.training.student.train import build_student
 

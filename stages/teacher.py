@@ -1,13 +1,17 @@
 """The base model finetuned on the data set by LoRA, with the adapters merged."""
 
-from naruto_add.config import paths
-from naruto_add.config.schema import Params
-from naruto_add.pipeline.stage import run_stage
-from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive
+from typing import TYPE_CHECKING
+
+from stages.run import run_stage
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Params
 
 
-def main(params: Params) -> None:
+def main(params: "Params") -> None:
     """Train the teacher."""
+    from naruto_add.config import paths
+    from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive
     from naruto_add.training.teacher.train import train_teacher
 
     checkpoints = checkpoint_dir(

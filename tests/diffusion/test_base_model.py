@@ -14,13 +14,13 @@ from naruto_add.config.profiles import compose_profile
 from naruto_add.diffusion.base_model import (
     block_names,
     check_base_model,
-    check_base_use,
     check_block_names,
     check_removable,
     latent_side,
     latent_size,
 )
 from naruto_add.models.student import Architecture, student_config
+from naruto_add.pipeline.base_use import check_base_use
 from naruto_add.runtime.errors import StageError
 
 ROOT = Path(__file__).parents[2]

@@ -19,8 +19,8 @@ def check() -> None:
     """
     from naruto_add.config import paths
     from naruto_add.config.load import load_params
+    from naruto_add.pipeline.hub import stay_offline
     from naruto_add.pipeline.requirements import check_requirements, requirements
-    from naruto_add.runtime.process import stay_offline
 
     params = load_params(pipeline_folder() / paths.PARAMS)
     stay_offline(params)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS, Resolution, sides_px
-from naruto_add.config.schema import Params
 from naruto_add.diffusion.base_parts import check_parts_fit
 from naruto_add.diffusion.single_file import is_single_file, single_file_configs
 from naruto_add.runtime.errors import StageError
@@ -23,29 +22,6 @@ _SCHEDULER_FILE = "scheduler/scheduler_config.json"
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 _FOLDERS = {"", ".", "..", "~", "base", "models"}
 """First parts of folder names that are never the owner of a hub repository."""
-
-
-def check_base_use(params: Params) -> None:
-    """Raises StageError if the base model is missing or unpinned, or if a stage could not use its networks or schedule.
-
-    All problems of the parameters are in one message. Of a hub repository only configuration files are downloaded. If
-    the hub refuses them, the error says why; if it cannot be reached, only the name and the revision are checked.
-    """
-    base = params.base
-    check_base_model(base.model, revision=base.revision, variant=base.variant, resolution_px=base.resolution_px)
-    configs = base_configs(base.model, base.revision)
-    if configs is None:
-        return
-    vae, unet = configs["vae"], configs["unet"]
-    check_scheduler(configs["scheduler"], base.model)
-    latent_side(vae, unet, resolution_px=base.resolution_px)
-    problems = [
-        *(_problem(latent_size, vae, unet, size, key="add.resolutions_px") for size in params.add.resolutions_px),
-        _problem(check_removable, unet, params.student.architecture),
-        *(_problem(check_block_names, unet, [name]) for name in params.add.discriminator_blocks),
-    ]
-    if any(problems):
-        raise StageError("\n".join(filter(None, problems)))
 
 
 def check_base_model(model: str, *, revision: str, variant: str, resolution_px: int) -> None:
@@ -146,14 +122,6 @@ def check_block_names(unet: Config, names: Sequence[str]) -> None:
             raise StageError(
                 f"add.discriminator_blocks: {name!r} is not a block of the teacher's U-Net; use some of {available}"
             )
-
-
-def _problem(check: Callable[..., object], *args: Any, **kwargs: Any) -> str | None:
-    try:
-        check(*args, **kwargs)
-    except StageError as error:
-        return str(error)
-    return None
 
 
 def _check_repository(model: str, revision: str) -> None:

@@ -17,6 +17,8 @@ UNTRACKED = frozenset(
         "src/naruto_add/config/paths.py",
         "src/naruto_add/config/rules.py",
         "src/naruto_add/config/schema.py",
+        "src/naruto_add/pipeline/base_use.py",
+        "src/naruto_add/pipeline/hub.py",
         "src/naruto_add/pipeline/requirements.py",
         "src/naruto_add/pipeline/stage.py",
         "src/naruto_add/pipeline/weights.py",
@@ -25,6 +27,7 @@ UNTRACKED = frozenset(
         "src/naruto_add/runtime/process.py",
         "src/naruto_add/runtime/progress.py",
         "src/naruto_add/runtime/tracking.py",
+        "stages/run.py",
     }
 )
 """Modules that cannot change what a stage writes. Parameters are tracked as params, paths as deps and outs.

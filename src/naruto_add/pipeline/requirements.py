@@ -18,7 +18,7 @@ from naruto_add.config.constants import (
     TRUNK_FILES,
 )
 from naruto_add.config.schema import Params
-from naruto_add.diffusion.base_model import check_base_use
+from naruto_add.pipeline.base_use import check_base_use
 from naruto_add.pipeline.pictures import check_source
 from naruto_add.pipeline.weights import fetch_base, fetch_network, fetch_torch_file
 from naruto_add.runtime.errors import StageError

@@ -1,4 +1,4 @@
-"""How the script of a stage runs: checks first, and errors for the user as one message."""
+"""How a stage runs: checks first, and errors for the user as one message."""
 
 import os
 import sys
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from naruto_add.config import paths
 from naruto_add.config.load import ParamsError, load_params
 from naruto_add.config.schema import Params
-from naruto_add.diffusion.base_model import check_base_use
+from naruto_add.pipeline.base_use import check_base_use
+from naruto_add.pipeline.hub import stay_offline
 from naruto_add.runtime.disk import explained_disk_error
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.process import stay_offline, terminate_with_parent
 
 
-def run_stage(main: Callable[[Params], None], *, check: Callable[[Params], None] = check_base_use) -> None:
-    """Check params.yaml and, by `check`, at least the base model, then run `main`.
+def run_checked(main: Callable[[Params], None], *, check: Callable[[Params], None] = check_base_use) -> None:
+    """Check params.yaml and, by `check`, at least the base model, then run `main`, the function of a stage's script.
 
     `main` imports its library module itself, so that a mistake is reported before torch is loaded.
 
@@ -23,7 +23,6 @@ def run_stage(main: Callable[[Params], None], *, check: Callable[[Params], None]
     status 0 for success.
     """
     try:
-        terminate_with_parent()
         params = load_params(paths.PARAMS)
         stay_offline(params)
         check(params)
