@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from naruto_add.cli.drawing import slug
 from naruto_add.diffusion.bundle import encode_prompts, load_pipeline_folder
 from naruto_add.diffusion.sampling import student_sampler
 from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE
@@ -151,11 +150,3 @@ def test_steps_out_of_range_are_wrong_usage(exported_dir: Path, empty_folder: Pa
     result = run("generate", PROMPT, "--steps", "0")
     assert result.exit_code == 2
     assert "Invalid value for '--steps': 0 is not in the range 1<=x<=1000" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("A man, élève!", "a-man-eleve"), ("../../etc", "etc"), ("火影", "picture"), ("x" * 300, "x" * 60)],
-)
-def test_names_of_files_are_plain(text: str, name: str) -> None:
-    assert slug(text) == name

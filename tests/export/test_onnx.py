@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from naruto_add.cli.model import load_model
-from naruto_add.cli.onnx_model import load_onnx_model
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
 from naruto_add.diffusion.noise import alphas_cumprod, ddim_step
 from naruto_add.diffusion.sampling import initial_noise, make_student_scheduler
 from naruto_add.export.onnx_files import check_onnx, require_onnx, sampler_steps
 from naruto_add.export.onnx_int8 import quantized
 from naruto_add.export.onnx_pipeline import OnnxPipeline
+from naruto_add.inference.model import load_model
+from naruto_add.inference.onnx_model import load_onnx_model
 from naruto_add.runtime.errors import StageError
 from tests.export.build import PROMPTS, export
 

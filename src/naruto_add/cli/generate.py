@@ -86,15 +86,15 @@ def generate(
     _check_seeds(seed, num)
     _check_model_folder(model_dir)
     _prepare_out_folder(out_dir)
-    from naruto_add.cli.drawing import write_pictures  # torch and diffusers take seconds to import
+    from naruto_add.inference.picture_files import write_pictures  # torch and diffusers take seconds to import
 
     options: dict[str, Any] = {"num_steps": steps, "guidance_scale": guidance, "raw_prompt": raw_prompt}
     if backend == "torch":
-        from naruto_add.cli.model import load_model
+        from naruto_add.inference.model import load_model
 
         model = load_model(model_dir, **options)
     else:
-        from naruto_add.cli.onnx_model import load_onnx_model
+        from naruto_add.inference.onnx_model import load_onnx_model
 
         model = load_onnx_model(model_dir, backend=backend, **options)
     seeds = range(seed, seed + num)

@@ -60,11 +60,9 @@ def report(*, markdown: bool) -> None:
 
     root = pipeline_folder()
     if markdown:
-        from naruto_add.reporting.markdown_report import markdown_report
-        from naruto_add.runtime.files import atomic_write_bytes
+        from naruto_add.reporting.markdown_report import write_markdown_report
 
-        text = markdown_report(load_params(root / paths.PARAMS), metrics_dir=root / paths.METRICS, root=root)
-        atomic_write_bytes(root / paths.MARKDOWN_REPORT, text.encode())
+        write_markdown_report(load_params(root / paths.PARAMS), root=root)
         click.echo(paths.MARKDOWN_REPORT)
         return
     write_report(

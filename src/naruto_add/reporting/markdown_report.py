@@ -10,13 +10,19 @@ from naruto_add.evaluation.catalog import notes, number
 from naruto_add.reporting.report import GRIDS, TRAINED, health_checks, read_metrics, run_facts
 from naruto_add.reporting.tables import SUBJECTS, markdown_table, metrics_table
 from naruto_add.runtime.errors import shown
+from naruto_add.runtime.files import atomic_write_bytes
 
 EXPORT_COLUMNS = ("size_mib", "latency_batch_1_ms", "latency_batch_8_ms")
 
 
-def markdown_report(params: Params, *, metrics_dir: Path, root: Path) -> str:
-    """The text; its links are relative to `root`. Raises StageError if metrics/evaluate.json does not exist."""
-    metrics = read_metrics(metrics_dir)
+def write_markdown_report(params: Params, *, root: Path) -> None:
+    """Write report.md in `root`. Raises StageError if metrics/evaluate.json does not exist."""
+    atomic_write_bytes(root / paths.MARKDOWN_REPORT, _text(params, root).encode())
+
+
+def _text(params: Params, root: Path) -> str:
+    """Its links are relative to `root`."""
+    metrics = read_metrics(root / paths.METRICS)
     facts = [f"- {name}: {_plain(value)}" for name, value in run_facts(params, metrics)]
     table = [metrics_table(metrics["evaluate"]), *notes(metrics["evaluate"], SUBJECTS)]
     checks = [

@@ -48,26 +48,24 @@ class Model:
 def load_model(folder: Path, *, num_steps: int | None, guidance_scale: float | None, raw_prompt: bool) -> Model:
     """The model on the GPU if there is one.
 
-    A missing option is taken from naruto_add.json in the folder, then from params.yaml in the working directory. Raises
-    StageError, which names the option, if the folder cannot be loaded, if an option does not fit the model, or if
-    neither file has a missing option.
+    A folder with naruto_add.json is an exported student. A missing option is taken from this file, or for other models
+    from params.yaml in the working directory. Raises StageError, which names the option of `naruto-add generate`, if
+    the folder cannot be loaded, if an option does not fit the model, or if there is no value for a missing option.
     """
-    pipeline = _load_pipeline(folder)
-    unet = getattr(pipeline, "unet", None)
-    is_student = unet is not None and unet.config.get("time_cond_proj_dim") is not None
-    defaults = _Defaults(folder, is_student=is_student)
-    if is_student and guidance_scale is not None:
+    settings = read_settings(folder)
+    if settings and guidance_scale is not None:
         raise StageError(
             f"--guidance: {guidance_scale:g} has no effect on {folder}, because guidance is distilled into an exported "
             "student; leave the option out"
         )
+    pipeline, defaults = _load_pipeline(folder), _Defaults(folder, settings)
     steps = defaults.num_steps() if num_steps is None else num_steps
     _check_steps(pipeline, steps, folder)
     return Model(
         name=str(folder),
         pipeline=pipeline,
         num_inference_steps=steps,
-        guidance_scale=None if is_student else guidance_scale or defaults.guidance_scale(),
+        guidance_scale=None if settings else guidance_scale or defaults.guidance_scale(),
         prompt_template=NO_TEMPLATE if raw_prompt else defaults.prompt_template(),
     )
 
@@ -75,16 +73,11 @@ def load_model(folder: Path, *, num_steps: int | None, guidance_scale: float | N
 class _Defaults:
     """Values for options that were not given. params.yaml is read only if one of its values is needed."""
 
-    def __init__(self, folder: Path, *, is_student: bool) -> None:
-        self._folder = folder
-        self._is_student = is_student
-        self._settings: SamplingSettings | None = read_settings(folder)
+    def __init__(self, folder: Path, settings: SamplingSettings | None) -> None:
+        self._folder, self._settings = folder, settings
 
     def num_steps(self) -> int:
-        if self._settings:
-            return self._settings.num_inference_steps
-        sampling = self._params("--steps").sampling
-        return sampling.student_steps if self._is_student else sampling.teacher_steps
+        return self._settings.num_inference_steps if self._settings else self._params("--steps").sampling.teacher_steps
 
     def guidance_scale(self) -> float:
         return self._params("--guidance").sampling.guidance_scale

@@ -1,4 +1,4 @@
-"""Pictures of `naruto-add generate`: PNG files with the settings that they were drawn with, and a grid of them."""
+"""Drawn pictures as PNG files, with the settings that they were drawn with, and a grid of them."""
 
 import re
 import time
@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from naruto_add.cli.model import Model
 from naruto_add.imaging.grid import CELL_PX, GridColumn, GridRow, make_grid
+from naruto_add.inference.model import Model
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_file
 
