@@ -30,6 +30,7 @@ from naruto_add.training.add.batch import Batch, draw_batch
 from naruto_add.training.add.dataset import AddData, Pairs, RealLatents
 from naruto_add.training.add.discriminators import Discriminators, Features
 from naruto_add.training.learner import Learner
+from naruto_add.training.settings import DistillationSettings
 
 ROOT = Path(__file__).parents[1]
 NUM_PAIRS, NUM_TOKENS, TEXT_WIDTH = 480, 77, 128
@@ -173,11 +174,15 @@ def make_trainer(params: Params) -> AdversarialTrainer:
         student,
         data=data,
         params=params.add,
-        student_timesteps=timesteps,
+        settings=DistillationSettings(
+            guidance_scale=params.sampling.guidance_scale,
+            pool_steps=params.sampling.pool_steps,
+            student_timesteps=timesteps,
+            prompt_template=params.base.prompt_template,
+            frozen_precision=params.base.frozen_precision,
+            autocast=params.base.autocast,
+        ),
         student_scheduler=params.sampling.student_scheduler,
-        guidance_scale=params.sampling.guidance_scale,
-        frozen_precision=params.base.frozen_precision,
-        autocast=params.base.autocast,
     )
 
 

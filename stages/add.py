@@ -13,43 +13,37 @@ def main(params: "Params") -> None:
     from naruto_add.config import paths
     from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
     from naruto_add.training.add.train import distill
+    from naruto_add.training.loop import TrainingRun
     from naruto_add.training.pool import POOL_CODE
+    from naruto_add.training.settings import DistillationSettings
 
+    settings = DistillationSettings(
+        guidance_scale=params.sampling.guidance_scale,
+        pool_steps=params.sampling.pool_steps,
+        student_timesteps=params.sampling.student_timesteps,
+        prompt_template=params.base.prompt_template,
+        frozen_precision=params.base.frozen_precision,
+        autocast=params.base.autocast,
+    )
     checkpoints = checkpoint_dir(
         "add",
-        params=[
-            params.base.autocast,
-            params.base.frozen_precision,
-            params.base.prompt_template,
-            params.sampling.guidance_scale,
-            params.sampling.pool_steps,
-            params.sampling.student_scheduler,
-            params.sampling.student_timesteps,
-            params.add,
-        ],
+        params=[settings, params.sampling.student_scheduler, params.add],
         deps=[paths.DATASET, paths.TEACHER, paths.STUDENT, paths.POOL],
     )
     with exclusive(checkpoints):
         distill(
-            paths.DATASET,
-            paths.TEACHER,
+            params.add,
+            settings,
+            student_scheduler=params.sampling.student_scheduler,
+            dataset_dir=paths.DATASET,
+            teacher_dir=paths.TEACHER,
             student_dir=paths.STUDENT,
             pool_path=paths.POOL,
-            params=params.add,
-            frozen_precision=params.base.frozen_precision,
-            autocast=params.base.autocast,
-            guidance_scale=params.sampling.guidance_scale,
-            pool_steps=params.sampling.pool_steps,
-            student_scheduler=params.sampling.student_scheduler,
-            student_timesteps=params.sampling.student_timesteps,
-            prompt_template=params.base.prompt_template,
-            out_dir=paths.DISTILLED,
-            checkpoint_dir=checkpoints,
             pool_cache_dir=shared_cache_dir("pool", *POOL_CODE),
-            tracking=params.tracking,
-            curves_path=paths.CURVES / "add.tsv",
+            out_dir=paths.DISTILLED,
             metrics_path=paths.METRICS / "add.json",
             validation_grid_path=paths.GRIDS / "add.png",
+            run=TrainingRun(checkpoint_dir=checkpoints, curves_path=paths.CURVES / "add.tsv", tracking=params.tracking),
         )
 
 

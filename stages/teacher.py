@@ -12,6 +12,7 @@ def main(params: "Params") -> None:
     """Train the teacher."""
     from naruto_add.config import paths
     from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive
+    from naruto_add.training.loop import TrainingRun
     from naruto_add.training.teacher.train import train_teacher
 
     checkpoints = checkpoint_dir(
@@ -27,11 +28,11 @@ def main(params: "Params") -> None:
             guidance_scale=params.sampling.guidance_scale,
             out_dir=paths.TEACHER,
             lora_dir=paths.TEACHER_LORA,
-            checkpoint_dir=checkpoints,
-            tracking=params.tracking,
-            curves_path=paths.CURVES / "teacher.tsv",
             metrics_path=paths.METRICS / "teacher.json",
             validation_grid_path=paths.GRIDS / "teacher.png",
+            run=TrainingRun(
+                checkpoint_dir=checkpoints, curves_path=paths.CURVES / "teacher.tsv", tracking=params.tracking
+            ),
         )
 
 

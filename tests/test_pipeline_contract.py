@@ -90,7 +90,7 @@ def test_checkpoints_belong_to_all_parameters_and_inputs_of_the_stage(stage_name
     """Otherwise a run could resume the checkpoint of another configuration."""
     script = _script(stage_name)
     call = _call(script, "checkpoint_dir")
-    assert _keys(_outermost(call)) == keys_read(script)
+    assert _keys(_arguments(script, call)) == keys_read(script)
     inputs = {path for path in _declared()[stage_name].paths("deps") if not _is_code(path)}
     assert _paths(call) == inputs
 
@@ -147,13 +147,14 @@ def test_the_checks_of_scripts_find_keys_and_paths(tmp_path: Path) -> None:
     script.write_text(
         "def main(params):\n"
         "    from naruto_add import direct\n"
-        "    folder = checkpoint_dir('add', params=[params.add, params.base.autocast], deps=[paths.DATASET])\n"
+        "    some = Settings(seed=params.base.seed)\n"
+        "    folder = checkpoint_dir('add', params=[some, params.add, params.base.autocast], deps=[paths.DATASET])\n"
         "    direct.f(params.add, params.student.seed, params.add.seed, paths.CURVES / 'add.tsv')\n"
         "    direct.g(params.sampling.student_timesteps)\n"
     )
-    assert keys_read(script) == {"add", "base.autocast", "student.seed", "sampling.student_steps"}
+    assert keys_read(script) == {"add", "base.autocast", "base.seed", "student.seed", "sampling.student_steps"}
     assert paths_named(script) == {"data/dataset", "metrics/curves/add.tsv"}
-    assert _keys(_outermost(_call(script, "checkpoint_dir"))) == {"add", "base.autocast"}
+    assert _keys(_arguments(script, _call(script, "checkpoint_dir"))) == {"add", "base.autocast", "base.seed"}
     assert _paths(_call(script, "checkpoint_dir")) == {"data/dataset"}
 
 
@@ -176,6 +177,15 @@ def _call(script: Path, function: str) -> ast.Call:
     calls = [node for node in ast.walk(_tree(script)) if isinstance(node, ast.Call)]
     (call,) = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == function]
     return call
+
+
+def _arguments(script: Path, call: ast.Call) -> Iterator[ast.expr]:
+    """The outermost expressions of the call; a local variable stands for what the script assigns to it."""
+    names = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
+    yield from _outermost(call)
+    for node in ast.walk(_tree(script)):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names:
+            yield from _outermost(node.value)
 
 
 def _keys(nodes: Iterable[ast.expr]) -> set[str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from naruto_add.training.add.train import distill
+from naruto_add.training.loop import TrainingRun
+from naruto_add.training.settings import DistillationSettings
 from naruto_add.training.student.train import build_student
 from naruto_add.training.teacher.train import train_teacher
 from tests.mini_profile import mini_params
@@ -21,13 +23,14 @@ TINY: dict[str, dict[str, Any]] = {
     "add": {"adv_start_steps": 1, "adv_ramp_steps": 1, "crop_px": 32},
 }
 SHORT = {"num_steps": 4, "batch_size": 8, "validation_every_steps": 2}
-STUDENT_SAMPLING = {
-    "guidance_scale": 3.0,
-    "pool_steps": 4,
-    "prompt_template": "{caption}",
-    "frozen_precision": "fp32",
-    "autocast": "fp32",
-}
+SETTINGS = DistillationSettings(
+    guidance_scale=3.0,
+    pool_steps=4,
+    student_timesteps=PROFILE.sampling.student_timesteps,
+    prompt_template="{caption}",
+    frozen_precision="fp32",
+    autocast="fp32",
+)
 
 
 def params_of(stage: str, changes: dict[str, Any]) -> Any:
@@ -40,9 +43,9 @@ def params_of(stage: str, changes: dict[str, Any]) -> Any:
 def train(root: Path, stage: str, out: Path, changes: dict[str, Any]) -> None:
     """Call the stage's entry function."""
     params = params_of(stage, changes)
-    outputs = {"curves_path": out / f"{stage}.tsv", "metrics_path": out / "metrics.json", "out_dir": out / "unet"}
-    outputs |= {"checkpoint_dir": out / "checkpoints"}
-    timesteps = PROFILE.sampling.student_timesteps
+    run = TrainingRun(checkpoint_dir=out / "checkpoints", curves_path=out / f"{stage}.tsv")
+    outputs: dict[str, Any] = {"metrics_path": out / "metrics.json", "out_dir": out / "unet", "run": run}
+    inputs = {"teacher_dir": root / "pipeline", "dataset_dir": root / "dataset"}
     match stage:
         case "teacher":
             base = PROFILE.base.model_copy(update={"model": str(root / "pipeline"), "resolution_px": 32})
@@ -50,18 +53,11 @@ def train(root: Path, stage: str, out: Path, changes: dict[str, Any]) -> None:
             train_teacher(root / "dataset", params, base=base, guidance_scale=3.0, **outputs)
         case "student":
             outputs |= {"pool_path": out / "pool.safetensors", "pool_cache_dir": out / "drawn"}
-            options = {"params": params, "timesteps": timesteps, **STUDENT_SAMPLING}
-            build_student(root / "pipeline", root / "dataset", **options, **outputs)
+            build_student(params, SETTINGS, **inputs, **outputs)
         case "add":
-            outputs |= {"pool_cache_dir": out / "drawn"}
-            inputs = {"student_dir": root / "student", "pool_path": root / "pool.safetensors"}
-            options = {
-                "params": params,
-                "student_timesteps": timesteps,
-                "student_scheduler": "ddim",
-                **STUDENT_SAMPLING,
-            }
-            distill(root / "dataset", root / "pipeline", **inputs, **options, **outputs)
+            outputs |= {"pool_cache_dir": out / "drawn", "validation_grid_path": out / "grid.png"}
+            inputs |= {"student_dir": root / "student", "pool_path": root / "pool.safetensors"}
+            distill(params, SETTINGS, student_scheduler="ddim", **inputs, **outputs)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from naruto_add.runtime.compute import make_accelerator, step_generator
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.curves import Curves
 from naruto_add.training.learner import Learner
-from naruto_add.training.loop import run_steps
+from naruto_add.training.loop import TrainingRun, run_steps
 from naruto_add.training.weights import Best, Ema, TrainableState
 
 NUM_STEPS = 12
@@ -63,14 +63,13 @@ def _train(folder: Path, *, die_at: int | None = None, interrupt_at: int | None 
 
     run_steps(
         step,
+        TrainingRun(checkpoint_dir=folder, curves_path=folder / "toy.tsv"),
         name="toy",
         num_steps=NUM_STEPS,
         state={"model": learner, "best": best},
         num_weights=learner.num_weights,
         validate=validate,
         validation_every_steps=4,
-        checkpoint_dir=folder,
-        curves_path=folder / "toy.tsv",
     )
     curves = [(folder / name).read_text() for name in ("toy.tsv", "toy_validation.tsv")]
     return {"model": TrainableState(model).state_dict(), "ema": ema.average(), "best": best.weights, "curves": curves}

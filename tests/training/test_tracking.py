@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from naruto_add.config.schema import Tracking
 from naruto_add.runtime.errors import StageError
-from naruto_add.training.loop import run_steps
+from naruto_add.training.loop import TrainingRun, run_steps
 
 NUM_STEPS = 6
 
@@ -34,15 +34,13 @@ def _train(tool: Tracking, during: Any = None) -> None:
 
     run_steps(
         step,
+        TrainingRun(checkpoint_dir=Path("checkpoints"), curves_path=Path("toy.tsv"), tracking=tool),
         name="toy",
         num_steps=NUM_STEPS,
         state={},
         num_weights=1,
         validate=lambda num_done: {"score": float(num_done)},
         validation_every_steps=3,
-        checkpoint_dir=Path("checkpoints"),
-        curves_path=Path("toy.tsv"),
-        tracking=tool,
         pictures=lambda: np.stack([np.full((4, 4, 3), value, dtype=np.uint8) for value in (0, 200)]),
     )
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,4 +91,6 @@ def _imported_sources(*modules: str) -> list[Path]:
 
 
 def _plain(item: Any) -> Any:
+    if is_dataclass(item) and not isinstance(item, type):
+        return asdict(item)
     return item.model_dump() if hasattr(item, "model_dump") else item

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,21 @@ from naruto_add.training.curves import Curves, Scalars
 from naruto_add.training.processes import main_progress, summed
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """Where a training keeps its checkpoint and writes its curves, and the tool that shows it live.
+
+    `checkpoint_dir` must be used by one configuration only.
+    """
+
+    checkpoint_dir: Path
+    curves_path: Path
+    tracking: Tracking = "none"
+
+
 def run_steps(
     train_step: Callable[[int], Scalars],
+    run: TrainingRun,
     *,
     name: str,
     num_steps: int,
@@ -32,31 +46,28 @@ def run_steps(
     num_weights: int,
     validate: Callable[[int], Scalars],
     validation_every_steps: int,
-    checkpoint_dir: Path,
-    curves_path: Path,
-    tracking: Tracking = "none",
     pictures: Callable[[], NDArray[np.uint8]] | None = None,
 ) -> None:
-    """Do the steps 0 to `num_steps` - 1, except those that the checkpoint in `checkpoint_dir` contains already.
+    """Do the steps 0 to `num_steps` - 1, except those that the checkpoint of `run` contains already.
 
     `train_step(step)` does one step. `validate(num_done)` is called before the first step, after every
     `validation_every_steps` and after the last. Both return the scalars of a row in the curves. After Ctrl-C or SIGTERM
     the current step is completed, the state is saved and KeyboardInterrupt is raised. Raises StageError before the
     first step if the checkpoints of `num_weights` trained weights do not fit on the disk.
 
-    The rows also go to the tool of `tracking`, and so does what `pictures()` returns after a validation: uint8 pictures
-    (batch, height, width, RGB). It is called in the main process only, and only with such a tool.
+    The rows also go to the tool of `run.tracking`, and so does what `pictures()` returns after a validation: uint8
+    pictures (batch, height, width, RGB). It is called in the main process only, and only with such a tool.
     """
     if is_main():
-        require_free(checkpoint_dir, bytes_to_train(num_weights), purpose=f"the checkpoints of {name}")
+        require_free(run.checkpoint_dir, bytes_to_train(num_weights), purpose=f"the checkpoints of {name}")
     curves = Curves(num_steps)
-    checkpoint = Checkpoint(checkpoint_dir / f"{name}.pt", {**state, "curves": curves}, rarely_changed=["best"])
+    checkpoint = Checkpoint(run.checkpoint_dir / f"{name}.pt", {**state, "curves": curves}, rarely_changed=["best"])
     num_done = checkpoint.load()
     wait_for_all()  # until all processes have read the checkpoint, none may write it
     if num_done is None:
         num_done = 0
         curves.add_validation(0, validate(0))
-    with _interruptible() as interrupted, tracked(tracking, name) as tracker:
+    with _interruptible() as interrupted, tracked(run.tracking, name) as tracker:
         bar = main_progress(range(num_done, num_steps), desc=name, total=num_steps, initial=num_done)
         for step in bar:
             scalars = train_step(step)
@@ -68,7 +79,7 @@ def run_steps(
                 validated = validate(num_done)
                 curves.add_validation(num_done, validated)
                 _track(tracker, num_done, validated, pictures)
-                _write_curves(curves, curves_path)
+                _write_curves(curves, run.curves_path)
             is_interrupted = summed(interrupted.is_set()) > 0  # the signal may reach only one of the processes
             if is_main() and (is_validation or is_interrupted or checkpoint.is_due()):
                 checkpoint.save(num_done)
@@ -76,7 +87,7 @@ def run_steps(
                 wait_for_all()  # the main process may still be saving
                 raise KeyboardInterrupt
             bar.set_postfix(_first_values(scalars), refresh=False)
-    _write_curves(curves, curves_path)
+    _write_curves(curves, run.curves_path)
 
 
 def _write_curves(curves: Curves, path: Path) -> None:

@@ -17,8 +17,9 @@ from naruto_add.training.add.batch import Batch
 from naruto_add.training.add.consistency import ConsistencyTrainer
 from naruto_add.training.add.dataset import AddData, load_data
 from naruto_add.training.add.image_text import ImageText
-from naruto_add.training.loop import run_steps
+from naruto_add.training.loop import TrainingRun, run_steps
 from naruto_add.training.pool import load_pool
+from naruto_add.training.settings import DistillationSettings
 from tests.mini_profile import mini_params
 
 MINI = mini_params()
@@ -26,6 +27,14 @@ TEMPLATE = "ninja style, {caption}"
 GUIDANCE_SCALE = 3.0
 NUM_REAL = 4
 TIMESTEPS = [999, 749, 499, 249]
+SETTINGS = DistillationSettings(
+    guidance_scale=GUIDANCE_SCALE,
+    pool_steps=4,
+    student_timesteps=TIMESTEPS,
+    prompt_template=TEMPLATE,
+    frozen_precision="fp32",
+    autocast="fp32",
+)
 SMALL: dict[str, Any] = {
     "num_steps": 4,
     "batch_size": 6,
@@ -98,11 +107,8 @@ class Build:
             self._student(),
             data=data or self.data(params),
             params=params,
-            student_timesteps=TIMESTEPS,
+            settings=SETTINGS,
             student_scheduler=scheduler,
-            guidance_scale=GUIDANCE_SCALE,
-            frozen_precision="fp32",
-            autocast="fp32",
             image_text=image_text,
         )
 
@@ -114,11 +120,8 @@ class Build:
             self._student(),
             data=data or self.data(params),
             params=params,
-            student_timesteps=TIMESTEPS,
+            settings=SETTINGS,
             student_scheduler=scheduler,
-            guidance_scale=GUIDANCE_SCALE,
-            frozen_precision="fp32",
-            autocast="fp32",
         )
 
     def _student(self) -> Any:
@@ -142,14 +145,13 @@ def train(
 
     run_steps(
         train_step,
+        TrainingRun(checkpoint_dir=folder, curves_path=folder / "curves.tsv"),
         name="add",
         num_steps=trainer.params.num_steps,
         state=trainer.state(),
         num_weights=trainer.learner.num_weights,
         validate=trainer.validate,
         validation_every_steps=trainer.params.validation_every_steps,
-        checkpoint_dir=folder,
-        curves_path=folder / "curves.tsv",
     )
     return steps
 

@@ -17,7 +17,7 @@ from naruto_add.training.add.dataset import AddData, Pairs
 from naruto_add.training.add.multi_resolution import latent_shape, sample_other_sizes
 from naruto_add.training.pool import load_pool
 from tests.training.add import build as build_module
-from tests.training.add.build import ALL_LOSSES, GUIDANCE_SCALE, TIMESTEPS, Build, same_training, train
+from tests.training.add.build import ALL_LOSSES, GUIDANCE_SCALE, SETTINGS, Build, same_training, train
 
 SIZES = [64, "96x32"]
 SHAPES = [(4, 4, 4), (4, 8, 8), (4, 4, 12)]
@@ -33,11 +33,9 @@ def draw(build: Build, data: AddData, cache_dir: Path) -> tuple[Pairs, ...]:
     return sample_other_sizes(
         build.bundle,
         data,
-        captions=load_pool(build.pool_path).prompts,
+        prompts=load_pool(build.pool_path).prompts,
         params=add_params(),
-        num_steps=4,
-        student_timesteps=TIMESTEPS,
-        guidance_scale=GUIDANCE_SCALE,
+        settings=SETTINGS,
         pool_cache_dir=cache_dir,
     )
 

@@ -14,29 +14,24 @@ from naruto_add.diffusion.bundle import load_unet
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE
 from naruto_add.training.add.train import distill
-from tests.training.add.build import GUIDANCE_SCALE, TEMPLATE, TIMESTEPS, Build, add_params, same, weights
+from naruto_add.training.loop import TrainingRun
+from tests.training.add.build import SETTINGS, Build, add_params, same, weights
 
 
 def run_stage(build: Build, teacher_dir: Path, folder: Path, params: Add, **values: Any) -> Path:
     """Run `add` with all outputs in `folder`; returns the folder of the distilled U-Net."""
     options: dict[str, Any] = {"student_dir": build.student_dir, "student_scheduler": "ddim", **values}
     distill(
-        build.dataset_dir,
-        teacher_dir,
+        params,
+        SETTINGS,
+        dataset_dir=build.dataset_dir,
+        teacher_dir=teacher_dir,
         pool_path=build.pool_path,
-        pool_steps=4,
-        student_timesteps=TIMESTEPS,
-        guidance_scale=GUIDANCE_SCALE,
-        params=params,
-        frozen_precision="fp32",
-        autocast="fp32",
-        prompt_template=TEMPLATE,
-        out_dir=folder / "distilled",
-        checkpoint_dir=folder / "checkpoints",
         pool_cache_dir=folder / "pool",
-        curves_path=folder / "curves.tsv",
+        out_dir=folder / "distilled",
         metrics_path=folder / "add.json",
         validation_grid_path=folder / "add.png",
+        run=TrainingRun(checkpoint_dir=folder / "checkpoints", curves_path=folder / "curves.tsv"),
         **options,
     )
     return folder / "distilled"

@@ -18,7 +18,9 @@ from naruto_add.diffusion.noise import x0_from_noise_pred
 from naruto_add.diffusion.sampling import Sampler, guided_noise_pred, initial_noise, make_student_scheduler
 from naruto_add.models.student import Architecture, shrink_unet
 from naruto_add.training import pool as pool_module
+from naruto_add.training.loop import TrainingRun
 from naruto_add.training.pool import Pool, load_pool
+from naruto_add.training.settings import DistillationSettings
 from naruto_add.training.student import trainer as trainer_module
 from naruto_add.training.student.batch import draw_knowledge_batch, draw_trajectory_batch
 from naruto_add.training.student.dataset import WarmupData
@@ -26,6 +28,14 @@ from naruto_add.training.student.train import build_student
 from naruto_add.training.student.trainer import StudentTrainer, knowledge_losses
 
 TIMESTEPS = [999, 749, 499, 249]
+SETTINGS = DistillationSettings(
+    guidance_scale=3.0,
+    pool_steps=4,
+    student_timesteps=TIMESTEPS,
+    prompt_template="{caption}",
+    frozen_precision="fp32",
+    autocast="fp32",
+)
 OPTIMIZER = Optimizer(
     name="adamw", learning_rate=2e-3, warmup_steps=1, schedule="constant", ema_decay=0.5, ema_on_cpu=False
 )
@@ -73,21 +83,15 @@ def build(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path) -> Ca
     def run(name: str, params: Student = PARAMS) -> Path:
         folder = tmp_path / name
         build_student(
-            tiny_pipeline_dir,
-            tiny_dataset_dir,
-            params=params,
-            frozen_precision="fp32",
-            autocast="fp32",
-            guidance_scale=3.0,
-            prompt_template="{caption}",
-            timesteps=TIMESTEPS,
-            pool_steps=4,
+            params,
+            SETTINGS,
+            teacher_dir=tiny_pipeline_dir,
+            dataset_dir=tiny_dataset_dir,
             out_dir=folder / "student",
             pool_path=folder / "pool.safetensors",
-            checkpoint_dir=folder / "checkpoints",
             pool_cache_dir=tmp_path / "drawn",
-            curves_path=folder / "student.tsv",
             metrics_path=folder / "student.json",
+            run=TrainingRun(checkpoint_dir=folder / "checkpoints", curves_path=folder / "student.tsv"),
         )
         return folder
 

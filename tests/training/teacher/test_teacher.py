@@ -17,6 +17,7 @@ from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_
 from naruto_add.models.lora import lora_layers
 from naruto_add.runtime.errors import StageError
 from naruto_add.training import learner
+from naruto_add.training.loop import TrainingRun
 from naruto_add.training.teacher import trainer as trainer_module
 from naruto_add.training.teacher.batch import draw_batch
 from naruto_add.training.teacher.dataset import TeacherData, load_data
@@ -98,10 +99,9 @@ def train(folder: Path, pipeline_dir: Path, dataset_dir: Path, params: Teacher =
         guidance_scale=2.0,
         out_dir=folder / "teacher",
         lora_dir=folder / "lora",
-        checkpoint_dir=folder / "checkpoints",
-        curves_path=folder / "teacher.tsv",
         metrics_path=folder / "teacher.json",
         validation_grid_path=folder / "grid.png",
+        run=TrainingRun(checkpoint_dir=folder / "checkpoints", curves_path=folder / "teacher.tsv"),
     )
 
 

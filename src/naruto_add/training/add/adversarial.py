@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
-from naruto_add.config.schema import Add, Precision, StudentScheduler
+from naruto_add.config.schema import Add, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE
 from naruto_add.training.add.batch import Batch, draw_batch
@@ -21,6 +21,7 @@ from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
 from naruto_add.training.learner import Learner
 from naruto_add.training.processes import means
+from naruto_add.training.settings import DistillationSettings
 
 
 class AdversarialTrainer(DistillationTrainer):
@@ -36,26 +37,15 @@ class AdversarialTrainer(DistillationTrainer):
         *,
         data: AddData,
         params: Add,
-        student_timesteps: list[int],
+        settings: DistillationSettings,
         student_scheduler: StudentScheduler,
-        guidance_scale: float,
-        frozen_precision: Precision,
-        autocast: Precision,
         image_text: ImageText | None = None,
     ) -> None:
         super().__init__(
-            bundle,
-            student,
-            data=data,
-            params=params,
-            student_timesteps=student_timesteps,
-            student_scheduler=student_scheduler,
-            guidance_scale=guidance_scale,
-            frozen_precision=frozen_precision,
-            autocast=autocast,
+            bundle, student, data=data, params=params, settings=settings, student_scheduler=student_scheduler
         )
         self.objective = StudentObjective(
-            self.denoisers, student_timesteps=student_timesteps, student_scheduler=student_scheduler
+            self.denoisers, student_timesteps=settings.student_timesteps, student_scheduler=student_scheduler
         )
         self.image_text = image_text
         if "pixel" in params.discriminators or params.perceptual_weight or params.image_text_weight:

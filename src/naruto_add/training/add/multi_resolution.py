@@ -16,17 +16,16 @@ from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.runtime.compute import step_generator
 from naruto_add.training.add.dataset import AddData, Pairs, pairs_of
 from naruto_add.training.pool import draw_from
+from naruto_add.training.settings import DistillationSettings
 
 
 def sample_other_sizes(
     bundle: ModelBundle,
     data: AddData,
     *,
-    captions: list[str],
+    prompts: list[str],
     params: Add,
-    num_steps: int,
-    student_timesteps: list[int],
-    guidance_scale: float,
+    settings: DistillationSettings,
     pool_cache_dir: Path,
 ) -> tuple[Pairs, ...]:
     """`add.resolution_pool_size` teacher samples of these prompts of `data` for each of `add.resolutions_px`.
@@ -40,10 +39,10 @@ def sample_other_sizes(
         draw_from(
             bundle,
             _noise(shape, params.resolution_pool_size, seed=params.seed),
-            prompts=captions,
-            num_steps=num_steps,
-            timesteps=student_timesteps,
-            guidance_scale=guidance_scale,
+            prompts=prompts,
+            num_steps=settings.pool_steps,
+            timesteps=settings.student_timesteps,
+            guidance_scale=settings.guidance_scale,
             seed=params.seed,
             cache_dir=pool_cache_dir,
         )

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from naruto_add.config.schema import Add, Precision, StudentScheduler, Tracking
+from naruto_add.config.schema import Add, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet, save_unet
 from naruto_add.diffusion.placement import rest
 from naruto_add.runtime.files import new_folder, write_json
@@ -15,61 +15,49 @@ from naruto_add.training.add.dataset import AddData, load_data
 from naruto_add.training.add.image_text import ImageText, load_image_text
 from naruto_add.training.add.multi_resolution import sample_other_sizes
 from naruto_add.training.add.trainer import DistillationTrainer
-from naruto_add.training.loop import run_steps
+from naruto_add.training.loop import TrainingRun, run_steps
 from naruto_add.training.pool import load_pool
+from naruto_add.training.settings import DistillationSettings
 
 
 def distill(
+    params: Add,
+    settings: DistillationSettings,
+    *,
+    student_scheduler: StudentScheduler,
     dataset_dir: Path,
     teacher_dir: Path,
-    *,
     student_dir: Path,
     pool_path: Path,
-    pool_steps: int,
-    student_timesteps: list[int],
-    guidance_scale: float,
-    student_scheduler: StudentScheduler,
-    params: Add,
-    frozen_precision: Precision,
-    autocast: Precision,
-    prompt_template: str,
-    out_dir: Path,
-    checkpoint_dir: Path,
     pool_cache_dir: Path,
-    curves_path: Path,
+    out_dir: Path,
     metrics_path: Path,
     validation_grid_path: Path,
-    tracking: Tracking = "none",
+    run: TrainingRun,
 ) -> None:
     """Write the distilled U-Net: the averaged weights after the last step, unless earlier ones have a better score.
 
-    `checkpoint_dir` is for caches and for the checkpoint that a killed run resumes from; it must be used with this
-    configuration only. `pool_cache_dir` may be shared by all configurations, as long as the code of POOL_CODE is equal.
+    `run.checkpoint_dir` also contains caches. `pool_cache_dir` may be shared by all configurations that have the same
+    `POOL_CODE`.
     """
-    bundle = load_pipeline_folder(teacher_dir, precision=frozen_precision)
+    bundle = load_pipeline_folder(teacher_dir, precision=settings.frozen_precision)
     student = load_unet(student_dir, precision="fp32", scheduler=bundle.scheduler).requires_grad_(True)
     rest(student)  # until the data is ready
     data, image_text = _load_inputs(
         bundle,
         pool_path,
         params=params,
-        pool_steps=pool_steps,
-        student_timesteps=student_timesteps,
-        guidance_scale=guidance_scale,
-        prompt_template=prompt_template,
+        settings=settings,
         dataset_dir=dataset_dir,
-        cache_dir=checkpoint_dir,
+        cache_dir=run.checkpoint_dir,
         pool_cache_dir=pool_cache_dir,
     )
     student.to(bundle.device)
     shared: dict[str, Any] = {
         "data": data,
         "params": params,
-        "student_timesteps": student_timesteps,
+        "settings": settings,
         "student_scheduler": student_scheduler,
-        "guidance_scale": guidance_scale,
-        "frozen_precision": frozen_precision,
-        "autocast": autocast,
     }
     trainer: DistillationTrainer
     match params.method:
@@ -81,15 +69,13 @@ def distill(
         trainer.check_student()
     run_steps(
         trainer.train_step,
+        run,
         name="add",
         num_steps=params.num_steps,
         state=trainer.state(),
         num_weights=trainer.learner.num_weights,
         validate=trainer.validate,
         validation_every_steps=params.validation_every_steps,
-        checkpoint_dir=checkpoint_dir,
-        curves_path=curves_path,
-        tracking=tracking,
         pictures=trainer.grid.latest,
     )
     if is_main():
@@ -105,31 +91,29 @@ def _load_inputs(
     pool_path: Path,
     *,
     params: Add,
-    pool_steps: int,
-    student_timesteps: list[int],
-    guidance_scale: float,
-    prompt_template: str,
+    settings: DistillationSettings,
     dataset_dir: Path,
     cache_dir: Path,
     pool_cache_dir: Path,
 ) -> tuple[AddData, ImageText | None]:
     """The data, with other picture sizes, and the image-text network if its loss is used."""
     pool, image_text = load_pool(pool_path), None
-    folders = {"dataset_dir": dataset_dir, "cache_dir": cache_dir}
+    options: dict[str, Any] = {
+        "params": params,
+        "prompt_template": settings.prompt_template,
+        "dataset_dir": dataset_dir,
+        "cache_dir": cache_dir,
+    }
     with main_first():
-        data = load_data(bundle, pool, params=params, prompt_template=prompt_template, **folders)
+        data = load_data(bundle, pool, **options)
         if params.method == "adversarial" and params.image_text_weight:
-            image_text = load_image_text(
-                bundle, data.prompts, params=params, prompt_template=prompt_template, **folders
-            )
+            image_text = load_image_text(bundle, data.prompts, **options)
     other_sizes = sample_other_sizes(  # outside `main_first`: all processes draw a part
         bundle,
         data,
-        captions=pool.prompts,
+        prompts=pool.prompts,
         params=params,
-        num_steps=pool_steps,
-        student_timesteps=student_timesteps,
-        guidance_scale=guidance_scale,
+        settings=settings,
         pool_cache_dir=pool_cache_dir,
     )
     return replace(data, other_sizes=other_sizes), image_text

@@ -23,6 +23,7 @@ from naruto_add.training.curves import Scalars
 from naruto_add.training.learner import Learner
 from naruto_add.training.processes import local_parts
 from naruto_add.training.scores import check_can_sample, colour_drift, spread
+from naruto_add.training.settings import DistillationSettings
 from naruto_add.training.validation_grid import ValidationGrid
 from naruto_add.training.validation_samples import sample_across_processes
 from naruto_add.training.weights import Ema, in_sampling_precision
@@ -50,15 +51,14 @@ class DistillationTrainer(ABC):
         *,
         data: AddData,
         params: Add,
-        student_timesteps: list[int],
+        settings: DistillationSettings,
         student_scheduler: StudentScheduler,
-        guidance_scale: float,
-        frozen_precision: Precision,
-        autocast: Precision,
     ) -> None:
         self.bundle, self.student, self.data, self.params = bundle, student, data, params
-        self.frozen_precision = frozen_precision
-        self.accelerator = make_accelerator(autocast_dtype(autocast), keeps_casts=not params.gradient_checkpointing)
+        self.frozen_precision = settings.frozen_precision
+        self.accelerator = make_accelerator(
+            autocast_dtype(settings.autocast), keeps_casts=not params.gradient_checkpointing
+        )
         rest(bundle.text_encoder, bundle.vae)
         if params.gradient_checkpointing:
             student.enable_gradient_checkpointing()
@@ -66,7 +66,7 @@ class DistillationTrainer(ABC):
             student,
             bundle,
             negative_embeds=data.prompt_embeds[:1],
-            guidance_scale=guidance_scale,
+            guidance_scale=settings.guidance_scale,
             accelerator=self.accelerator,
         )
         self.ema = Ema(student, params.optimizer.ema_decay, on_cpu=params.optimizer.ema_on_cpu)
@@ -82,8 +82,9 @@ class DistillationTrainer(ABC):
             advice=self.ADVICE,
         )
         self.parts = local_parts("add", batch_size=params.batch_size, accumulation_steps=params.accumulation_steps)
+        num_steps = len(settings.student_timesteps)
         self.sampler, self._ddim_sampler = (
-            Sampler(make_student_scheduler(bundle.scheduler, kind, len(student_timesteps)), len(student_timesteps), 1.0)
+            Sampler(make_student_scheduler(bundle.scheduler, kind, num_steps), num_steps, 1.0)
             for kind in (student_scheduler, "ddim")
         )
         self.validation_score = ValidationScore(

@@ -16,44 +16,38 @@ from pathlib import Path
 
 from diffusers import UNet2DConditionModel
 
-from naruto_add.config.schema import Precision, Student, Tracking
+from naruto_add.config.schema import Student
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
 from naruto_add.diffusion.placement import rest
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.files import new_folder, write_json
 from naruto_add.runtime.sharing import is_main
-from naruto_add.training.loop import run_steps
+from naruto_add.training.loop import TrainingRun, run_steps
 from naruto_add.training.pool import draw_pool, pool_prompts, split_pool
+from naruto_add.training.settings import DistillationSettings
 from naruto_add.training.student.dataset import load_warmup_data
 from naruto_add.training.student.trainer import StudentTrainer
 
 
 def build_student(
+    params: Student,
+    settings: DistillationSettings,
+    *,
     teacher_dir: Path,
     dataset_dir: Path,
-    *,
-    params: Student,
-    frozen_precision: Precision,
-    autocast: Precision,
-    guidance_scale: float,
-    prompt_template: str,
-    timesteps: list[int],
-    pool_steps: int,
     out_dir: Path,
     pool_path: Path,
-    checkpoint_dir: Path,
     pool_cache_dir: Path,
-    curves_path: Path,
     metrics_path: Path,
-    tracking: Tracking = "none",
+    run: TrainingRun,
 ) -> None:
     """Write the student's U-Net (fp32), the pool, curves and metrics.
 
     The student has the averaged weights with the lowest error on the held-out pool samples; with `params.num_steps` 0,
-    the inherited weights. `timesteps` are those that it will sample at. `checkpoint_dir` must be used by this
-    configuration only. `pool_cache_dir` may be shared by all that have the same `POOL_CODE`.
+    the inherited weights. `run.checkpoint_dir` also contains caches. `pool_cache_dir` may be shared by all
+    configurations that have the same `POOL_CODE`.
     """
-    bundle = load_pipeline_folder(teacher_dir, precision=frozen_precision)
+    bundle = load_pipeline_folder(teacher_dir, precision=settings.frozen_precision)
     rest(bundle.vae)
     teacher_unet = load_unet(teacher_dir / "unet", precision="fp32", scheduler=bundle.scheduler)
     rest(teacher_unet)
@@ -61,47 +55,54 @@ def build_student(
     del teacher_unet
     pool = draw_pool(
         bundle,
-        prompts=pool_prompts(dataset_dir, prompt_template),
+        prompts=pool_prompts(dataset_dir, settings.prompt_template),
         size=params.pool_size,
-        num_steps=pool_steps,
-        timesteps=timesteps,
-        guidance_scale=guidance_scale,
+        num_steps=settings.pool_steps,
+        timesteps=settings.student_timesteps,
+        guidance_scale=settings.guidance_scale,
         seed=params.seed,
         path=pool_path,
         cache_dir=pool_cache_dir,
     )
     data, held_out = (
-        load_warmup_data(bundle, part, guidance_scale=guidance_scale, timesteps=timesteps, cache_dir=checkpoint_dir)
+        load_warmup_data(
+            bundle,
+            part,
+            guidance_scale=settings.guidance_scale,
+            timesteps=settings.student_timesteps,
+            cache_dir=run.checkpoint_dir,
+        )
         for part in split_pool(pool)
     )
     rest(bundle.text_encoder)
     student.to(bundle.device)
     trainer = StudentTrainer(
-        student, data=data, held_out=held_out, params=params, frozen_precision=frozen_precision, autocast=autocast
+        student,
+        data=data,
+        held_out=held_out,
+        params=params,
+        frozen_precision=settings.frozen_precision,
+        autocast=settings.autocast,
     )
-    scores = _warm_up(trainer, checkpoint_dir=checkpoint_dir, curves_path=curves_path, tracking=tracking)
+    scores = _warm_up(trainer, run)
     if is_main():
         with new_folder(out_dir) as folder:
             save_unet(student, folder)
         write_json(metrics_path, {**_sizes(bundle.unet, student), "pool_size": len(pool), **scores})
 
 
-def _warm_up(
-    trainer: StudentTrainer, *, checkpoint_dir: Path, curves_path: Path, tracking: Tracking
-) -> dict[str, float]:
+def _warm_up(trainer: StudentTrainer, run: TrainingRun) -> dict[str, float]:
     """Train the student; it then has the best weights. Returns the scores at the start and of the best weights."""
     start = trainer.score()
     run_steps(
         trainer.train_step,
+        run,
         name="student",
         num_steps=trainer.params.num_steps,
         state=trainer.state(),
         num_weights=trainer.learner.num_weights,
         validate=trainer.validate,
         validation_every_steps=trainer.params.validation_every_steps,
-        checkpoint_dir=checkpoint_dir,
-        curves_path=curves_path,
-        tracking=tracking,
         pictures=trainer.pictures,
     )
     trainer.best.copy_to(trainer.student)

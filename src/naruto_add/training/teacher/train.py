@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from naruto_add.config.schema import Base, Teacher, Tracking
+from naruto_add.config.schema import Base, Teacher
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, save_bundle
 from naruto_add.diffusion.placement import rest
@@ -10,7 +10,7 @@ from naruto_add.models.lora import merge_lora, save_lora
 from naruto_add.runtime.files import new_folder, write_json
 from naruto_add.runtime.sharing import is_main, main_first
 from naruto_add.training.curves import Scalars
-from naruto_add.training.loop import run_steps
+from naruto_add.training.loop import TrainingRun, run_steps
 from naruto_add.training.teacher.dataset import load_data
 from naruto_add.training.teacher.trainer import Denoiser, TeacherTrainer
 
@@ -23,21 +23,19 @@ def train_teacher(
     guidance_scale: float,
     out_dir: Path,
     lora_dir: Path,
-    checkpoint_dir: Path,
-    curves_path: Path,
     metrics_path: Path,
     validation_grid_path: Path,
-    tracking: Tracking = "none",
+    run: TrainingRun,
 ) -> None:
     """Write the merged pipeline, the adapters alone, curves, metrics and the validation grid.
 
-    `checkpoint_dir` must be used by this configuration only: it contains caches and the checkpoint to resume from.
-    Raises StageError if the base model or the data set cannot be used, or if gradients stay not finite.
+    `run.checkpoint_dir` also contains caches. Raises StageError if the base model or the data set cannot be used, or if
+    gradients stay not finite.
     """
     # Merging into weights of half precision would round away most of the update; autocast makes training fast anyway.
     bundle = load_bundle(base.model_copy(update={"frozen_precision": "fp32"}))
     trainer = _make_trainer(
-        bundle, dataset_dir, params=params, base=base, guidance_scale=guidance_scale, cache_dir=checkpoint_dir
+        bundle, dataset_dir, params=params, base=base, guidance_scale=guidance_scale, cache_dir=run.checkpoint_dir
     )
 
     def validate(num_done: int) -> Scalars:
@@ -48,15 +46,13 @@ def train_teacher(
 
     run_steps(
         trainer.train_step,
+        run,
         name="teacher",
         num_steps=params.num_steps,
         state=trainer.state(),
         num_weights=trainer.learner.num_weights,
         validate=validate,
         validation_every_steps=params.validation_every_steps,
-        checkpoint_dir=checkpoint_dir,
-        curves_path=curves_path,
-        tracking=tracking,
         pictures=trainer.grid.latest,
     )
     trainer.best.copy_to(trainer.denoiser)
