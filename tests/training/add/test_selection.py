@@ -46,12 +46,21 @@ def test_the_last_weights_are_kept_although_earlier_ones_were_better_by_less_tha
     }
 
 
-def test_the_best_weights_are_kept_if_the_last_ones_are_worse_by_more_than_the_error() -> None:
-    selection = validated(distance(0.5, spread=0.2), distance(0.30, spread=0.2), distance(0.32, spread=0.2))
-    assert selection.is_last_worse  # samples of the same noise vary together, so the small difference is certain
+def test_the_best_weights_are_kept_if_the_last_ones_have_lost_more_than_error_and_tolerance() -> None:
+    selection = validated(distance(0.5, spread=0.2), distance(0.30, spread=0.2), distance(0.35, spread=0.2))
+    assert selection.is_last_worse  # samples of the same noise vary together, so the difference is certain
     assert kept_weight(selection, last=2) == 1
     assert selection.metrics()["kept_step"] == 1
     assert "after step 2" in selection.finding() and "0.3 after step 1" in selection.finding()
+
+
+def test_the_last_weights_are_kept_on_a_plateau_however_small_the_error() -> None:
+    selection = validated(distance(0.5), distance(0.30), distance(0.33))
+    assert not selection.is_last_worse  # .03 of the .20 that were gained
+
+
+def test_weights_worse_than_at_the_start_are_never_kept() -> None:
+    assert kept_weight(validated(distance(0.5), distance(0.51)), last=1) == 0
 
 
 def test_a_score_that_is_not_finite_is_never_kept() -> None:
@@ -64,6 +73,7 @@ def test_a_score_that_is_not_finite_is_never_kept() -> None:
 def test_a_resumed_selection_goes_on_as_if_uninterrupted() -> None:
     selection, resumed = validated(distance(0.5), distance(0.3)), Selection()
     resumed.load_state_dict(selection.state_dict())
+    assert selection.best_step == resumed.best_step == 1
     for each in (selection, resumed):
         each.add(2, distance(0.4), {"score": 0.4}, weight(2))
     assert resumed.metrics() == selection.metrics()

@@ -70,9 +70,9 @@ class Alarms:
         finding = f"the prompt match, a fraction, is {prompt_match:.3g}, and was {first:.3g} at the start"
         self._check("lost_prompts", first - prompt_match > LARGEST_MATCH_LOSS, num_done, 1, finding)
 
-    def note_end(self, num_done: int, finding: str) -> None:
-        """Count that the last validation is worse than an earlier one, as `finding` says."""
-        self._check("ends_worse", True, num_done, 1, finding)
+    def note_end(self, best_step: int, finding: str) -> None:
+        """Count that the last validation is worse than the one after `best_step` steps, as `finding` says."""
+        self._check("ends_worse", True, best_step, 1, finding)
 
     def metrics(self) -> dict[str, int]:
         """The count of each alarm, and the step at which it first began, if it did."""

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.scores import KernelDistance
 
+TOLERATED_LOSS = 0.2
+"""The fraction of the improvement since the first validation that the last weights may lose to the best ones."""
+
 
 class Selection:
     """Remembers the first, the best and the last validation, and the weights of the best one.
 
     The last average is the result of training, and the one with the lowest score is partly a matter of luck. So the
-    best weights are kept only if the last ones' distance exceeds theirs by more than its error.
+    best weights are kept only if the last ones' distance exceeds theirs by more than the error of the difference, and
+    by more than TOLERATED_LOSS of what training has gained.
     """
 
     def __init__(self) -> None:
@@ -28,8 +32,13 @@ class Selection:
 
     @property
     def is_last_worse(self) -> bool:
-        """Whether the last distance exceeds the best one by more than its error."""
+        """Whether the last distance exceeds the best one by more than error and tolerance."""
         return self._is_last_worse
+
+    @property
+    def best_step(self) -> int:
+        """The number of steps after which the distance was lowest; -1 before the first validation."""
+        return self._best_step
 
     @property
     def kept_step(self) -> int:
@@ -39,19 +48,21 @@ class Selection:
     def add(
         self, step: int, distance: KernelDistance, scalars: Mapping[str, float], weights: dict[str, Tensor]
     ) -> None:
-        """Count a validation of these weights after `step` steps; `scalars` are reported."""
+        """Count a validation of these weights after `step` steps; `scalars`, with the distance as `score`, are reported."""
         self._first = self._first or dict(scalars)
         self._last, self._last_step = dict(scalars), step
         if self._best is None or math.isnan(self._best.value) or distance.value < self._best.value:
             self._best, self._best_step, self._best_weights = distance, step, weights
-        self._is_last_worse = distance.exceeds(self._best)
+        tolerated = TOLERATED_LOSS * (self._first["score"] - self._best.value)
+        is_within_tolerance = distance.value - self._best.value <= tolerated
+        self._is_last_worse = distance.exceeds(self._best) and not is_within_tolerance
 
     def finding(self) -> str:
-        """The last and the best distance, in words."""
+        """What training has lost since its best validation, in words."""
         assert self._best is not None, "there was no validation"
         return (
             f"after step {self._last_step} the distance to real pictures is {self._last['score']:.3g}, but it was "
-            f"{self._best.value:.3g} after step {self._best_step}, whose weights are better by more than the error"
+            f"{self._best.value:.3g} after step {self._best_step}, whose weights are kept"
         )
 
     @torch.no_grad()

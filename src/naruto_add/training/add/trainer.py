@@ -129,7 +129,7 @@ class DistillationTrainer(ABC):
         self.selection.add(num_done, score.distance, scalars, self.ema.average())
         self.alarms.note_validation(num_done, **guards)
         if num_done == self.params.num_steps and self.selection.is_last_worse:
-            self.alarms.note_end(num_done, self.selection.finding())
+            self.alarms.note_end(self.selection.best_step, self.selection.finding())
         if num_done == 0:
             self.grid.add("teacher", self._decode(reference))
         self.grid.add(f"step {num_done}" if num_done else "start", self._decode(samples))
