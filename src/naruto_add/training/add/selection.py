@@ -48,7 +48,7 @@ class Selection:
     def add(
         self, step: int, distance: KernelDistance, scalars: Mapping[str, float], weights: dict[str, Tensor]
     ) -> None:
-        """Count a validation of these weights after `step` steps; `scalars`, with the distance as `score`, are reported."""
+        """Count a validation of these weights after `step` steps; `scalars` are reported, `score` the distance."""
         self._first = self._first or dict(scalars)
         self._last, self._last_step = dict(scalars), step
         if self._best is None or math.isnan(self._best.value) or distance.value < self._best.value:
