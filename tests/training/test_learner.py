@@ -13,7 +13,7 @@ from naruto_add.config.schema import Optimizer
 from naruto_add.runtime.compute import make_accelerator
 from naruto_add.runtime.errors import StageError
 from naruto_add.training import learner as learner_module
-from naruto_add.training.learner import FiniteGuard, Learner, learning_rate_factor
+from naruto_add.training.learner import BUCKET_SIZE, FiniteGuard, Learner, learning_rate_factor
 from naruto_add.training.weights import Ema
 
 OPTIMIZER = Optimizer(
@@ -138,9 +138,10 @@ def test_8_bit_adamw_without_bitsandbytes_is_an_error_that_names_the_remedy(monk
         make(nn.Linear(1, 1), optimizer=OPTIMIZER.model_copy(update={"name": "adamw_8bit"}))
 
 
-def test_gradients_of_any_shape_are_averaged_over_processes_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner_module, "BUCKET_SIZE", 5)
-    gradients = [torch.ones(2, 3), torch.ones(1), torch.ones(7), torch.ones(())]
+def test_gradients_of_any_shape_are_averaged_over_processes_in_few_messages() -> None:
+    """A message is complete when it has BUCKET_SIZE values."""
+    shapes: list[tuple[int, ...]] = [(BUCKET_SIZE // 4, 3), (BUCKET_SIZE // 4,), (2, 3), ()]
+    gradients = [torch.ones(shape, dtype=torch.int8) for shape in shapes]
     sizes: list[int] = []
 
     def reduce(flat: Tensor, reduction: str) -> Tensor:
@@ -149,4 +150,4 @@ def test_gradients_of_any_shape_are_averaged_over_processes_in_few_messages(monk
 
     learner_module._average_over_processes(gradients, SimpleNamespace(num_processes=2, reduce=reduce))
     assert all((item == 3).all() for item in gradients)
-    assert sizes == [6, 8, 1]
+    assert sizes == [BUCKET_SIZE, 7]

@@ -10,19 +10,19 @@ from safetensors.torch import save_file
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.sampling import dpm_solver_sampler, initial_noise, sample_latents, sample_trajectory
 from naruto_add.runtime.errors import StageError
-from naruto_add.training import pool as pool_module
-from naruto_add.training.pool import Pool, draw_pool, load_pool, pool_prompts, split_pool
+from naruto_add.training.pool import (
+    CHUNK,
+    NUM_HELD_OUT,
+    Pool,
+    draw_pool,
+    load_pool,
+    num_held_out,
+    pool_prompts,
+    split_pool,
+)
+from tests.hooks import KilledError, counted
 
 PROMPTS = ["a man with a sword", "a girl at night", "a boy"]
-
-
-class KilledError(Exception):
-    """The process was killed between two chunks."""
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "CHUNK", 4)
 
 
 def _draw(
@@ -64,12 +64,12 @@ def test_x0_is_the_teachers_sample_for_its_noise_and_prompt(tiny_bundle: ModelBu
     pool = _draw(tiny_bundle, tmp_path)
     again = sample_latents(
         tiny_bundle.unet,
-        noise=pool.noise[4:8],
-        prompt_embeds=encode_prompts(tiny_bundle, [PROMPTS[index] for index in pool.prompt_index[4:8]]),
+        noise=pool.noise,
+        prompt_embeds=encode_prompts(tiny_bundle, [PROMPTS[index] for index in pool.prompt_index]),
         negative_embeds=encode_prompts(tiny_bundle, [""]),
         sampler=dpm_solver_sampler(tiny_bundle, 4, 3.0),
     )
-    torch.testing.assert_close(pool.x0[4:8], again)
+    torch.testing.assert_close(pool.x0, again)
     assert torch.bincount(pool.prompt_index).tolist() in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
 
 
@@ -128,37 +128,35 @@ def test_the_file_is_the_same_every_time_and_another_one_with_another_seed(
 
 
 def test_an_interrupted_pool_is_completed_without_drawing_a_chunk_twice(
-    tiny_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: ModelBundle, tmp_path: Path
 ) -> None:
-    whole = _draw(tiny_bundle, tmp_path, cache="uninterrupted")
-    batches: list[int] = []
-
-    def dying(*args: object, noise: torch.Tensor, **options: object) -> torch.Tensor:
-        batches.append(len(noise))
-        if len(batches) == 2:
-            raise KilledError
-        return sample_trajectory(*args, noise=noise, **options)
-
-    monkeypatch.setattr(pool_module, "sample_trajectory", dying)
-    with pytest.raises(KilledError):
-        _draw(tiny_bundle, tmp_path)
-    resumed = _draw(tiny_bundle, tmp_path)
-    assert batches == [4, 4, 4, 2]  # drawn; killed; drawn; drawn
+    """A chunk takes four steps; each calls the U-Net with the samples twice, for guidance."""
+    size, steps_of_chunk = 2 * CHUNK + 4, [2 * CHUNK] * 4
+    with counted(tiny_bundle.unet) as calls:
+        whole = _draw(tiny_bundle, tmp_path, cache="uninterrupted", size=size)
+    assert calls == [*steps_of_chunk, *steps_of_chunk, 8, 8, 8, 8]
+    with counted(tiny_bundle.unet, die_at=6), pytest.raises(KilledError):
+        _draw(tiny_bundle, tmp_path, size=size)
+    with counted(tiny_bundle.unet) as calls:
+        resumed = _draw(tiny_bundle, tmp_path, size=size)
+    assert calls == [*steps_of_chunk, 8, 8, 8, 8]
     assert torch.equal(resumed.x0, whole.x0)
-    _draw(tiny_bundle, tmp_path)
-    assert len(batches) == 4
+    with counted(tiny_bundle.unet) as calls:
+        _draw(tiny_bundle, tmp_path, size=size)
+    assert calls == []
 
 
 def test_the_chunks_are_deleted_and_the_kept_pool_needs_no_disk_of_its_own(
-    tiny_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: ModelBundle, tmp_path: Path
 ) -> None:
     drawn = _draw(tiny_bundle, tmp_path)
     (kept,) = (tmp_path / "cache").glob("*.safetensors")
     assert kept.samefile(tmp_path / "pool.safetensors")
     content = kept.read_bytes()
     (tmp_path / "pool.safetensors").unlink()
-    monkeypatch.setattr(pool_module, "sample_trajectory", None)
-    again = _draw(tiny_bundle, tmp_path)
+    with counted(tiny_bundle.unet) as calls:
+        again = _draw(tiny_bundle, tmp_path)
+    assert calls == []
     assert (tmp_path / "pool.safetensors").read_bytes() == content
     assert torch.equal(again.x0, drawn.x0)
     assert again.num_held_out == drawn.num_held_out
@@ -231,16 +229,13 @@ def test_captions_of_other_splits_are_excluded_unless_that_excludes_all(tmp_path
     assert pool_prompts(_write_captions(tmp_path, single), "{caption}") == ["a"]
 
 
-def test_the_last_samples_are_held_out_at_most_a_quarter(
-    tiny_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_samples_are_held_out_at_most_a_quarter(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
     pool = _draw(tiny_bundle, tmp_path)
     training, held_out = split_pool(pool)
     assert (len(training), len(held_out)) == (8, 2)
     assert torch.equal(torch.cat([training.x0, held_out.x0]), pool.x0)
     assert torch.equal(torch.cat([training.prompt_index, held_out.prompt_index]), pool.prompt_index)
-    monkeypatch.setattr(pool_module, "NUM_HELD_OUT", 2)
-    assert len(split_pool(_draw(tiny_bundle, tmp_path, size=12))[1]) == 2
+    assert [num_held_out(size) for size in (8, 40, 4 * NUM_HELD_OUT, 8 * NUM_HELD_OUT)] == [2, 10, *[NUM_HELD_OUT] * 2]
 
 
 def test_a_pool_too_small_for_two_held_out_samples_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path) -> None:

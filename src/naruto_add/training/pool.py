@@ -94,11 +94,11 @@ def draw_pool(
     other configurations, as a hard link where possible, and the chunks that it was made of are deleted. Raises
     StageError if a sample is not finite, or if `size` is too small for a held-out sample.
     """
-    num_held_out = _num_held_out(size)
+    held_out = num_held_out(size)
     noise = initial_noise(bundle, size, seed=seed + NOISE_STREAM)
     sampler = dpm_solver_sampler(bundle, num_steps, guidance_scale)
     key = _samples_key(bundle, sampler, prompts, noise, timesteps, seed)
-    kept = cache_path(cache_dir, "whole", key, num_held_out)
+    kept = cache_path(cache_dir, "whole", key, held_out)
     is_kept = kept.exists() and _hash_path(kept).exists()
     wait_for_all()  # until all processes have looked, none may write
     if is_kept:
@@ -116,7 +116,7 @@ def draw_pool(
         seed=seed,
         cache_dir=cache_dir,
     )
-    pool = replace(drawn, num_held_out=num_held_out)
+    pool = replace(drawn, num_held_out=held_out)
     if is_main():
         _write_pool(path, pool)
         link_or_copy(path, kept)
@@ -182,7 +182,8 @@ def split_pool(pool: Pool, /) -> tuple[Pool, Pool]:
     return _part(pool, slice(0, edge), num_held_out=0), _part(pool, slice(edge, None), num_held_out=pool.num_held_out)
 
 
-def _num_held_out(size: int) -> int:
+def num_held_out(size: int) -> int:
+    """The number of held-out samples of a pool of this size. Raises StageError if there are not enough for a score."""
     number = min(NUM_HELD_OUT, size // 4)
     if number < MIN_HELD_OUT:
         least = 4 * MIN_HELD_OUT

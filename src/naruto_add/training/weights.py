@@ -10,9 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.config.schema import Precision
 from naruto_add.diffusion.bundle import frozen_unet
-from naruto_add.runtime.compute import frozen_dtype
 from naruto_add.runtime.errors import StageError
 
 
@@ -129,12 +127,11 @@ class Best:
         self.score, self.step, self.weights = state_dict["score"], state_dict["step"], state_dict["weights"]
 
 
-def in_sampling_precision(unet: UNet2DConditionModel, frozen_precision: Precision) -> UNet2DConditionModel:
-    """A frozen copy of the U-Net rounded to `frozen_precision` on a GPU; the U-Net itself in fp32 and on a CPU.
+def in_sampling_precision(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
+    """A frozen copy of the U-Net rounded to `dtype`; the U-Net itself if that is fp32.
 
-    Checkpoints are chosen by the pictures that the later stages draw, and those load the U-Net in this precision.
+    Checkpoints are chosen by the pictures that the later stages draw, and those load the U-Net in `frozen_dtype`.
     """
-    dtype = frozen_dtype(frozen_precision)
     if dtype == torch.float32:
         return unet
     return frozen_unet(copy.deepcopy(unet), dtype, unet.device)

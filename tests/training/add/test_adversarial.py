@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from naruto_add.runtime.errors import StageError
-from naruto_add.training import learner
 from naruto_add.training.add.adversarial import adv_weight_at
 from naruto_add.training.add.batch import draw_batch
 from naruto_add.training.add.image_text import load_image_text
+from naruto_add.training.learner import MAX_SKIPPED_IN_A_ROW
 from tests.training.add.build import (
     ALL_LOSSES,
     TEMPLATE,
@@ -185,10 +185,7 @@ def test_the_step_does_not_use_the_global_random_generator(build: Build) -> None
     assert torch.initial_seed() == 2
 
 
-def test_updates_with_gradients_that_are_not_finite_are_skipped_and_counted(
-    build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(learner, "MAX_SKIPPED_IN_A_ROW", 2)
+def test_updates_with_gradients_that_are_not_finite_are_skipped_and_counted(build: Build) -> None:
     params = add_params(renoised_weight=0.0)
     data = build.data(params)
     nan = {name: torch.full_like(getattr(data.train, name), torch.nan) for name in ("states", "x0")}
@@ -200,6 +197,7 @@ def test_updates_with_gradients_that_are_not_finite_are_skipped_and_counted(
     assert same(trainer.ema.average(), average)
     assert scalars["skipped_steps"] == 2
     assert scalars["student_grad_norm"] is scalars["discriminator_grad_norm"] is None
+    trainer.learner.guard.load_state_dict({"in_a_row": MAX_SKIPPED_IN_A_ROW - 1, "num_skipped": 1})
     with pytest.raises(StageError, match=r"lower add\.optimizer\.learning_rate or add\.adv_weight"):
         trainer.train_step(1)
 

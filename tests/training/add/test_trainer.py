@@ -10,13 +10,10 @@ from torch import Tensor, nn
 
 from naruto_add.data.dataset import load_split
 from naruto_add.data.pixels import load_pixels
-from naruto_add.diffusion import bundle as bundle_module
-from naruto_add.diffusion.bundle import decode_latents, load_unet
+from naruto_add.diffusion.bundle import decode_latents, frozen_unet, load_unet
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import sample_latents
-from naruto_add.runtime.compute import DTYPES
 from naruto_add.runtime.errors import StageError
-from naruto_add.training import weights as weights_module
 from naruto_add.training.add.batch import draw_batch
 from naruto_add.training.add.dataset import Pairs
 from naruto_add.training.add.trainer import autocast_dtype, first_of_each
@@ -160,21 +157,19 @@ def test_a_training_that_ends_worse_keeps_its_best_weights_and_causes_an_alarm(
     assert all(torch.equal(good[name], item) for name, item in trainer.student.named_parameters())
 
 
-def test_validation_draws_in_the_precision_of_evaluation(
-    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With weights rounded to bf16, as those of a student that is loaded from its folder."""
-    for module in (weights_module, bundle_module):  # a CPU would otherwise compute in fp32
-        monkeypatch.setattr(module, "frozen_dtype", DTYPES.__getitem__)
+def test_validation_draws_in_the_precision_of_evaluation(build: Build, tmp_path: Path) -> None:
+    """With weights rounded to bf16, as those of a student that is loaded from its folder on a GPU."""
     trainer = build.trainer(add_params())
-    trainer.frozen_precision = "bf16"
+    assert trainer.sampling_dtype == torch.float32  # on a CPU
+    trainer.sampling_dtype = torch.bfloat16
     trainer.train_step(0)
     with trainer.ema.applied():
         trainer.student.save_pretrained(tmp_path)
         drawn = trainer.sample_held_out()
     held_out = trainer.data.held_out
+    saved = load_unet(tmp_path, precision="fp32", scheduler=build.bundle.scheduler)
     expected = sample_latents(
-        load_unet(tmp_path, precision="bf16", scheduler=build.bundle.scheduler),
+        frozen_unet(saved, torch.bfloat16, torch.device("cpu")),
         noise=held_out.noise,
         prompt_embeds=trainer.data.prompt_embeds[held_out.rows],
         negative_embeds=trainer.data.prompt_embeds[:1],

@@ -3,8 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,14 @@ from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.noise import x0_from_noise_pred
 from naruto_add.diffusion.sampling import Sampler, guided_noise_pred, initial_noise, make_student_scheduler
 from naruto_add.models.student import Architecture, shrink_unet
-from naruto_add.training import pool as pool_module
-from naruto_add.training.loop import TrainingRun
-from naruto_add.training.pool import Pool, load_pool
+from naruto_add.training.loop import TrainingRun, run_steps
+from naruto_add.training.pool import Pool, load_pool, split_pool
 from naruto_add.training.settings import DistillationSettings
-from naruto_add.training.student import trainer as trainer_module
 from naruto_add.training.student.batch import draw_knowledge_batch, draw_trajectory_batch
-from naruto_add.training.student.dataset import WarmupData
+from naruto_add.training.student.dataset import WarmupData, load_warmup_data
 from naruto_add.training.student.train import build_student
 from naruto_add.training.student.trainer import StudentTrainer, knowledge_losses
+from tests.hooks import KilledError, counted
 
 TIMESTEPS = [999, 749, 499, 249]
 SETTINGS = DistillationSettings(
@@ -53,10 +51,6 @@ PARAMS = Student(
     feature_weight=0.1,
     validation_every_steps=2,
 )
-
-
-class KilledError(Exception):
-    """The process was killed during the warm-up."""
 
 
 @pytest.fixture
@@ -150,15 +144,14 @@ def test_the_weight_of_an_error_is_the_squared_distance_by_which_it_moves_the_ne
     torch.testing.assert_close(0.01 * batch.weight, torch.stack(moved), rtol=1e-3, atol=0)
 
 
-def test_trajectory_distillation_follows_knowledge_distillation_and_does_not_call_the_teacher(
-    data: WarmupData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trajectory_distillation_follows_knowledge_distillation_and_does_not_call_the_teacher(data: WarmupData) -> None:
     student = shrink_unet(data.bundle.unet, "bk_small")
     trainer = StudentTrainer(student, data=data, held_out=data, params=PARAMS, frozen_precision="fp32", autocast="fp32")
     knowledge = [trainer.train_step(step) for step in (0, 1)]
     assert all(scalars["output"] > 0 and scalars["feature"] > 0 for scalars in knowledge)
-    monkeypatch.setattr(data.bundle.unet, "forward", lambda *_, **__: pytest.fail("the teacher was called"))
-    trajectory = trainer.train_step(2)
+    with counted(data.bundle.unet) as calls:
+        trajectory = trainer.train_step(2)
+    assert calls == []
     assert trajectory["task"] > 0 and trajectory["output"] == trajectory["feature"] == 0
 
 
@@ -325,48 +318,76 @@ def test_without_steps_the_student_has_the_inherited_weights(
     assert metrics["best_sample_mse"] == metrics["start_sample_mse"]
 
 
-def test_a_killed_warm_up_resumes_to_the_same_files(
-    build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_warm_up_resumes_to_the_same_weights(data: WarmupData, tmp_path: Path) -> None:
     """It is killed in the second phase and resumes from a checkpoint between the two."""
-    whole = build("whole")
+    whole = _warm_up(data, data, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        _warm_up(data, data, tmp_path / "resumed", kill_at=3)
+    resumed = _warm_up(data, data, tmp_path / "resumed")
+    assert (whole.steps, resumed.steps) == ([0, 1, 2, 3], [2, 3])
+    assert all(torch.equal(whole.weights[name], item) for name, item in resumed.weights.items())
+    for name in ("student.tsv", "student_validation.tsv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+
+
+def test_held_out_samples_are_never_trained_on(
+    build: Callable[..., Path], tiny_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    """The stage ends with the weights of a training that gets the other samples only, but for rounding."""
+    saved = UNet2DConditionModel.from_pretrained(build("run") / "student").state_dict()
+    pool = load_pool(tmp_path / "run/pool.safetensors")
+    whole, data, held_out = (
+        load_warmup_data(tiny_bundle, part, guidance_scale=3.0, timesteps=TIMESTEPS, cache_dir=tmp_path)
+        for part in (pool, *split_pool(pool))
+    )
+    assert (len(data.pool), len(held_out.pool)) == (9, 3)
+    differences = [
+        max(
+            (saved[name] - item).abs().max() for name, item in _warm_up(used, held_out, tmp_path / name).weights.items()
+        )
+        for name, used in (("some", data), ("all", whole))
+    ]
+    assert differences[0] < 1e-4 < 1e-3 < differences[1]
+
+
+@dataclass(frozen=True)
+class Warmed:
+    """The steps that a warm-up did, and the best weights."""
+
+    steps: list[int]
+    weights: dict[str, torch.Tensor]
+
+
+def _warm_up(data: WarmupData, held_out: WarmupData, folder: Path, *, kill_at: int | None = None) -> Warmed:
+    """Train as the stage does, with the checkpoint and the curves in `folder`."""
+    student = shrink_unet(data.bundle.unet, PARAMS.architecture)
+    trainer = StudentTrainer(
+        student, data=data, held_out=held_out, params=PARAMS, frozen_precision="fp32", autocast="fp32"
+    )
     steps: list[int] = []
 
-    def recording(draw: Callable[..., Any], data: WarmupData, *, step: int, **options: Any) -> Any:
-        steps.append(step)
-        if len(steps) == 4:
+    def train_step(step: int) -> Any:
+        if step == kill_at:
             raise KilledError
-        return draw(data, step=step, **options)
+        steps.append(step)
+        return trainer.train_step(step)
 
-    monkeypatch.setattr(trainer_module, "draw_knowledge_batch", partial(recording, draw_knowledge_batch))
-    monkeypatch.setattr(trainer_module, "draw_trajectory_batch", partial(recording, draw_trajectory_batch))
-    with pytest.raises(KilledError):
-        build("resumed")
-    resumed = build("resumed")
-    assert steps == [0, 1, 2, 3, 2, 3]
-    assert _bytes(resumed) == _bytes(whole)
-
-
-def test_held_out_samples_are_never_trained_on(build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    pools: list[Pool] = []
-
-    def recording(draw: Callable[..., Any], data: WarmupData, **options: Any) -> Any:
-        pools.append(data.pool)
-        return draw(data, **options)
-
-    monkeypatch.setattr(trainer_module, "draw_knowledge_batch", partial(recording, draw_knowledge_batch))
-    monkeypatch.setattr(trainer_module, "draw_trajectory_batch", partial(recording, draw_trajectory_batch))
-    whole = load_pool(build("run") / "pool.safetensors")
-    assert len(pools) == PARAMS.num_steps
-    assert all(torch.equal(pool.x0, whole.x0[:9]) for pool in pools)
+    run_steps(
+        train_step,
+        TrainingRun(checkpoint_dir=folder, curves_path=folder / "student.tsv"),
+        name="student",
+        num_steps=PARAMS.num_steps,
+        state=trainer.state(),
+        num_weights=trainer.learner.num_weights,
+        validate=trainer.validate,
+        validation_every_steps=PARAMS.validation_every_steps,
+    )
+    return Warmed(steps, trainer.best.weights)
 
 
-def test_a_warm_up_with_other_options_uses_the_cached_pool_samples(
-    build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_warm_up_with_other_options_uses_the_cached_pool_samples(build: Callable[..., Path]) -> None:
     first = build("first")
-    monkeypatch.setattr(pool_module, "sample_trajectory", None)
     optimizer = OPTIMIZER.model_copy(update={"learning_rate": 2 * OPTIMIZER.learning_rate})
     again = build("again", PARAMS.model_copy(update={"optimizer": optimizer}))
-    assert (again / "pool.safetensors").read_bytes() == (first / "pool.safetensors").read_bytes()
+    assert (again / "pool.safetensors").samefile(first / "pool.safetensors")  # a hard link to the cache
     assert (again / "student.tsv").read_text() != (first / "student.tsv").read_text()

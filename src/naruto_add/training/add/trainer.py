@@ -12,7 +12,7 @@ from naruto_add.config.schema import Add, Precision, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents
 from naruto_add.diffusion.placement import rest
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
-from naruto_add.runtime.compute import make_accelerator, step_generator
+from naruto_add.runtime.compute import frozen_dtype, make_accelerator, step_generator
 from naruto_add.training.add.alarms import Alarms
 from naruto_add.training.add.dataset import AddData
 from naruto_add.training.add.denoisers import Denoisers
@@ -55,7 +55,7 @@ class DistillationTrainer(ABC):
         student_scheduler: StudentScheduler,
     ) -> None:
         self.bundle, self.student, self.data, self.params = bundle, student, data, params
-        self.frozen_precision = settings.frozen_precision
+        self.sampling_dtype = frozen_dtype(settings.frozen_precision)
         self.accelerator = make_accelerator(
             autocast_dtype(settings.autocast), keeps_casts=not params.gradient_checkpointing
         )
@@ -183,7 +183,7 @@ class DistillationTrainer(ABC):
         self, noise: Float[Tensor, "batch c h w"], rows: Int[Tensor, " batch"], sampler: Sampler
     ) -> Float[Tensor, "batch c h w"]:
         return sample_across_processes(
-            in_sampling_precision(self.student, self.frozen_precision),
+            in_sampling_precision(self.student, self.sampling_dtype),
             bundle=self.bundle,
             noise=noise,
             prompt_embeds=self.data.prompt_embeds[rows],

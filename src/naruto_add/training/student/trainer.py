@@ -14,7 +14,7 @@ from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.imaging.pixels import Images, to_uint8
 from naruto_add.losses.knowledge import feature_loss, weighted_error
 from naruto_add.models.student import matching_blocks, recorded_outputs
-from naruto_add.runtime.compute import make_accelerator
+from naruto_add.runtime.compute import frozen_dtype, make_accelerator
 from naruto_add.training.checkpoint import Stateful
 from naruto_add.training.curves import Scalars
 from naruto_add.training.learner import Learner
@@ -44,7 +44,7 @@ class StudentTrainer:
     ) -> None:
         """Raises StageError if the batch cannot be divided into equal parts."""
         self.student, self.data, self.held_out, self.params = student, data, held_out, params
-        self.frozen_precision = frozen_precision
+        self.sampling_dtype = frozen_dtype(frozen_precision)
         self.accelerator = make_accelerator(autocast, keeps_casts=not params.gradient_checkpointing)
         self.parts = local_parts("student", batch_size=params.batch_size, accumulation_steps=params.accumulation_steps)
         if params.gradient_checkpointing:
@@ -96,7 +96,7 @@ class StudentTrainer:
         held_out, pool = self.held_out, self.held_out.pool
         noise, x0, rows = pool.noise[:NUM_SCORED], pool.x0[:NUM_SCORED], pool.prompt_index[:NUM_SCORED]
         x0_student = sample_across_processes(
-            in_sampling_precision(self.student, self.frozen_precision),
+            in_sampling_precision(self.student, self.sampling_dtype),
             bundle=held_out.bundle,
             noise=noise,
             prompt_embeds=held_out.prompt_embeds[rows],
