@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro summary report ablation test pipeline sd15 slow soak lint types contracts deps check format lock
+.PHONY: help install repro summary report demo ablation test pipeline sd15 slow soak lint types contracts deps check format lock
 
 help: ## print this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ summary: install ## print the metrics of the last run and where its results are
 
 report: install ## write report.html: metrics, curves and grids of the last run on one page, readable offline
 	@$(RUN) naruto-add report
+
+demo: ## build the page that export.formats demo fills; needs Node.js 20 or later, and npm's registry once
+	cd demo && npm ci --ignore-scripts && npm run build
 
 ablation: install ## train and compare variants of the distillation; writes metrics/ablation.json and a grid
 	@$(RUN) naruto-add ablation

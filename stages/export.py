@@ -24,6 +24,7 @@ def main(params: "Params") -> None:
         evaluate_metrics_path=paths.EVALUATE_METRICS,
         add_metrics_path=paths.METRICS / "add.json",
         sweep_path=paths.CURVES / "sweep.tsv",
+        demo_dir=paths.DEMO,
         out_dir=paths.EXPORT,
         metrics_path=paths.METRICS / "export.json",
     )

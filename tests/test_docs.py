@@ -215,7 +215,8 @@ def _check_settings(settings: list[str]) -> None:
         assert _is_parameter(key), setting
         *sections, name = key.split(".")
         section = reduce(getitem, sections, changed)
-        section[name] = YAML(typ="safe").load(values.partition(",")[0])
+        first = values if values.startswith("[") else values.partition(",")[0]
+        section[name] = YAML(typ="safe").load(first)
     parse_params(changed)
 
 

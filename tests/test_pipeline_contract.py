@@ -25,7 +25,7 @@ DERIVED = {"sampling.student_timesteps": "sampling.student_steps"}
 """Properties of sections, and the keys that they are computed from."""
 MANIFESTS = (paths.BASE_MANIFEST, paths.TOKENIZER_MANIFEST, paths.PICTURE_MANIFEST)
 """Stand for base.model and ingest.path, which DVC does not watch."""
-IN_GIT = ("base/", "profiles/", "params.yaml", "requirements.lock")
+IN_GIT = ("base/", "demo", "profiles/", "params.yaml", "requirements.lock")
 """Files that no stage writes."""
 
 

@@ -227,6 +227,11 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "export.formats: ['diffusers', 'onnx_int8'] lacks onnx, which onnx_int8 is made from",
     ),
     (
+        {"export.formats": ["diffusers", "onnx", "demo"]},
+        {"export.formats": ["diffusers", "demo"]},
+        "export.formats: ['diffusers', 'demo'] lacks onnx, which demo is made from",
+    ),
+    (
         {"export.formats": ["diffusers", "onnx"]},
         {"sampling.student_scheduler": "lcm", "student.knowledge_steps": 550},
         "export.formats: onnx cannot add noise between steps, as sampling.student_scheduler lcm does",

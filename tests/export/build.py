@@ -38,6 +38,7 @@ def export(
     formats: Sequence[ExportFormat] = ("diffusers",),
     lora_dir: Path = Path("no-lora"),
     teacher_dir: Path | None = None,
+    demo_dir: Path = Path("demo"),
 ) -> Path:
     """Export to `root`/models/export, which is returned.
 
@@ -62,6 +63,7 @@ def export(
         evaluate_metrics_path=_json(root / "evaluate.json", METRICS),
         add_metrics_path=_json(root / "add.json", {"method": "adversarial", "skipped_steps": 0}),
         sweep_path=_sweep(root / "curves/sweep.tsv"),
+        demo_dir=demo_dir,
         out_dir=root / "models/export",
         metrics_path=root / "metrics/export.json",
     )
@@ -71,7 +73,12 @@ def export(
 def _dataset(folder: Path, source: str) -> Path:
     """The two files of a data set that `export_student` reads."""
     _json(folder / "source.json", {"source": source, "hub_dataset": "owner/name"})
-    rows = [{"file_name": f"images/{index}.png", "text": text, "split": "train"} for index, text in enumerate(CAPTIONS)]
+    rows = [
+        {"file_name": f"images/{index}.png", "text": text, "split": split}
+        for index, (text, split) in enumerate(
+            [*((text, "train") for text in CAPTIONS), *((text, "test") for text in PROMPTS)]
+        )
+    ]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

@@ -35,6 +35,8 @@ EVALUATE_METRICS = METRICS / "evaluate.json"
 SUBJECT_METRICS = METRICS / "subject.json"
 ABLATION_METRICS = METRICS / "ablation.json"
 ABLATION_GRID = GRIDS / "ablation.png"
+DEMO = Path("demo")
+"""Sources of the demo page, and in dist/ what `make demo` builds from them."""
 REPORT = Path("report.html")
 MARKDOWN_REPORT = Path("report.md")
 """Written by `naruto-add report --md` only."""

@@ -232,8 +232,9 @@ def _export_problems(export: Export, scheduler: str) -> list[str]:
         return [f"export.formats: {export.formats} lacks diffusers, the folder that contains the others; add it"]
     if len(set(export.formats)) < len(export.formats):
         return [f"export.formats: {export.formats} contains a value twice; list each once"]
-    if "onnx_int8" in export.formats and "onnx" not in export.formats:
-        return [f"export.formats: {export.formats} lacks onnx, which onnx_int8 is made from; add it"]
+    for name in ("onnx_int8", "demo"):
+        if name in export.formats and "onnx" not in export.formats:
+            return [f"export.formats: {export.formats} lacks onnx, which {name} is made from; add it"]
     if "onnx" in export.formats and scheduler != "ddim":
         problem = f"onnx cannot add noise between steps, as sampling.student_scheduler {scheduler} does"
         return [f"export.formats: {problem}; leave onnx out, or use ddim"]

@@ -27,7 +27,7 @@ StudentScheduler = Literal["ddim", "lcm"]
 Schedule = Literal["constant", "cosine"]
 AddMethod = Literal["adversarial", "consistency"]
 Tracking = Literal["none", "tensorboard", "wandb", "mlflow", "dvclive"]
-ExportFormat = Literal["diffusers", "lora", "single_file", "onnx", "onnx_int8"]
+ExportFormat = Literal["diffusers", "lora", "single_file", "onnx", "onnx_int8", "demo"]
 
 
 class _Section(BaseModel):

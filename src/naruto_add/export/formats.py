@@ -1,11 +1,12 @@
 """The stage `export`: the distilled student and the teacher in the formats of `export.formats`.
 
 Everything is in one folder. diffusers reads only the sub-folders that model_index.json names, so its files are at the
-top and the others are in `lora/`, `single_file/`, `onnx/` and `tiny_decoder/`.
+top and the others are in `lora/`, `single_file/`, `onnx/` and `tiny_decoder/`. The demo page is one file, `demo.html`.
 """
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,9 +24,13 @@ from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeli
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, initial_noise, make_student_scheduler
 from naruto_add.export import lora, onnx_files, single_file
 from naruto_add.export.card_pictures import PLOT, write_pictures, write_plot
+from naruto_add.export.demo_examples import draw_examples, example_captions
+from naruto_add.export.demo_page import FILE as DEMO_FILE
+from naruto_add.export.demo_page import DemoFacts, step_table, unpack_demo_page, write_demo_page
+from naruto_add.export.demo_template import read_template
 from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE, write_diffusers_folder
 from naruto_add.export.latency import Draw, latencies_ms
-from naruto_add.export.model_card import CardFacts, lora_card
+from naruto_add.export.model_card import CardFacts, lora_card, student_about
 from naruto_add.export.onnx_int8 import write_int8
 from naruto_add.export.onnx_pipeline import OnnxPipeline
 from naruto_add.export.reload import draw_by_diffusers, load_folder, load_lora, load_single_file
@@ -58,6 +63,7 @@ def export_student(
     evaluate_metrics_path: Path,
     add_metrics_path: Path,
     sweep_path: Path,
+    demo_dir: Path,
     out_dir: Path,
     metrics_path: Path,
 ) -> None:
@@ -67,6 +73,7 @@ def export_student(
     """
     if "onnx" in params.formats:
         onnx_files.require_onnx()
+    template = read_template(demo_dir) if "demo" in params.formats else ""
     teacher = load_pipeline_folder(teacher_dir, precision="fp32")
     student = load_pipeline_folder(teacher_dir, precision="fp32")
     student.unet = load_unet(distilled_dir, precision="fp32", scheduler=student.scheduler)
@@ -99,6 +106,8 @@ def export_student(
             run.export_onnx("onnx")
         if "onnx_int8" in params.formats:
             run.export_onnx("onnx_int8")
+        if "demo" in params.formats:
+            run.export_demo(template, example_captions(dataset_dir), facts)
         run.time_formats()
         if params.tiny_decoder != OFF:
             run.figures["tiny_decoder"] = write_tiny_decoder(
@@ -223,6 +232,29 @@ class _Run:
         else:
             write_int8(self.folder / "onnx", folder)
         pipeline = OnnxPipeline(folder, num_threads=torch.get_num_threads())
+        self.figures[name] = {**self._check_onnx(name, pipeline), "size_mib": _size_mib(folder)}
+        self.cpu_draws[name] = lambda batch: pipeline.draw(self._batch(batch), self._noise(batch).cpu().numpy())
+
+    def export_demo(self, template: str, captions: list[str], card_facts: CardFacts) -> None:
+        """Write the page, and compare the networks that are in it; a browser is what the tests have."""
+        path = self.folder / DEMO_FILE
+        teacher_sampler = dpm_solver_sampler(self.teacher, TEACHER_STEPS, self.sampling.guidance_scale)
+        facts = DemoFacts(
+            title=f"Draw in {self.sampling.student_steps} steps",
+            model=f"naruto-add student of {self.base.model}",
+            about=student_about(card_facts),
+            examples=draw_examples(self.teacher, teacher_sampler, captions, prompt_template=self.base.prompt_template),
+            teacher_steps=TEACHER_STEPS,
+            trained_timesteps=self.sampling.student_timesteps,
+            steps=step_table(self.student.scheduler, self.sampling.student_steps),
+        )
+        write_demo_page(path, template=template, onnx_dir=self.folder / "onnx", facts=facts)
+        with tempfile.TemporaryDirectory() as folder:
+            unpack_demo_page(path, Path(folder))
+            pipeline = OnnxPipeline(Path(folder), num_threads=torch.get_num_threads())
+            self.figures["demo"] = {**self._check_onnx("demo", pipeline), "size_mib": _size_mib(path)}
+
+    def _check_onnx(self, name: onnx_files.Format, pipeline: OnnxPipeline) -> Figures:
         parity = onnx_files.check_onnx(
             self.student,
             pipeline,
@@ -232,12 +264,7 @@ class _Run:
             seed=self.params.seed,
             name=name,
         )
-        self.figures[name] = {
-            "noise_pred_max_abs_diff": parity.noise_pred,
-            "images_mean_abs_diff_of_255": parity.images,
-            "size_mib": _size_mib(folder),
-        }
-        self.cpu_draws[name] = lambda batch: pipeline.draw(self._batch(batch), self._noise(batch).cpu().numpy())
+        return {"noise_pred_max_abs_diff": parity.noise_pred, "images_mean_abs_diff_of_255": parity.images}
 
     def time_formats(self) -> None:
         """Time all formats and the models that they were made from; ONNX and the student on the CPU."""

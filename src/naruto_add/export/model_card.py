@@ -111,6 +111,12 @@ def lora_card(facts: CardFacts, file: str) -> str:
     )
 
 
+def student_about(facts: CardFacts) -> list[str]:
+    """Paragraphs for the demo page: what the student is, its limits and its licences."""
+    (use, *limits) = _limit_points(facts, [])
+    return [_student_description(facts), use, " ".join(limits), f"{_licence(facts).text} {_dataset_licence(facts)}"]
+
+
 def code(text: str) -> str:
     """The text as inline code on one line, whatever backticks, control characters or Markdown it contains."""
     line = shown(text)
@@ -183,8 +189,11 @@ def _metric_name(name: str, own: Mapping[str, float | int]) -> str:
 
 
 def _student_introduction(facts: CardFacts) -> str:
+    return f"# A text-to-image model that draws in {len(facts.timesteps)} steps\n\n{_student_description(facts)}"
+
+
+def _student_description(facts: CardFacts) -> str:
     return (
-        f"# A text-to-image model that draws in {len(facts.timesteps)} steps\n\n"
         f"A compact student of {code(facts.base_model)}, finetuned on {_dataset(facts)} and distilled by "
         f"{_METHODS[facts.method]} with naruto-add. It was trained at the timesteps "
         f"{', '.join(map(str, facts.timesteps))}, which its scheduler visits in {len(facts.timesteps)} steps."
@@ -246,8 +255,12 @@ def _pictures(facts: CardFacts) -> str:
 
 
 def _limits(facts: CardFacts, limits: list[str]) -> str:
+    return "## Intended use and limits\n\n" + "\n".join(f"- {point}" for point in _limit_points(facts, limits))
+
+
+def _limit_points(facts: CardFacts, limits: list[str]) -> list[str]:
     size = facts.resolution_px
-    points = [
+    return [
         (
             f"Intended for pictures of {size}x{size} pixels of what its training pictures show, from such captions. "
             "It draws other subjects poorly, and no legible text."
@@ -263,7 +276,6 @@ def _limits(facts: CardFacts, limits: list[str]) -> str:
         ),
         "Not for pictures that deceive about real people or events, nor for uses that a licence below excludes.",
     ]
-    return "## Intended use and limits\n\n" + "\n".join(f"- {point}" for point in points)
 
 
 def _licence(facts: CardFacts) -> _Licence:

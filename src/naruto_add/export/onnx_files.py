@@ -23,12 +23,11 @@ from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred, sa
 from naruto_add.export.onnx_pipeline import INSTALL, SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
 from naruto_add.runtime.errors import StageError
 
-NOISE_PRED_TOLERANCE = 1e-3
+Format = Literal["onnx", "onnx_int8", "demo"]
+NOISE_PRED_TOLERANCES: dict[Format, float] = {"onnx": 1e-3, "onnx_int8": 0.5, "demo": 0.02}
 """Largest allowed absolute difference of epsilon, at every trained timestep."""
-IMAGE_TOLERANCE = 2.0
+IMAGE_TOLERANCES: dict[Format, float] = {"onnx": 2.0, "onnx_int8": 10.0, "demo": 2.0}
 """Largest allowed mean absolute difference of pictures, of 255."""
-INT8_NOISE_PRED_TOLERANCE = 0.5
-INT8_IMAGE_TOLERANCE = 10.0
 MAX_FILE_BYTES = 2**31 - 2**24
 """A larger network has its weights in a separate file, because protobuf ends at 2 GiB."""
 
@@ -96,22 +95,23 @@ def check_onnx(
     timesteps: Sequence[int],
     prompts: list[str],
     seed: int,
-    name: Literal["onnx", "onnx_int8"] = "onnx",
+    name: Format = "onnx",
 ) -> OnnxParity:
     """Compare predictions at every trained timestep, and pictures, with torch's.
 
     Raises StageError if they differ by more than the tolerance of the format `name`.
     """
-    is_int8 = name == "onnx_int8"
     noise, embeds = initial_noise(student, len(prompts), seed=seed), encode_prompts(student, prompts)
     parity = OnnxParity(
         noise_pred=max(_noise_pred_difference(student, pipeline, noise, embeds, prompts, t) for t in timesteps),
         images=_image_difference(student, pipeline, noise, scheduler, len(timesteps), prompts),
     )
-    remedy = f"leave {name} out" + ("" if is_int8 else ", or install other versions of onnxruntime and onnxscript")
+    remedy = f"leave {name} out" + (
+        "" if name == "onnx_int8" else ", or install other versions of onnxruntime and onnxscript"
+    )
     for what, found, allowed in (
-        ("predictions", parity.noise_pred, INT8_NOISE_PRED_TOLERANCE if is_int8 else NOISE_PRED_TOLERANCE),
-        ("pictures (of 255)", parity.images, INT8_IMAGE_TOLERANCE if is_int8 else IMAGE_TOLERANCE),
+        ("predictions", parity.noise_pred, NOISE_PRED_TOLERANCES[name]),
+        ("pictures (of 255)", parity.images, IMAGE_TOLERANCES[name]),
     ):
         if not found <= allowed:
             raise StageError(

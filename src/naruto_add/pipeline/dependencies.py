@@ -17,6 +17,7 @@ UNTRACKED = frozenset(
         "src/naruto_add/config/paths.py",
         "src/naruto_add/config/rules.py",
         "src/naruto_add/config/schema.py",
+        "src/naruto_add/export/demo_template.py",
         "src/naruto_add/pipeline/base_use.py",
         "src/naruto_add/pipeline/hub.py",
         "src/naruto_add/pipeline/requirements.py",

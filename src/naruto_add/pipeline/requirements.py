@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
+from naruto_add.config import paths
 from naruto_add.config.constants import (
     CAPTION_MATCH,
     CLIP_L14,
@@ -18,6 +19,7 @@ from naruto_add.config.constants import (
     TRUNK_FILES,
 )
 from naruto_add.config.schema import Params
+from naruto_add.export.demo_template import read_template
 from naruto_add.pipeline.base_use import check_base_use
 from naruto_add.pipeline.pictures import check_source
 from naruto_add.pipeline.weights import fetch_base, fetch_network, fetch_torch_file
@@ -109,6 +111,13 @@ def _packages(params: Params) -> Iterator[Requirement]:
     if "onnx" in params.export.formats:
         remedy = f"`uv pip install {' '.join(_ONNX_PACKAGES)}`, or leave onnx out"
         yield from (_package(package, "export.formats: onnx", remedy) for package in _ONNX_PACKAGES)
+
+    if "demo" in params.export.formats:
+        yield Requirement(name="export.formats: demo: the built page", check=_check_demo)
+
+
+def _check_demo() -> None:
+    read_template(paths.DEMO)
 
 
 def _package(package: str, key: str, remedy: str) -> Requirement:

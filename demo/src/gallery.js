@@ -1,0 +1,136 @@
+// The drawn pictures: each with its states after every step, a download, and the teacher's picture if there is one.
+import { png } from "./png.js";
+import { slug } from "./text.js";
+
+const $ = (id) => document.getElementById(id);
+
+export class Gallery {
+  constructor(facts) {
+    this.facts = facts;
+    this.pictures = [];
+    this.showing = Promise.resolve();
+    $("shown").addEventListener("input", () => this.showStep());
+  }
+
+  // An empty gallery for these settings.
+  begin(request, model) {
+    for (const picture of this.pictures) picture.release();
+    this.request = request;
+    this.model = model;
+    this.pictures = [];
+    this.example = this.facts.examples.find(({ prompt }) => prompt === request.prompt);
+    $("gallery").replaceChildren();
+    $("empty").hidden = true;
+    $("shown").max = request.numSteps;
+    $("shown").value = request.numSteps;
+    $("slider").hidden = request.numSteps === 1;
+    this.nameStep();
+    this.noteComparison();
+  }
+
+  // The finished picture of a seed, from what each step predicted.
+  async add(seed, predictions) {
+    const teacher = this.example?.teacher[seed];
+    const picture = new Picture(this.facts, this.request, seed, predictions, teacher);
+    await picture.show(this.model, this.step);
+    this.pictures.push(picture);
+    $("gallery").append(picture.element);
+  }
+
+  get step() {
+    return Number($("shown").value);
+  }
+
+  // One after another, since the networks run once at a time; steps that the slider has left are not shown.
+  showStep() {
+    this.nameStep();
+    const { step, model } = this;
+    for (const picture of this.pictures) {
+      this.showing = this.showing.then(() => (step === this.step ? picture.show(model, step) : undefined));
+    }
+  }
+
+  nameStep() {
+    const name = `${this.step} of ${this.request.numSteps}`;
+    $("shown-name").textContent = name;
+    $("shown").setAttribute("aria-valuetext", `Step ${name}`);
+  }
+
+  noteComparison() {
+    const count = this.example?.teacher.length ?? 0;
+    $("comparison").hidden = this.facts.examples.every(({ teacher }) => !teacher.length);
+    $("comparison").textContent = count
+      ? `Beside each: what the teacher draws from the same noise in ${this.facts.teacher_steps} steps. ` +
+        `Its pictures are in the page for the seeds 0 to ${count - 1}.`
+      : "Choose an example to see beside it what the teacher draws from the same noise.";
+  }
+}
+
+class Picture {
+  constructor(facts, request, seed, predictions, teacher) {
+    this.facts = facts;
+    this.request = request;
+    this.seed = seed;
+    this.predictions = predictions;
+    this.addresses = new Map();
+    this.element = document.createElement("li");
+    this.image = new Image();
+    this.download = document.createElement("a");
+    this.download.textContent = "PNG";
+    const caption = element("p", "caption", element("span", "", `Seed ${seed}`), this.download);
+    this.element.append(element("div", "pair", ...this.figures(teacher)));
+    this.element.append(caption);
+  }
+
+  figures(teacher) {
+    if (!teacher) return [figure(this.image)];
+    const image = new Image();
+    image.src = teacher;
+    image.alt = `The teacher's picture from the same noise: ${this.request.prompt}`;
+    const { numSteps } = this.request;
+    const student = `Student, ${numSteps} ${numSteps === 1 ? "step" : "steps"}`;
+    return [figure(this.image, student), figure(image, `Teacher, ${this.facts.teacher_steps} steps`)];
+  }
+
+  // The picture that this step predicts; decoded when it is first shown.
+  async show(model, step) {
+    if (!this.addresses.has(step)) {
+      const { rgb, width, height } = await model.decode(this.predictions[step - 1]);
+      const file = await png(rgb, width, height, this.metadata(step));
+      this.addresses.set(step, URL.createObjectURL(file));
+    }
+    const { prompt, numSteps } = this.request;
+    const state = step === numSteps ? "" : `, after step ${step} of ${numSteps}`;
+    const name = `${slug(prompt)}-seed${this.seed}${step === numSteps ? "" : `-step${step}`}.png`;
+    this.image.src = this.addresses.get(step);
+    this.image.alt = `${prompt}, seed ${this.seed}${state}`;
+    this.download.href = this.image.src;
+    this.download.download = name;
+    this.download.setAttribute("aria-label", `Download the picture of seed ${this.seed}${state} as PNG`);
+    await this.image.decode();
+  }
+
+  // The keys of `naruto-add generate`.
+  metadata(step) {
+    const { prompt, numSteps } = this.request;
+    const own = { prompt, seed: String(this.seed), model: this.facts.model, steps: String(numSteps) };
+    const shown = step === numSteps ? {} : { shown_step: String(step) };
+    return { ...own, ...shown, prompt_template: this.facts.prompt_template };
+  }
+
+  release() {
+    for (const address of this.addresses.values()) URL.revokeObjectURL(address);
+  }
+}
+
+function figure(image, name) {
+  const parts = name ? [element("figcaption", "", name)] : [];
+  return element("figure", "", image, ...parts);
+}
+
+function element(tag, className, ...content) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...content);
+  return made;
+}

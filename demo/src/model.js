@@ -1,0 +1,90 @@
+// The exported student: the same steps as naruto_add.export.onnx_pipeline, with onnxruntime's WASM in one thread.
+import { Tokenizer } from "@huggingface/tokenizers";
+import * as ort from "onnxruntime-web/wasm";
+import { inlined } from "./inlined.js";
+import { noise } from "./noise.js";
+
+const RUNTIME = "runtime.wasm";
+
+export class Model {
+  // `latentShape` has channels, height and width. Calls `progress` with the part that is loaded so far, from 0 to 1.
+  static async load(latentShape, progress) {
+    ort.env.logLevel = "error";
+    ort.env.wasm.numThreads = 1; // a page that is a file gets no shared memory
+    ort.env.wasm.proxy = false;
+    ort.env.wasm.wasmBinary = await inlined(RUNTIME);
+    const model = new Model();
+    model.latentShape = latentShape;
+    const parts = ["text_encoder", "unet", "vae_decoder"];
+    for (const [index, part] of parts.entries()) {
+      await progress(index / parts.length);
+      const options = { executionProviders: ["wasm"], logSeverityLevel: 3 };
+      model[part] = await ort.InferenceSession.create(await inlined(`${part}.onnx`), options);
+    }
+    model.setTokenizer(JSON.parse(new TextDecoder().decode(await inlined("tokenizer.json"))));
+    return model;
+  }
+
+  setTokenizer(json) {
+    this.tokenizer = new Tokenizer(json, {});
+    this.length = json.truncation.max_length;
+    this.paddingId = json.padding.pad_id;
+  }
+
+  // Token ids, truncated and padded as Python's tokenizer does. The last id of a truncated prompt ends the text.
+  ids(prompt) {
+    const { ids } = this.tokenizer.encode(prompt);
+    const kept = ids.length > this.length ? [...ids.slice(0, this.length - 1), ids.at(-1)] : ids;
+    return [...kept, ...Array(this.length - kept.length).fill(this.paddingId)];
+  }
+
+  async encode(prompt) {
+    const ids = BigInt64Array.from(this.ids(prompt), BigInt);
+    return run(this.text_encoder, { input_ids: new ort.Tensor("int64", ids, [1, ids.length]) });
+  }
+
+  // The latents that each step predicts for the finished picture. Before each step, waits for `pause`, which may throw.
+  async sample(embeds, seed, steps, pause) {
+    const shape = [1, ...this.latentShape];
+    let latents = noise(size(shape), seed);
+    const predictions = [];
+    for (const step of steps) {
+      await pause();
+      const eps = await run(this.unet, {
+        latents: new ort.Tensor("float32", latents, shape),
+        timesteps: new ort.Tensor("int64", BigInt64Array.of(BigInt(step.timestep)), [1]),
+        prompt_embeds: embeds,
+      });
+      predictions.push(combined(step.x0_a, latents, step.x0_b, eps.data));
+      latents = combined(step.a, latents, step.b, eps.data);
+    }
+    predictions[predictions.length - 1] = latents;
+    return predictions;
+  }
+
+  // The picture of some latents: RGB bytes, width and height.
+  async decode(latents) {
+    const pixels = await run(this.vae_decoder, { latents: new ort.Tensor("float32", latents, [1, ...this.latentShape]) });
+    const [, , height, width] = pixels.dims;
+    const rgb = new Uint8Array(3 * height * width);
+    for (let channel = 0; channel < 3; channel++) {
+      for (let i = 0; i < height * width; i++) {
+        rgb[3 * i + channel] = Math.round((pixels.data[channel * height * width + i] + 1) * 127.5);
+      }
+    }
+    return { rgb, width, height };
+  }
+}
+
+async function run(session, inputs) {
+  const outputs = await session.run(inputs);
+  return outputs[session.outputNames[0]];
+}
+
+function combined(a, x, b, eps) {
+  return x.map((value, i) => a * value + b * eps[i]);
+}
+
+function size(shape) {
+  return shape.reduce((product, side) => product * side, 1);
+}

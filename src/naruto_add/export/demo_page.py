@@ -1,0 +1,151 @@
+"""demo.html: the student in a web page that draws without a server, as one file that is opened by a double click.
+
+The page of `demo/` gets the ONNX networks with fp16 weights, each file as gzip in base64, and a JSON with the sampler,
+the examples, and what the model is. The page draws a seed's noise as torch does, so that its pictures are Python's.
+"""
+
+import base64
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from naruto_add.config.constants import trailing_timesteps
+from naruto_add.diffusion.noise import alphas_cumprod
+from naruto_add.diffusion.sampling import make_student_scheduler
+from naruto_add.export.onnx_files import sampler_steps
+from naruto_add.export.onnx_half import half_network
+from naruto_add.export.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER
+from naruto_add.runtime.errors import StageError
+
+FILE = "demo.html"
+MAX_MIB = 300
+"""Of all files in the page. Browsers read no script element of 512 MiB, and a page must fit the memory of a phone."""
+MIB = 2**20
+STEP_COUNTS = range(1, 9)
+"""Numbers of steps that the page offers, besides the trained one."""
+_PLACE = "<!-- model -->"
+_QUALITY = 92
+
+Step = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class DemoExample:
+    """A caption that the page offers, and what the teacher draws for it from the noise of the seeds 0, 1, ..."""
+
+    caption: str
+    teacher: Sequence[Image.Image]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFacts:
+    """What the page shows and how it samples."""
+
+    title: str
+    model: str
+    """The model's name in the metadata of the pictures."""
+    about: list[str]
+    """Paragraphs of plain text with Markdown's inline code."""
+    examples: list[DemoExample]
+    teacher_steps: int
+    trained_timesteps: list[int]
+    steps: dict[int, list[Step]]
+    """For each number of steps that the page offers: timestep, a and b of x' = a x + b eps, x0_a and x0_b of x0."""
+
+
+def write_demo_page(path: Path, *, template: str, onnx_dir: Path, facts: DemoFacts) -> None:
+    """Write the page from the built template and the files of the format onnx.
+
+    Raises StageError if the networks are too large for a page.
+    """
+    networks = {name: half_network(onnx_dir / name) for name in (TEXT_ENCODER, UNET, VAE_DECODER)}
+    size_mib = sum(map(len, networks.values())) / MIB
+    if size_mib > MAX_MIB:
+        raise StageError(
+            f"export.formats: demo: the networks take {size_mib:.0f} MiB, more than the {MAX_MIB} MiB that a page in a "
+            "browser can hold; leave demo out, or train a smaller student"
+        )
+    files = {**networks, TOKENIZER: (onnx_dir / TOKENIZER).read_bytes()}
+    sampler = json.loads((onnx_dir / SAMPLER).read_text(encoding="utf-8"))
+    model = [
+        f'<script type="application/json" id="model">{_json(_model(facts, sampler))}</script>',
+        *(f'<script type="text/plain" data-file="{name}">{_packed(data)}</script>' for name, data in files.items()),
+    ]
+    before, _, after = template.partition(_PLACE)
+    path.write_text("\n".join([before, *model, after]), encoding="utf-8")
+
+
+def step_table(teacher_scheduler: Any, num_trained: int) -> dict[int, list[Step]]:
+    """The student's deterministic sampler at each number of steps that the page offers.
+
+    x0_a and x0_b give the x0 that a prediction implies: x0 = x0_a x + x0_b eps. Left out are numbers at which diffusers
+    would visit one timestep too many.
+    """
+    signals = alphas_cumprod(teacher_scheduler)
+    table = {}
+    for num in sorted({*STEP_COUNTS, num_trained}):
+        if len(trailing_timesteps(num)) != num:
+            continue
+        steps = sampler_steps(make_student_scheduler(teacher_scheduler, "ddim", num), num)
+        for step in steps:
+            signal = float(signals[int(step["timestep"])])
+            step["x0_a"] = signal**-0.5
+            step["x0_b"] = -(((1 - signal) / signal) ** 0.5)
+        table[num] = steps
+    return table
+
+
+def unpack_demo_page(path: Path, folder: Path) -> None:
+    """Write the page's networks, tokenizer.json and sampler.json, as the page reads them, for `OnnxPipeline`."""
+    page = path.read_text(encoding="utf-8")
+    for name in (TEXT_ENCODER, UNET, VAE_DECODER, TOKENIZER):
+        (packed,) = re.findall(rf'<script type="text/plain" data-file="{re.escape(name)}">([^<]*)</script>', page)
+        (folder / name).write_bytes(gzip.decompress(base64.b64decode(packed)))
+    (text,) = re.findall(r'<script type="application/json" id="model">([^<]*)</script>', page)
+    model = json.loads(text)
+    sampler = {
+        "latent_shape": model["latent_shape"],
+        "prompt_template": model["prompt_template"],
+        "steps": model["steps"][str(len(model["trained_timesteps"]))],
+    }
+    (folder / SAMPLER).write_text(json.dumps(sampler), encoding="utf-8")
+
+
+def _model(facts: DemoFacts, sampler: dict[str, Any]) -> dict[str, Any]:
+    """What the page's program reads; `demo/src/main.js` has the same names."""
+    return {
+        "title": facts.title,
+        "model": facts.model,
+        "about": facts.about,
+        "latent_shape": sampler["latent_shape"],
+        "prompt_template": sampler["prompt_template"],
+        "trained_timesteps": facts.trained_timesteps,
+        "teacher_steps": facts.teacher_steps,
+        "steps": facts.steps,
+        "examples": [
+            {"prompt": example.caption, "teacher": list(_addresses(example.teacher))} for example in facts.examples
+        ],
+    }
+
+
+def _addresses(pictures: Sequence[Image.Image]) -> Iterator[str]:
+    for picture in pictures:
+        stream = io.BytesIO()
+        picture.save(stream, "WEBP", quality=_QUALITY)
+        yield f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _json(value: Any) -> str:
+    """JSON that no text in it can end the script element of."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
