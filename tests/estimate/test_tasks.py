@@ -1,5 +1,6 @@
 """The computed memory changes with the parameters as it must; the presets for SD 1.5 fit (slow)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from naruto_add.estimate.disk import disk_bytes
 from naruto_add.estimate.fake import measuring
 from naruto_add.estimate.machine import GIB, Machine
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet, new_vae
-from naruto_add.estimate.report import estimate_text, stage_peaks
+from naruto_add.estimate.report import estimate_lines, stage_peaks
 from naruto_add.estimate.tasks import Task, add_tasks, all_tasks, decoding, encoding, num_student_weights, warm_up_task
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,7 @@ def test_the_memory_of_decoding_contains_what_the_optimizer_keeps_on_the_gpu() -
     weights = num_student_weights(params, SMALL)
     small = {"add__optimizer__ema_on_cpu": True, "add__optimizer__name": "adamw_8bit"}
     nothing, plain, least = (
-        decoding("add", params, SMALL, batch=1, optimizer=optimizer).peak_bytes
+        decoding("add", params, SMALL, num_pictures=1, optimizer=optimizer).peak_bytes
         for optimizer in (None, params.add.optimizer, _params(**small).add.optimizer)
     )
     assert plain - nothing == pytest.approx(16 * weights, abs=512)
@@ -147,13 +148,13 @@ def test_the_report_says_what_does_not_fit_and_what_to_change() -> None:
         Task("add", "train, parts of 4", 5 * 10**9, 36e17),
     ]
     small = Machine("card", 12.0 * GIB, 100.0, 10**9)
-    text = estimate_text(tasks, {"pool": 2 * 10**9}, small, notes=["note"])
+    text = "\n".join(estimate_lines(tasks, {"pool": 2 * 10**9}, small, notes=["note"]))
     assert "teacher: needs 15.7 GB, but card has 12.9 GB; to need less memory: raise accumulation_steps" in text
     assert "add: needs" not in text
-    assert "100.00 h" in text
+    assert "100.0 h" in text
     assert "disk: needs 2.0 GB, but 1.0 GB are free" in text
     large = Machine("card", 24.0 * GIB, None, 10**12)
-    text = estimate_text(tasks, {"pool": 2 * 10**9}, large, notes=[])
+    text = "\n".join(estimate_lines(tasks, {"pool": 2 * 10**9}, large, notes=[]))
     assert "All stages fit into the 25.8 GB of card" in text
     assert "H100" in text
 
@@ -164,3 +165,23 @@ def test_a_preset_fits_its_card(gigabytes: int) -> None:
     tasks = list(all_tasks(_params(f"sd15-{gigabytes}gb"), SD15, num_pictures=1221))
     too_large = {stage: peak for stage, peak in stage_peaks(tasks).items() if peak > gigabytes * GIB}
     assert too_large == {}
+
+
+@pytest.mark.parametrize(
+    ("flops", "size", "shown"), [(1e12, 2e6, "0.01 s"), (6e16, 3e9, "10 min"), (9e18, 3e9, "25.0 h")]
+)
+def test_small_figures_have_small_units(flops: float, size: float, shown: str) -> None:
+    machine = Machine("card", None, 100.0, 10**12)
+    lines = list(estimate_lines([Task("add", "train", 0, flops)], {"pool": int(size)}, machine, notes=[]))
+    assert shown in lines[1]
+    assert any(("2 MB" if size == 2e6 else "3.0 GB") in line for line in lines)
+
+
+def test_the_row_of_a_task_does_not_wait_for_the_next_task() -> None:
+    def tasks() -> Iterator[Task]:
+        yield Task("teacher", "train", 0, 1.0)
+        raise AssertionError("the second task is computed")
+
+    lines = estimate_lines(tasks(), {}, Machine("card", None, 1.0, 1), notes=[])
+    assert next(lines).startswith("stage")
+    assert next(lines).startswith("teacher")

@@ -1,5 +1,6 @@
 """A checkpoint restores exactly what was saved; a damaged one is refused before any state is changed."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,45 @@ def test_what_rarely_changes_is_written_only_when_it_changed(tmp_path: Path) -> 
     loaded = {"student": _State(0.0), "best": _State(0.0)}
     assert Checkpoint(tmp_path / "student.pt", loaded, rarely_changed=["best"]).load() == 4
     assert [item.values["weight"].unique().item() for item in loaded.values()] == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+def test_without_space_for_three_checkpoints_the_oldest_is_deleted_before_the_next_is_written(
+    tmp_path: Path, is_short: bool
+) -> None:
+    path, margin_bytes = tmp_path / "student.pt", 10**18 if is_short else 0
+    states = {"student": _State(0.0), "best": _State(0.0)}
+    checkpoint = Checkpoint(path, states, rarely_changed=["best"], margin_bytes=margin_bytes)
+    for step in (1, 2, 3):
+        for factor, state in enumerate(states.values(), start=1):
+            state.values = _State(float(factor * step)).values
+        if step < 3:
+            checkpoint.save(step)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # nothing can be written now
+    try:
+        with pytest.raises(OSError):
+            checkpoint.save(3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(list(tmp_path.glob("student*.pt"))) == (2 if is_short else 4)  # each with its best weights
+    assert _loaded(path) == (2, 2.0, 4.0)
+    checkpoint.save(3)
+    assert _loaded(path) == (3, 3.0, 6.0)
+    path.unlink()
+    assert _loaded(path) == (2, 2.0, 4.0)
+
+
+def test_a_damaged_checkpoint_is_what_is_deleted_if_space_is_short(tmp_path: Path) -> None:
+    path = tmp_path / "student.pt"
+    _save_steps(path, 1, 2)
+    _damage(path, "truncated")
+    states = {"student": _State(0.0), "best": _State(0.0)}
+    checkpoint = Checkpoint(path, states, rarely_changed=["best"], margin_bytes=10**18)
+    assert checkpoint.load() == 1
+    checkpoint.save(2)
+    path.unlink()
+    assert _loaded(path) == (1, 1.0, 10.0)
 
 
 def test_a_missing_or_damaged_part_is_refused_before_any_state_is_changed(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 
 from naruto_add.cli.folder import pipeline_folder
+from naruto_add.config.schema import Ingest
 
 NUM_PICTURES = 1221
-"""Of the Naruto data set of profile sd15; taken if `ingest` has not run yet."""
+"""Of the Naruto data set of profile sd15; assumed if `ingest` has not run yet."""
 
 
 @click.command(short_help="Compute the memory, time and disk that the pipeline needs.")
@@ -25,7 +26,7 @@ NUM_PICTURES = 1221
 @click.option(
     "--pictures",
     type=click.IntRange(1),
-    help=f"Size of the data set; default: that of data/dataset, or {NUM_PICTURES}.",
+    help=f"Size of the data set; default: that of data/dataset, else ingest.num_drawings or {NUM_PICTURES}.",
 )
 def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | None) -> None:
     """Compute the memory, time and disk that the pipeline needs with params.yaml.
@@ -39,26 +40,33 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     """
     from naruto_add.config import paths
     from naruto_add.config.load import load_params
+    from naruto_add.diffusion.base_model import check_base_use
     from naruto_add.estimate.disk import disk_bytes
     from naruto_add.estimate.machine import find_machine
     from naruto_add.estimate.networks import shapes_of
-    from naruto_add.estimate.report import estimate_text
+    from naruto_add.estimate.report import estimate_lines
     from naruto_add.estimate.tasks import all_tasks
 
     params = load_params(pipeline_folder() / paths.PARAMS)
+    check_base_use(params)
     shapes = shapes_of(params.base)
-    num_pictures = pictures or _num_pictures(paths.DATASET) or NUM_PICTURES
+    num_pictures = pictures or _num_pictures(paths.DATASET) or _assumed_pictures(params.ingest)
     disk = disk_bytes(params, shapes, num_pictures=num_pictures, is_linked=_is_linked())
     notes = [f"Computed for {num_pictures} pictures of {params.base.resolution_px} px."]
     if shapes.is_assumed:
         notes.append(f"base.model {params.base.model!r} is not here yet; its networks are taken to be SD 1.5's.")
-    tasks = list(all_tasks(params, shapes, num_pictures=num_pictures))
-    click.echo(estimate_text(tasks, disk, find_machine(gpu_gib=gpu_memory, tflops=tflops), notes=notes))
+    tasks = all_tasks(params, shapes, num_pictures=num_pictures)
+    for line in estimate_lines(tasks, disk, find_machine(gpu_gib=gpu_memory, tflops=tflops), notes=notes):
+        click.echo(line.rstrip())
 
 
 def _num_pictures(dataset: Path) -> int | None:
     table = dataset / "metadata.jsonl"
     return sum(1 for _ in table.open(encoding="utf-8")) if table.exists() else None
+
+
+def _assumed_pictures(ingest: Ingest) -> int:
+    return ingest.num_drawings if ingest.source == "shinobi" else NUM_PICTURES
 
 
 def _is_linked() -> bool:

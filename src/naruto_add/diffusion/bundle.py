@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +40,17 @@ transformers_logging.disable_progress_bar()
 
 @dataclass
 class ModelBundle:
-    """The networks of one pipeline, frozen and in eval mode as loaded, with its tokenizer and scheduler."""
+    """The networks of one pipeline, frozen and in eval mode as loaded, with its tokenizer and scheduler.
+
+    `device` is where the networks work; those that are idle may wait on the CPU (`diffusion.placement`).
+    """
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     scheduler: Any
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the networks work on; those that are idle may wait on the CPU (`diffusion.placement`)."""
-        return default_device()
+    device: torch.device = field(default_factory=default_device)
 
     @property
     def networks(self) -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
@@ -65,9 +64,10 @@ class ModelBundle:
         return self.unet.config.in_channels, size, size
 
     def to(self, device: torch.device) -> "ModelBundle":
-        """Move every network to `device`; returns this bundle."""
+        """Move every network to `device`, where they work from now on; returns this bundle."""
         for module in self.networks:
             module.to(device)
+        self.device = device
         return self
 
     def pipeline(self) -> StableDiffusionPipeline:

@@ -1,12 +1,12 @@
 """What a run of the pipeline needs: memory, time and disk, and what to change if it does not fit."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from naruto_add.estimate.machine import SUSTAINED_TFLOPS, Machine
 from naruto_add.estimate.tasks import Task
 
-GB = 1e9
+GB, MB = 1e9, 1e6
 OVERHEAD_BYTES = 0.7e9
 """Assumed: the CUDA context, the workspace of convolutions, and fragmentation."""
 ADVICE = (
@@ -16,22 +16,27 @@ ADVICE = (
 )
 
 
-def estimate_text(tasks: Sequence[Task], disk: Mapping[str, int], machine: Machine, *, notes: Sequence[str]) -> str:
-    """Tables of memory and time by task, of disk by kind of file, and the remedies for what does not fit."""
+def estimate_lines(
+    tasks: Iterable[Task], disk: Mapping[str, int], machine: Machine, *, notes: Sequence[str]
+) -> Iterator[str]:
+    """Tables of memory and time by task, of disk by kind of file, and the remedies for what does not fit.
+
+    The row of a task comes as soon as the task has been computed.
+    """
     speeds = {machine.name: machine.tflops} if machine.tflops else dict(SUSTAINED_TFLOPS)
-    lines = [
-        *notes,
-        f"{'stage':<10}{'task':<44}{'GPU memory':>12}" + "".join(f"{name:>14}" for name in speeds),
-        *(_row(task, speeds) for task in tasks),
-        _row(Task("", "all", max(task.peak_bytes for task in tasks), sum(task.flops for task in tasks)), speeds),
-        "",
-        f"{'disk':<54}{'':>12}",
-        *(f"{'':<10}{name:<44}{_gb(size):>12}" for name, size in disk.items()),
-        f"{'':<10}{'all':<44}{_gb(sum(disk.values())):>12}   of {_gb(machine.free_disk_bytes)} free here",
-        "",
-        *_verdict(tasks, disk, machine),
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    yield from notes
+    yield f"{'stage':<10}{'task':<44}{'GPU memory':>12}" + "".join(f"{name:>14}" for name in speeds)
+    done = []
+    for task in tasks:
+        done.append(task)
+        yield _row(task, speeds)
+    yield _row(Task("", "all", max(task.peak_bytes for task in done), sum(task.flops for task in done)), speeds)
+    yield ""
+    yield "disk"
+    yield from (f"{'':<10}{name:<44}{_size(size):>12}" for name, size in disk.items())
+    yield f"{'':<10}{'all':<44}{_size(sum(disk.values())):>12}   of {_size(machine.free_disk_bytes)} free here"
+    yield ""
+    yield from _verdict(done, disk, machine)
 
 
 def stage_peaks(tasks: Sequence[Task]) -> dict[str, float]:
@@ -49,25 +54,29 @@ def _verdict(tasks: Sequence[Task], disk: Mapping[str, int], machine: Machine) -
     else:
         too_large = {name: peak for name, peak in stage_peaks(tasks).items() if peak > machine.gpu_bytes}
         lines += [
-            f"{name}: needs {_gb(peak)}, but {machine.name} has {_gb(machine.gpu_bytes)}; {ADVICE}"
+            f"{name}: needs {_size(peak)}, but {machine.name} has {_size(machine.gpu_bytes)}; {ADVICE}"
             for name, peak in too_large.items()
-        ] or [f"All stages fit into the {_gb(machine.gpu_bytes)} of {machine.name}."]
+        ] or [f"All stages fit into the {_size(machine.gpu_bytes)} of {machine.name}."]
     if sum(disk.values()) > machine.free_disk_bytes:
         lines.append(
-            f"disk: needs {_gb(sum(disk.values()))}, but {_gb(machine.free_disk_bytes)} are free; free some, or let "
-            'DVC link results instead of copying them: dvc config --local cache.type "reflink,hardlink,copy"'
+            f"disk: needs {_size(sum(disk.values()))}, but {_size(machine.free_disk_bytes)} are free; free some, or "
+            'let DVC link results instead of copying them: dvc config --local cache.type "reflink,hardlink,copy"'
         )
     return lines
 
 
 def _row(task: Task, speeds: Mapping[str, float]) -> str:
-    hours = "".join(f"{_hours(task.flops, speed):>14}" for speed in speeds.values())
-    return f"{task.stage:<10}{task.name:<44}{_gb(task.peak_bytes + OVERHEAD_BYTES):>12}{hours}"
+    times = "".join(f"{_time(task.flops / (speed * 1e12)):>14}" for speed in speeds.values())
+    return f"{task.stage:<10}{task.name:<44}{_size(task.peak_bytes + OVERHEAD_BYTES):>12}{times}"
 
 
-def _hours(flops: float, tflops: float) -> str:
-    return f"{flops / (tflops * 1e12) / 3600:.2f} h"
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _gb(num_bytes: float) -> str:
+def _size(num_bytes: float) -> str:
+    if num_bytes < 0.1 * GB:
+        return f"{num_bytes / MB:.3g} MB"
     return f"{num_bytes / GB:.1f} GB"

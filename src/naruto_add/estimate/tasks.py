@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from naruto_add.config.schema import Optimizer, Params, Precision
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
+from naruto_add.estimate.counts import Counts, add_decoded, evaluate_counts, export_counts, samples_counts
 from naruto_add.estimate.fake import Meter, materialized, measuring, on_meta
 from naruto_add.estimate.networks import Shapes, new_text_encoder, new_unet, new_vae
 from naruto_add.losses.adversarial import discriminator_hinge, generator_hinge, r1_penalty
 from naruto_add.losses.knowledge import feature_loss
 from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off
 from naruto_add.models.lora import add_lora
-from naruto_add.models.student import matching_blocks, recorded_outputs
+from naruto_add.models.student import Architecture, matching_blocks, recorded_outputs
+from naruto_add.training.pool import CHUNK
 
-POOL_BATCH = 32
-"""`training.pool.CHUNK`."""
-VALIDATION_BATCH = 8
-"""Pictures that a validation draws or decodes at once."""
+SMALL_BATCH = 8
+"""Pictures that `samples` and `export` draw at once: as many as there are prompts, or as are timed."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,15 @@ def all_tasks(params: Params, shapes: Shapes, *, num_pictures: int) -> Iterator[
     yield from teacher_tasks(params, shapes, num_pictures)
     yield from student_tasks(params, shapes)
     yield from add_tasks(params, shapes)
-    yield from evaluate_tasks(params, shapes, num_pictures)
+    num_test = round(num_pictures * params.ingest.test_fraction)
+    evaluated, shown, exported = (
+        evaluate_counts(params, num_test),
+        samples_counts(params, num_test),
+        export_counts(params),
+    )
+    yield from drawing_tasks("evaluate", params, shapes, evaluated, batch=params.evaluate.batch_size)
+    yield from drawing_tasks("samples", params, shapes, shown, batch=SMALL_BATCH)
+    yield from drawing_tasks("export", params, shapes, exported, batch=SMALL_BATCH, precision="fp32")
 
 
 def teacher_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterator[Task]:
@@ -65,9 +73,9 @@ def teacher_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterator
 def student_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
     """Drawing the pool, the two phases of the warm-up. In the second, the teacher's U-Net waits on the CPU."""
     student, sampling = params.student, params.sampling
-    yield drawing(
-        "student", "draw the pool", params, shapes, batch=POOL_BATCH, num_calls=student.pool_size * sampling.pool_steps
-    )
+    num_calls = student.pool_size * sampling.pool_steps
+    precision = params.base.frozen_precision
+    yield drawing("student", "draw the pool", shapes, precision=precision, batch=CHUNK, num_calls=num_calls)
     for is_knowledge in (True, False):
         yield warm_up_task(params, shapes, is_knowledge=is_knowledge)
 
@@ -155,7 +163,7 @@ def add_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
         _train_heads(heads, features, fakes, latents[:shown], timesteps[:shown], embeds[:shown], pooled)
         del states
     yield Task("add", f"train, parts of {part}", meter.peak, meter.flops * add.num_steps * add.accumulation_steps)
-    yield decoding("add", params, shapes, batch=VALIDATION_BATCH, optimizer=add.optimizer)
+    yield decoding("add", params, shapes, num_pictures=add_decoded(params), optimizer=add.optimizer)
 
 
 def _train_heads(
@@ -176,18 +184,24 @@ def _train_heads(
     (hinge + penalty).backward()
 
 
-def evaluate_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterator[Task]:
-    """The pictures of teacher and base model, at all numbers of steps; the student's are cheap in comparison."""
-    evaluate, steps = params.evaluate, params.sampling.teacher_steps
-    num_images = evaluate.num_images or round(num_pictures * params.ingest.test_fraction)
-    num_again = min(num_images, evaluate.sweep_images)
-    num_calls = (
-        2 * num_images * steps
-        + num_again * (steps + sum(evaluate.teacher_sweep))
-        + evaluate.latency_repeats * (9 * steps + sum(evaluate.teacher_sweep))  # one picture, and eight at once
+def drawing_tasks(
+    stage: str, params: Params, shapes: Shapes, counts: Counts, *, batch: int, precision: Precision | None = None
+) -> Iterator[Task]:
+    """Drawing with teacher and student in `base.frozen_precision`, or in the given one, and decoding."""
+    precision = precision or params.base.frozen_precision
+    yield drawing(
+        stage, "draw with the teacher", shapes, precision=precision, batch=batch, num_calls=counts.teacher_calls
     )
-    yield drawing("evaluate", "draw", params, shapes, batch=evaluate.batch_size, num_calls=num_calls)
-    yield decoding("evaluate", params, shapes, batch=1)
+    yield drawing(
+        stage,
+        "draw with the student",
+        shapes,
+        precision=precision,
+        batch=batch,
+        num_calls=counts.student_calls,
+        student=params.student.architecture,
+    )
+    yield decoding(stage, params, shapes, num_pictures=counts.pictures)
 
 
 def encoding(stage: str, shapes: Shapes, *, num_calls: int) -> Task:
@@ -202,7 +216,9 @@ def encoding(stage: str, shapes: Shapes, *, num_calls: int) -> Task:
     return Task(stage, "encode, one picture at a time", meter.peak, meter.flops * num_calls)
 
 
-def decoding(stage: str, params: Params, shapes: Shapes, *, batch: int, optimizer: Optimizer | None = None) -> Task:
+def decoding(
+    stage: str, params: Params, shapes: Shapes, *, num_pictures: int, optimizer: Optimizer | None = None
+) -> Task:
     """Decoding of one picture at a time, with the teacher in memory and, given its optimizer, a student in training."""
     state_bytes = num_student_weights(params, shapes) * _bytes_between_steps(optimizer) if optimizer else 0
     with measuring() as meter:
@@ -214,18 +230,31 @@ def decoding(stage: str, params: Params, shapes: Shapes, *, batch: int, optimize
         with torch.no_grad():
             vae.decode(shapes.latents(1))
         del state
-    return Task(stage, "decode, one picture at a time", meter.peak, meter.flops * batch)
+    return Task(stage, "decode, one picture at a time", meter.peak, meter.flops * num_pictures)
 
 
-def drawing(stage: str, name: str, params: Params, shapes: Shapes, *, batch: int, num_calls: int) -> Task:
-    """Guided calls of the teacher's U-Net with this many pictures at once; `num_calls` counts one per picture."""
-    dtype = _dtype(params.base.frozen_precision)
+def drawing(
+    stage: str,
+    name: str,
+    shapes: Shapes,
+    *,
+    precision: Precision,
+    batch: int,
+    num_calls: float,
+    student: Architecture | None = None,
+) -> Task:
+    """Guided calls of the teacher's U-Net, or calls of a student's without guidance, with this many pictures at once.
+
+    `num_calls` counts one for each picture.
+    """
+    dtype = _dtype(precision)
     with measuring() as meter:
-        unet = materialized(new_unet(shapes, dtype))
+        unet = materialized(new_unet(shapes, dtype, student or "none"))
         meter.hold(unet, new_text_encoder(dtype))
         meter.start()
+        inputs = shapes.latents(batch), _timesteps(batch), shapes.prompt_embeds(batch)
         with torch.no_grad():
-            _guided(unet, shapes.latents(batch), _timesteps(batch), shapes.prompt_embeds(batch))
+            noise_pred(unet, *inputs) if student else _guided(unet, *inputs)
     return Task(stage, f"{name}, {batch} at once", meter.peak, meter.flops / batch * num_calls)
 
 

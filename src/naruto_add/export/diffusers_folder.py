@@ -20,11 +20,13 @@ from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, forget_paths
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_from_v_pred
+from naruto_add.diffusion.placement import at_work
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred
 from naruto_add.export.model_card import CardFacts, model_card
+from naruto_add.export.reload import pipeline_at_work
 from naruto_add.export.settings import SamplingSettings, write_settings
 from naruto_add.generation.draw import draw_pixels, step_noise_generators
-from naruto_add.runtime.compute import DTYPES, default_device
+from naruto_add.runtime.compute import DTYPES
 from naruto_add.runtime.errors import StageError
 
 TIME_COND_PROJ_DIM = 4
@@ -116,7 +118,6 @@ def check_export(
     options = {} if dtype is None else {"dtype": dtype}
     pipeline = DiffusionPipeline.from_pretrained(folder, **options)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(default_device())
     _check_timesteps(pipeline, timesteps)
     noise = initial_noise(student, len(prompts), seed=seed)
     return Parity(
@@ -167,23 +168,31 @@ def _noise_pred_difference(
     student: ModelBundle, pipeline: Any, noise: Tensor, timesteps: Sequence[int], prompts: list[str]
 ) -> Difference:
     """Over all trained timesteps, for inputs at the noise level of each."""
-    ours, theirs = encode_prompts(student, prompts), _encode_by(pipeline, prompts)
-    dtype = pipeline.unet.dtype
-    condition = torch.ones(len(prompts), TIME_COND_PROJ_DIM, device=noise.device, dtype=dtype)
-    pairs = []
+    inputs = []
     for timestep in timesteps:
         steps = torch.full((len(prompts),), timestep, device=noise.device)
         noisy = add_noise(noise.roll(1, 0), noise, steps, alphas_cumprod=alphas_cumprod(student.scheduler))
-        exported = pipeline.unet(noisy.to(dtype), steps, theirs, timestep_cond=condition, return_dict=False)[0].float()
+        inputs.append((noisy, steps))
+    embeds = encode_prompts(student, prompts)
+    with at_work(noise.device, student.unet):
+        ours = [noise_pred(student.unet, *item, embeds) for item in inputs]
+    with pipeline_at_work(pipeline, noise.device, num_pictures=len(prompts)):
+        theirs = _predictions_of(pipeline, inputs, prompts)
+    return _difference(torch.stack(ours), torch.stack(theirs))
+
+
+def _predictions_of(pipeline: Any, inputs: list[tuple[Tensor, Tensor]], prompts: list[str]) -> list[Tensor]:
+    """Epsilon for each pair of noisy latents and timesteps."""
+    unet, dtype, device = pipeline.unet, pipeline.unet.dtype, inputs[0][0].device
+    embeds = pipeline.encode_prompt(prompts, device, 1, False)[0]
+    condition = torch.ones(len(prompts), TIME_COND_PROJ_DIM, device=device, dtype=dtype)
+    predictions = []
+    for noisy, steps in inputs:
+        predicted = unet(noisy.to(dtype), steps, embeds, timestep_cond=condition, return_dict=False)[0].float()
         if pipeline.scheduler.config.prediction_type == "v_prediction":
-            exported = noise_from_v_pred(noisy, exported, steps, alphas_cumprod=alphas_cumprod(pipeline.scheduler))
-        pairs.append((noise_pred(student.unet, noisy, steps, ours), exported))
-    return _difference(*(torch.stack(values) for values in zip(*pairs, strict=True)))
-
-
-def _encode_by(pipeline: Any, prompts: list[str]) -> Tensor:
-    embeds: Tensor = pipeline.encode_prompt(prompts, pipeline.unet.device, 1, False)[0]
-    return embeds
+            predicted = noise_from_v_pred(noisy, predicted, steps, alphas_cumprod=alphas_cumprod(pipeline.scheduler))
+        predictions.append(predicted)
+    return predictions
 
 
 def _image_difference(
@@ -199,7 +208,8 @@ def _image_difference(
         "generator": step_noise_generators(seed, indices),
         "output_type": "pt",
     }
-    theirs = pipeline(prompts, num_inference_steps=num_steps, **options).images
+    with pipeline_at_work(pipeline, noise.device, num_pictures=len(prompts)):
+        theirs = pipeline(prompts, num_inference_steps=num_steps, **options).images
     return _difference(ours, theirs.float())
 
 

@@ -2,14 +2,16 @@
 
 Everything is in one folder. diffusers reads only the sub-folders that model_index.json names, so its files are at the
 top and the others are in `lora/`, `single_file/`, `onnx/` and `tiny_decoder/`. The demo page is one file, `demo.html`.
+
+Every network waits on the CPU until it works, so that one pipeline at a time is on the GPU.
 """
 
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from naruto_add.config.schema import Base, Export, Sampling
 from naruto_add.data.dataset import load_split
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, load_unet
+from naruto_add.diffusion.placement import at_work, rest
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, initial_noise, make_student_scheduler
 from naruto_add.export import lora, onnx_files, single_file
 from naruto_add.export.card_pictures import PLOT, write_pictures, write_plot
@@ -29,7 +32,7 @@ from naruto_add.export.demo_page import FILE as DEMO_FILE
 from naruto_add.export.demo_page import DemoFacts, step_table, unpack_demo_page, write_demo_page
 from naruto_add.export.demo_template import read_template
 from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE, write_diffusers_folder
-from naruto_add.export.latency import Draw, latencies_ms
+from naruto_add.export.latency import Draw, Job, latencies_ms
 from naruto_add.export.model_card import CardFacts, lora_card, student_about
 from naruto_add.export.onnx_int8 import write_int8
 from naruto_add.export.onnx_pipeline import OnnxPipeline
@@ -75,8 +78,9 @@ def export_student(
         onnx_files.require_onnx()
     template = read_template(demo_dir) if "demo" in params.formats else ""
     teacher = load_pipeline_folder(teacher_dir, precision="fp32")
-    student = load_pipeline_folder(teacher_dir, precision="fp32")
-    student.unet = load_unet(distilled_dir, precision="fp32", scheduler=student.scheduler)
+    rest(*teacher.networks)
+    student = replace(teacher, unet=load_unet(distilled_dir, precision="fp32", scheduler=teacher.scheduler))
+    rest(student.unet)
     scheduler = make_student_scheduler(student.scheduler, sampling.student_scheduler, sampling.student_steps)
     prompts = [fill_template(base.prompt_template, prompt) for prompt in params.prompts]
     dataset = read_json(dataset_dir / "source.json")
@@ -135,9 +139,9 @@ class _Run:
     prompts: list[str]
     folder: Path
     figures: dict[str, Figures] = field(default_factory=dict)
-    draws: dict[str, Draw] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
     """Those that draw on torch's device."""
-    cpu_draws: dict[str, Draw] = field(default_factory=dict)
+    cpu_jobs: dict[str, Job] = field(default_factory=dict)
 
     def export_diffusers(self, facts: CardFacts) -> None:
         settings = SamplingSettings(
@@ -158,7 +162,7 @@ class _Run:
             "size_mib": _size_mib(self.folder),
             "unet_num_parameters": self.student.unet.num_parameters(),
         }
-        self.draws["diffusers"] = self._draw_by_diffusers(load_folder(self.folder))
+        self.jobs["diffusers"] = self._diffusers_job(load_folder(self.folder))
         student = f"student, {self.sampling.student_steps} steps"
         write_pictures(
             self.folder,
@@ -185,7 +189,7 @@ class _Run:
             "images_max_abs_diff": self._check_pictures("lora", pipeline, self.teacher, IMAGE_TOLERANCE[precision]),
             "size_mib": _size_mib(target.parent),
         }
-        self.draws["lora"] = self._draw_by_diffusers(pipeline)
+        self.jobs["lora"] = self._diffusers_job(pipeline)
         write_pictures(target.parent, self.prompts, {"base model with the LoRA": self._teacher_pictures})
         if card_facts.has_plot:
             shutil.copyfile(self.folder / PLOT, target.parent / PLOT)
@@ -216,7 +220,7 @@ class _Run:
                 "single_file", pipeline, bundle, IMAGE_TOLERANCE["fp16"]
             )
             figures[f"{role}_size_mib"] = _size_mib(folder / name)
-            self.draws[f"single_file.{role}"] = self._draw_by_diffusers(pipeline)
+            self.jobs[f"single_file.{role}"] = self._diffusers_job(pipeline)
         self.figures["single_file"] = figures
 
     def export_onnx(self, name: Literal["onnx", "onnx_int8"]) -> None:
@@ -233,7 +237,7 @@ class _Run:
             write_int8(self.folder / "onnx", folder)
         pipeline = OnnxPipeline(folder, num_threads=torch.get_num_threads())
         self.figures[name] = {**self._check_onnx(name, pipeline), "size_mib": _size_mib(folder)}
-        self.cpu_draws[name] = lambda batch: pipeline.draw(self._batch(batch), self._noise(batch).cpu().numpy())
+        self.cpu_jobs[name] = Job(lambda batch: pipeline.draw(self._batch(batch), self._noise(batch).cpu().numpy()))
 
     def export_demo(self, template: str, captions: list[str], card_facts: CardFacts) -> None:
         """Write the page, and compare the networks that are in it; a browser is what the tests have."""
@@ -267,20 +271,11 @@ class _Run:
         return {"noise_pred_max_abs_diff": parity.noise_pred, "images_mean_abs_diff_of_255": parity.images}
 
     def time_formats(self) -> None:
-        """Time all formats and the models that they were made from; ONNX and the student on the CPU."""
-        draws = {"student": self._draw_by_torch(self.student), **self.draws}
+        """Time all formats and the models that they were made from."""
+        bundles = {"student": self.student}
         if any(name in self.params.formats for name in ("lora", "single_file")):
-            draws["teacher"] = self._draw_by_torch(self.teacher)
-        if self.student.device.type == "cpu":
-            self._add_latencies({**draws, **self.cpu_draws})
-            return
-        self._add_latencies(draws)
-        if self.cpu_draws:
-            self.student.to(torch.device("cpu"))
-            self._add_latencies({"student_cpu": self._draw_by_torch(self.student), **self.cpu_draws})
-
-    def _add_latencies(self, draws: Mapping[str, Draw]) -> None:
-        for name, times in latencies_ms(draws).items():
+            bundles["teacher"] = self.teacher
+        for name, times in time_all(bundles, self._draw_by_torch, jobs=self.jobs, cpu_jobs=self.cpu_jobs).items():
             self.figures[name] = {**self.figures.get(name, {}), **times}
 
     def _check_pictures(self, name: str, pipeline: Any, bundle: ModelBundle, allowed: float) -> float:
@@ -327,15 +322,19 @@ class _Run:
         )
         return [Image.fromarray(image) for image in to_uint8(pixels)]
 
-    def _draw_by_diffusers(self, pipeline: Any) -> Draw:
-        return lambda batch: draw_by_diffusers(
-            pipeline,
-            self._batch(batch),
-            self._noise(batch),
-            scheduler=self.scheduler,
-            num_steps=self.sampling.student_steps,
-            seed=self.params.seed,
-        ).cpu()
+    def _diffusers_job(self, pipeline: Any) -> Job:
+        def draw(batch: int) -> object:
+            return draw_by_diffusers(
+                pipeline,
+                self._batch(batch),
+                self._noise(batch),
+                scheduler=self.scheduler,
+                num_steps=self.sampling.student_steps,
+                seed=self.params.seed,
+            ).cpu()
+
+        networks = pipeline.text_encoder, pipeline.unet, pipeline.vae
+        return Job(draw, partial(at_work, self.student.device, *networks))
 
     def _draw_by_torch(self, bundle: ModelBundle) -> Draw:
         def draw(batch: int) -> object:
@@ -354,6 +353,31 @@ class _Run:
 
     def _noise(self, batch: int) -> Tensor:
         return initial_noise(self.student, batch, seed=self.params.seed)
+
+
+def time_all(
+    bundles: Mapping[str, ModelBundle],
+    draw_by: Callable[[ModelBundle], Draw],
+    *,
+    jobs: Mapping[str, Job],
+    cpu_jobs: Mapping[str, Job],
+) -> dict[str, dict[str, float]]:
+    """Latencies of the bundles, one of which is the `student`, of `jobs` on the same device, and of `cpu_jobs`.
+
+    If that device is a GPU, `cpu_jobs` are timed apart, together with the student on the CPU, as `student_cpu`.
+    Afterwards every network is where it was before.
+    """
+    timed = {
+        name: Job(draw_by(bundle), partial(at_work, bundle.device, *bundle.networks))
+        for name, bundle in bundles.items()
+    }
+    student = bundles["student"]
+    if student.device.type == "cpu" or not cpu_jobs:
+        return latencies_ms({"student": timed.pop("student"), **jobs, **timed, **cpu_jobs})
+    cpu = torch.device("cpu")
+    on_cpu = replace(student, device=cpu)
+    slow = {"student_cpu": Job(draw_by(on_cpu), partial(at_work, cpu, *on_cpu.networks)), **cpu_jobs}
+    return latencies_ms({**timed, **jobs}) | latencies_ms(slow)
 
 
 def _check_weights(name: str, found: float, allowed: float) -> None:

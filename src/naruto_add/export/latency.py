@@ -3,6 +3,8 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 BATCHES = (1, 8)
 MAX_ROUNDS = 5
@@ -13,32 +15,41 @@ Draw = Callable[[int], object]
 """Draws so many pictures, from prompts to pixels."""
 
 
-def latencies_ms(draws: Mapping[str, Draw]) -> dict[str, dict[str, float]]:
-    """Median milliseconds by the names of `draws`, as `latency_batch_1_ms` and `latency_batch_8_ms`.
+@dataclass(frozen=True)
+class Job:
+    """What is timed. Within a block of `at_work` its networks are where they work; moving them is not timed."""
+
+    draw: Draw
+    at_work: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+def latencies_ms(jobs: Mapping[str, Job]) -> dict[str, dict[str, float]]:
+    """Median milliseconds by the names of `jobs`, as `latency_batch_1_ms` and `latency_batch_8_ms`.
 
     All take turns in every round, after a round to warm up, so that other load on the machine slows all alike.
     """
-    found: dict[str, dict[str, float]] = {name: {} for name in draws}
+    found: dict[str, dict[str, float]] = {name: {} for name in jobs}
     for batch in BATCHES:
-        for name, times in _rounds(draws, batch).items():
+        for name, times in _rounds(jobs, batch).items():
             found[name][f"latency_batch_{batch}_ms"] = 1000 * statistics.median(times)
     return found
 
 
-def _rounds(draws: Mapping[str, Draw], batch: int) -> dict[str, list[float]]:
+def _rounds(jobs: Mapping[str, Job], batch: int) -> dict[str, list[float]]:
     start = time.perf_counter()
-    for draw in draws.values():
-        draw(batch)
-    times: dict[str, list[float]] = {name: [] for name in draws}
+    for job in jobs.values():
+        _seconds(job, batch)
+    times: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(MAX_ROUNDS):
         if number and time.perf_counter() - start > MAX_SECONDS:
             break
-        for name, draw in draws.items():
-            times[name].append(_seconds(draw, batch))
+        for name, job in jobs.items():
+            times[name].append(_seconds(job, batch))
     return times
 
 
-def _seconds(draw: Draw, batch: int) -> float:
-    start = time.perf_counter()
-    draw(batch)
-    return time.perf_counter() - start
+def _seconds(job: Job, batch: int) -> float:
+    with job.at_work():
+        start = time.perf_counter()
+        job.draw(batch)
+        return time.perf_counter() - start

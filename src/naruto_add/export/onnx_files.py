@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prompts, tokenize
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
+from naruto_add.diffusion.placement import at_work
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred, sample_latents
 from naruto_add.export.onnx_pipeline import INSTALL, SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
 from naruto_add.runtime.errors import StageError
@@ -59,10 +60,11 @@ def write_onnx(student: ModelBundle, folder: Path, *, scheduler: Any, num_steps:
     noise = initial_noise(student, 2, seed=0)
     ids = tokenize(student, ["", ""]).to(student.device)
     embeds, timesteps = encode_prompts(student, ["", ""]), torch.tensor([1, 2], device=student.device)
-    _write(_TextEncoder(student.text_encoder), {"input_ids": ids}, "prompt_embeds", folder / TEXT_ENCODER)
     inputs = {"latents": noise, "timesteps": timesteps, "prompt_embeds": embeds}
-    _write(_Unet(student.unet), inputs, "noise_pred", folder / UNET)
-    _write(_Decoder(student.vae), {"latents": noise}, "pixels", folder / VAE_DECODER)
+    with at_work(student.device, *student.networks):
+        _write(_TextEncoder(student.text_encoder), {"input_ids": ids}, "prompt_embeds", folder / TEXT_ENCODER)
+        _write(_Unet(student.unet), inputs, "noise_pred", folder / UNET)
+        _write(_Decoder(student.vae), {"latents": noise}, "pixels", folder / VAE_DECODER)
     _write_tokenizer(student, folder / TOKENIZER)
     sampler = {
         "latent_shape": list(student.latent_shape),
@@ -191,7 +193,7 @@ def _noise_pred_difference(
     """For inputs at the noise level of this timestep; each pipeline encodes the prompts itself."""
     timesteps = torch.full((len(noise),), timestep, device=noise.device)
     noisy = add_noise(noise.roll(1, 0), noise, timesteps, alphas_cumprod=alphas_cumprod(student.scheduler))
-    with torch.no_grad():
+    with torch.no_grad(), at_work(student.device, student.unet):
         ours = noise_pred(student.unet, noisy, timesteps, embeds).cpu().numpy()
     theirs = pipeline.noise_pred(noisy.cpu().numpy(), timestep, pipeline.encode(prompts))
     return float(np.abs(ours - theirs).max())
@@ -209,11 +211,12 @@ def _image_difference(
 def draw_by_torch(student: ModelBundle, noise: Tensor, scheduler: Any, num_steps: int, prompts: list[str]) -> Tensor:
     """Pixels in [-1, 1] of complete prompts, drawn without guidance."""
     embeds = encode_prompts(student, prompts)
-    latents = sample_latents(
-        student.unet,
-        noise=noise,
-        prompt_embeds=embeds,
-        negative_embeds=embeds[:1],
-        sampler=Sampler(scheduler, num_steps, guidance_scale=1.0),
-    )
+    with at_work(student.device, student.unet):
+        latents = sample_latents(
+            student.unet,
+            noise=noise,
+            prompt_embeds=embeds,
+            negative_embeds=embeds[:1],
+            sampler=Sampler(scheduler, num_steps, guidance_scale=1.0),
+        )
     return decode_latents(student, latents)

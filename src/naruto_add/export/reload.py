@@ -1,4 +1,7 @@
-"""Exported files reloaded by diffusers as their users load them, and drawn with for comparison."""
+"""Exported files as diffusers loads them for their users, and their pictures, for comparison.
+
+Loaded pipelines wait on the CPU. Only the one that draws is on the GPU.
+"""
 
 import tempfile
 from collections.abc import Generator, Sequence
@@ -12,9 +15,10 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
 from naruto_add.config.schema import Base
+from naruto_add.diffusion.base_model import downsampling
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle
+from naruto_add.diffusion.placement import at_work, rest, vae_at_work
 from naruto_add.generation.draw import step_noise_generators
-from naruto_add.runtime.compute import default_device
 
 
 def load_folder(folder: Path) -> Any:
@@ -36,25 +40,46 @@ def load_single_file(path: Path, like: ModelBundle) -> Any:
 def load_lora(path: Path, base: Base) -> Any:
     """The base model in fp32 with the adapters in `path`, by `load_lora_weights`."""
     bundle = load_bundle(base.model_copy(update={"frozen_precision": "fp32"}))
+    rest(*bundle.networks)
     pipeline = bundle.pipeline()
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     return _quiet(pipeline)
 
 
+@contextmanager
+def pipeline_at_work(pipeline: Any, device: torch.device, *, num_pictures: int) -> Generator[None]:
+    """Within the block the networks of the pipeline are on `device`; afterwards each is where it was before.
+
+    If the memory that is free is too small to decode this many pictures at once, they are decoded one by one.
+    """
+    vae = pipeline.vae
+    side = pipeline.unet.config.sample_size * downsampling(vae.config)
+    with (
+        at_work(device, pipeline.text_encoder, pipeline.unet),
+        vae_at_work(vae, device, num_pixels=side**2) as at_once,
+    ):
+        is_slicing, vae.use_slicing = vae.use_slicing, at_once < num_pictures
+        try:
+            yield
+        finally:
+            vae.use_slicing = is_slicing
+
+
 def draw_by_diffusers(
     pipeline: Any, prompts: Sequence[str], noise: Tensor, *, scheduler: Any, num_steps: int, seed: int
 ) -> Tensor:
-    """Pictures in [0, 1] by this scheduler in so many steps, without guidance."""
+    """Pictures in [0, 1] by this scheduler in so many steps, without guidance, drawn on the device of the noise."""
     predicted = pipeline.scheduler.config.prediction_type  # by the pipeline's U-Net; the scheduler's is epsilon
     pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=predicted)
-    pictures: Tensor = pipeline(
-        list(prompts),
-        num_inference_steps=num_steps,
-        guidance_scale=1.0,
-        latents=noise,
-        generator=step_noise_generators(seed, range(len(prompts))),
-        output_type="pt",
-    ).images
+    with pipeline_at_work(pipeline, noise.device, num_pictures=len(prompts)):
+        pictures: Tensor = pipeline(
+            list(prompts),
+            num_inference_steps=num_steps,
+            guidance_scale=1.0,
+            latents=noise,
+            generator=step_noise_generators(seed, range(len(prompts))),
+            output_type="pt",
+        ).images
     return pictures.float()
 
 
@@ -71,11 +96,11 @@ def _without_warnings() -> Generator[None]:
 
 def _quiet(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(default_device())
+    return pipeline
 
 
 def _save_configuration(bundle: ModelBundle, folder: Path) -> None:
-    """The pipeline's folder without weights."""
+    """Write the configurations and the tokenizer of a pipeline's folder, which lacks the weights."""
     pipeline = bundle.pipeline()
     pipeline.save_config(folder)
     pipeline.tokenizer.save_pretrained(folder / "tokenizer")

@@ -1,9 +1,11 @@
 """Checkpoints: the state of everything that training changes, from which a killed run resumes.
 
 What changes in every step is in one file. The best weights, which change at few validations, are in a file of their own
-that is written only when they change. The checkpoint before the last one is kept, in case the last one is damaged.
+that is written only when they change. The checkpoint before the last one is kept, in case the last one is damaged, but
+it is deleted before the next one is written if the disk has no space for three.
 """
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from naruto_add.runtime.cache import hash_state
+from naruto_add.runtime.disk import MARGIN_BYTES
 from naruto_add.runtime.errors import StageError, shown
 from naruto_add.runtime.files import link_or_copy, new_file
 from naruto_add.runtime.sharing import is_main
@@ -30,8 +33,8 @@ BYTES_PER_BEST_WEIGHT = 4
 
 
 def bytes_to_train(num_weights: int) -> int:
-    """The most disk that checkpoints of this many trained weights need: the last two, and one that is being written."""
-    return 3 * num_weights * (BYTES_PER_WEIGHT + BYTES_PER_BEST_WEIGHT)
+    """The disk that checkpoints of this many trained weights need: the last one, and one that is being written."""
+    return 2 * num_weights * (BYTES_PER_WEIGHT + BYTES_PER_BEST_WEIGHT)
 
 
 @runtime_checkable
@@ -46,17 +49,25 @@ class Stateful(Protocol):
 class Checkpoint:
     """The file at `path` for the states of these objects, by name; those of `rarely_changed` are in files next to it.
 
-    The checkpoint that was saved before is next to it, with `.previous` in its name.
+    The checkpoint that was saved before is next to it, with `.previous` in its name, if the disk has space for three
+    checkpoints and `margin_bytes`.
     """
 
-    def __init__(self, path: Path, state: Mapping[str, Stateful], *, rarely_changed: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        state: Mapping[str, Stateful],
+        *,
+        rarely_changed: Sequence[str] = (),
+        margin_bytes: int = MARGIN_BYTES,
+    ) -> None:
         self._path = path
         self._previous_path = path.with_suffix(f".previous{path.suffix}")
         self._apart: dict[str, str] = {}
         """Of the checkpoint that was saved or loaded last: the hashes of the states in files of their own."""
         self._is_damaged = False
         """Whether the file at `path` could not be read, so that it must not replace the checkpoint before it."""
-        self._state = state
+        self._state, self._margin_bytes = state, margin_bytes
         self._rarely_changed = [name for name in rarely_changed if name in state]
         self._saved_at = time.monotonic()
         self._interval = CHECKPOINT_SECONDS
@@ -70,6 +81,8 @@ class Checkpoint:
         started = time.monotonic()
         states = {name: item.state_dict() for name, item in self._state.items()}
         apart = {name: hash_state(states[name]) for name in self._rarely_changed}
+        if self._is_short_of_space():
+            self._delete_one()
         for name, digest in apart.items():
             self._save_apart(name, digest, states.pop(name))
         content = {"num_done": num_done, "states": states, "apart": apart}
@@ -122,6 +135,22 @@ class Checkpoint:
 
     def _apart_path(self, name: str, digest: str) -> Path:
         return self._path.with_suffix(f".{name}-{digest}.pt")
+
+    def _is_short_of_space(self) -> bool:
+        """Whether a third checkpoint as large as those that exist would not fit."""
+        existing = [path for path in (self._path, self._previous_path) if path.exists()]
+        if len(existing) < 2:
+            return False
+        apart = [
+            path for name in self._rarely_changed for path in self._path.parent.glob(self._apart_path(name, "*").name)
+        ]
+        needed = sum(max(path.stat().st_size for path in paths) for paths in (existing, apart) if paths)
+        return shutil.disk_usage(self._path.parent).free < needed + self._margin_bytes
+
+    def _delete_one(self) -> None:
+        """Delete the older checkpoint, or the last one if it is damaged, so that one whole checkpoint is left."""
+        (self._path if self._is_damaged else self._previous_path).unlink()
+        self._delete_apart_except(self._apart)
 
     def _save_apart(self, name: str, digest: str, state: dict[str, Any]) -> None:
         path = self._apart_path(name, digest)

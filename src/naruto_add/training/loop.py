@@ -59,7 +59,8 @@ def run_steps(
     pictures (batch, height, width, RGB). It is called in the main process only, and only with such a tool.
     """
     if is_main():
-        require_free(run.checkpoint_dir, bytes_to_train(num_weights), purpose=f"the checkpoints of {name}")
+        existing = sum(path.stat().st_size for path in run.checkpoint_dir.glob(f"{name}*.pt"))
+        require_free(run.checkpoint_dir, bytes_to_train(num_weights) - existing, purpose=f"the checkpoints of {name}")
     curves = Curves(num_steps)
     checkpoint = Checkpoint(run.checkpoint_dir / f"{name}.pt", {**state, "curves": curves}, rarely_changed=["best"])
     num_done = checkpoint.load()

@@ -70,9 +70,18 @@ def test_a_score_that_is_not_finite_is_never_kept() -> None:
         kept_weight(validated(distance(float("nan"))), last=0)
 
 
+def test_the_best_weights_are_a_state_of_their_own_that_changes_only_with_them() -> None:
+    selection = validated(distance(0.5), distance(0.3))
+    before = dict(selection.best.state_dict())
+    selection.add(2, distance(0.4), {"score": 0.4}, weight(2))
+    assert selection.best.state_dict() == before
+    assert not any(isinstance(value, dict) and "weight" in value for value in selection.state_dict().values())
+
+
 def test_a_resumed_selection_goes_on_as_if_uninterrupted() -> None:
     selection, resumed = validated(distance(0.5), distance(0.3)), Selection()
     resumed.load_state_dict(selection.state_dict())
+    resumed.best.load_state_dict(selection.best.state_dict())
     assert selection.best_step == resumed.best_step == 1
     for each in (selection, resumed):
         each.add(2, distance(0.4), {"score": 0.4}, weight(2))

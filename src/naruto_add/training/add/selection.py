@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.scores import KernelDistance
+from naruto_add.training.weights import Best
 
 TOLERATED_LOSS = 0.2
 """The fraction of the improvement since the first validation that the last weights may lose to the best ones."""
@@ -20,14 +21,17 @@ class Selection:
     The last average is the result of training, and the one with the lowest score is partly a matter of luck. So the
     best weights are kept only if the last ones' distance exceeds theirs by more than the error of the difference, and
     by more than TOLERATED_LOSS of what training has gained.
+
+    The best weights are in `best`, which has a state of its own, because it changes at few validations.
     """
 
     def __init__(self) -> None:
+        self.best = Best()
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
-        self._best: KernelDistance | None = None
-        self._best_step = self._last_step = -1
-        self._best_weights: dict[str, Tensor] = {}
+        self._distance: KernelDistance | None = None
+        """That of `best`."""
+        self._last_step = -1
         self._is_last_worse = False
 
     @property
@@ -38,12 +42,12 @@ class Selection:
     @property
     def best_step(self) -> int:
         """The number of steps after which the distance was lowest; -1 before the first validation."""
-        return self._best_step
+        return self.best.step
 
     @property
     def kept_step(self) -> int:
         """The number of steps after which the kept weights were validated."""
-        return self._best_step if self._is_last_worse else self._last_step
+        return self.best.step if self._is_last_worse else self._last_step
 
     def add(
         self, step: int, distance: KernelDistance, scalars: Mapping[str, float], weights: dict[str, Tensor]
@@ -51,18 +55,19 @@ class Selection:
         """Count a validation of these weights after `step` steps; `scalars` are reported, `score` the distance."""
         self._first = self._first or dict(scalars)
         self._last, self._last_step = dict(scalars), step
-        if self._best is None or math.isnan(self._best.value) or distance.value < self._best.value:
-            self._best, self._best_step, self._best_weights = distance, step, weights
-        tolerated = TOLERATED_LOSS * (self._first["score"] - self._best.value)
-        is_within_tolerance = distance.value - self._best.value <= tolerated
-        self._is_last_worse = distance.exceeds(self._best) and not is_within_tolerance
+        if self._distance is None or math.isnan(self._distance.value) or distance.value < self._distance.value:
+            self._distance = distance
+            self.best.load_state_dict({"score": distance.value, "step": step, "weights": weights})
+        tolerated = TOLERATED_LOSS * (self._first["score"] - self._distance.value)
+        is_within_tolerance = distance.value - self._distance.value <= tolerated
+        self._is_last_worse = distance.exceeds(self._distance) and not is_within_tolerance
 
     def finding(self) -> str:
         """What training has lost since its best validation, in words."""
-        assert self._best is not None, "there was no validation"
+        assert self._distance is not None, "there was no validation"
         return (
             f"after step {self._last_step} the distance to real pictures is {self._last['score']:.3g}, but it was "
-            f"{self._best.value:.3g} after step {self._best_step}, whose weights are kept"
+            f"{self.best.score:.3g} after step {self.best.step}, whose weights are kept"
         )
 
     @torch.no_grad()
@@ -71,10 +76,10 @@ class Selection:
 
         Raises StageError if no distance was finite.
         """
-        if self._best is None or not torch.isfinite(torch.tensor(self._best.value)):
+        if self._distance is None or not math.isfinite(self._distance.value):
             raise StageError("no validation score was finite, so no weights can be kept; lower the learning rate")
         parameters = dict(module.named_parameters())
-        for name, item in (self._best_weights if self._is_last_worse else last).items():
+        for name, item in (self.best.weights if self._is_last_worse else last).items():
             parameters[name].copy_(item)
 
     def metrics(self) -> dict[str, float | int]:
@@ -82,30 +87,27 @@ class Selection:
 
         Empty before the first validation.
         """
-        if self._best is None:
+        if self._distance is None:
             return {}
         first = {f"start_{name}": value for name, value in self._first.items()}
         last = {f"end_{name}": value for name, value in self._last.items()}
-        best = {"best_score": self._best.value, "best_step": self._best_step, "kept_step": self.kept_step}
+        best = {"best_score": self.best.score, "best_step": self.best.step, "kept_step": self.kept_step}
         return {**first, **last, **best}
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, with the best weights."""
-        best = None if self._best is None else vars(self._best)
+        """All of it except `best`."""
+        distance = None if self._distance is None else vars(self._distance)
         return {
             "first": self._first,
             "last": self._last,
-            "best": best,
-            "best_step": self._best_step,
+            "distance": distance,
             "last_step": self._last_step,
-            "best_weights": self._best_weights,
             "is_last_worse": self._is_last_worse,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Restore all of it."""
+        """Restore all of it except `best`."""
         self._first, self._last = dict(state_dict["first"]), dict(state_dict["last"])
-        best = state_dict["best"]
-        self._best = None if best is None else KernelDistance(**best)
-        self._best_step, self._last_step = state_dict["best_step"], state_dict["last_step"]
-        self._best_weights, self._is_last_worse = state_dict["best_weights"], state_dict["is_last_worse"]
+        distance = state_dict["distance"]
+        self._distance = None if distance is None else KernelDistance(**distance)
+        self._last_step, self._is_last_worse = state_dict["last_step"], state_dict["is_last_worse"]

@@ -105,7 +105,13 @@ class DistillationTrainer(ABC):
 
     def state(self) -> dict[str, Stateful]:
         """What a checkpoint needs; everything else follows from parameters, data and the number of the step."""
-        return {"student": self.learner, "selection": self.selection, "grid": self.grid, "alarms": self.alarms}
+        return {
+            "student": self.learner,
+            "selection": self.selection,
+            "best": self.selection.best,
+            "grid": self.grid,
+            "alarms": self.alarms,
+        }
 
     def validate(self, num_done: int) -> Scalars:
         """Sample the averaged student from the held-out pairs' noise, score the samples, and draw some of them."""

@@ -1,0 +1,122 @@
+"""How many pictures the stages without training draw, and how many calls of the U-Nets that takes.
+
+A call is one of a U-Net for one picture. A guided call of the teacher computes two predictions, so a call without
+guidance counts as half of one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from naruto_add.config.schema import Params
+from naruto_add.evaluation.cost import LARGE_BATCH
+from naruto_add.evaluation.timing import ROUND_STEPS, WARM_UP_STEPS
+from naruto_add.export.formats import TEACHER_STEPS
+from naruto_add.export.latency import BATCHES, MAX_ROUNDS
+from naruto_add.generation.samples import NUM_INTERPOLATED, NUM_SEEDS
+from naruto_add.training.pool import NUM_HELD_OUT
+
+Scheduler = Literal["pndm", "dpm"]
+Point = tuple[Scheduler, int]
+"""A scheduler of the teacher, and its number of steps."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Guided calls of the teacher's U-Net, calls of the student's without guidance, and decoded pictures."""
+
+    teacher_calls: float
+    student_calls: int
+    pictures: int
+
+
+def evaluate_counts(params: Params, num_test: int) -> Counts:
+    """Of `evaluate` with a test split of this size; pictures that several sets share are drawn once."""
+    evaluate, sampling = params.evaluate, params.sampling
+    few = sampling.student_steps
+    num = evaluate.num_images or num_test
+    num_few = min(num, evaluate.sweep_images)
+    best: Point = ("dpm", evaluate.teacher_steps)
+    full: Point = ("pndm", sampling.teacher_steps)
+    baselines: list[Point] = [("pndm", few), ("dpm", few)]
+    sweep: list[Point] = [(kind, steps) for kind in ("pndm", "dpm") for steps in evaluate.teacher_sweep]
+    new = {*sweep} - {best, full, *baselines}
+    student_new = {*evaluate.student_sweep} - {few}
+    teacher_calls = (
+        num * (2 * _calls(best) + sum(map(_calls, baselines)))  # the base model is drawn as the teacher is
+        + num_few * (_calls(best) + sum(map(_calls, baselines)))  # from the second seed
+        + num_few * (_calls(full) + sum(map(_calls, new)))
+    )
+    student_calls = 2 * (num + num_few) * few + num_few * sum(student_new)
+    pictures = 6 * num + num_few * (6 + len(new) + len(student_new)) + 2 * num  # the last: decoded real pictures
+    timed = [*_timed([best, full, *baselines], new)]
+    timed_student = [*_timed_student([few, few], student_new)]
+    rounds = evaluate.latency_repeats
+    return Counts(
+        teacher_calls=teacher_calls + sum(_timing_calls(_calls(point), size, rounds) for point, size in timed),
+        student_calls=student_calls + sum(_timing_calls(steps, size, rounds) for steps, size in timed_student),
+        pictures=pictures,
+    )
+
+
+def samples_counts(params: Params, num_test: int) -> Counts:
+    """Of `samples`; the grids share pictures of the same model, prompts and seed."""
+    samples, few = params.samples, params.sampling.student_steps
+    prompts, captions = len(samples.prompts), min(samples.num_test_captions, num_test)
+    others = [steps for steps in samples.steps if steps != few]
+    both = prompts + captions
+    seeds = (NUM_SEEDS - 1) * prompts
+    interpolated = 2 * NUM_INTERPOLATED
+    return Counts(
+        teacher_calls=2 * both * _calls(("pndm", params.sampling.teacher_steps)),
+        student_calls=(2 * both + seeds + interpolated) * few + prompts * sum(others),
+        pictures=4 * both + seeds + interpolated + prompts * len(others),
+    )
+
+
+def export_counts(params: Params) -> Counts:
+    """Of `export` without ONNX: the checks and the cards' pictures, then at most `MAX_ROUNDS` of timing."""
+    export, few = params.export, params.sampling.student_steps
+    prompts, formats = len(export.prompts), set(export.formats)
+    num_loaded = 2 if export.precision == "fp16" else 1
+    num_teacher_files = len(formats & {"lora", "single_file"})
+    num_student_files = 1 + ("single_file" in formats)
+    timed = (1 + MAX_ROUNDS) * sum(BATCHES)
+    num_timed_teachers = num_teacher_files + bool(num_teacher_files)
+    checked = num_loaded + ("single_file" in formats)
+    unguided = few * (2 * prompts * num_teacher_files + timed * num_timed_teachers)
+    return Counts(
+        teacher_calls=prompts * TEACHER_STEPS + unguided / 2,
+        student_calls=few * (prompts * (1 + 4 * checked) + timed * (1 + num_student_files)),
+        pictures=prompts * (2 + 2 * num_teacher_files + 2 * checked)
+        + timed * (1 + num_student_files + num_timed_teachers),
+    )
+
+
+def add_decoded(params: Params) -> int:
+    """Pictures that the validations of `add` decode: the held-out pool samples, once more for the teacher's."""
+    held_out = min(NUM_HELD_OUT, params.student.pool_size // 4)
+    validations = -(-params.add.num_steps // params.add.validation_every_steps) + 1
+    return held_out * (validations + 1)
+
+
+def _calls(point: Point) -> int:
+    """PNDM calls the U-Net twice at its second timestep."""
+    scheduler, steps = point
+    return steps + 1 if scheduler == "pndm" and steps > 1 else steps
+
+
+def _timed(points: Iterable[Point], sweep: Iterable[Point]) -> Iterable[tuple[Point, int]]:
+    """Timed points, each with the number of pictures at once."""
+    yield from ((point, size) for point in dict.fromkeys(points) for size in (1, LARGE_BATCH))
+    yield from ((point, 1) for point in sweep)
+
+
+def _timed_student(steps: Iterable[int], sweep: Iterable[int]) -> Iterable[tuple[int, int]]:
+    yield from ((number, size) for number in steps for size in (1, LARGE_BATCH))
+    yield from ((number, 1) for number in sweep)
+
+
+def _timing_calls(steps: int, num_pictures: int, rounds: int) -> int:
+    """A warm-up, then in every round as many pictures as make `ROUND_STEPS` steps."""
+    return num_pictures * (min(steps, WARM_UP_STEPS) + rounds * -(-ROUND_STEPS // steps) * steps)
