@@ -40,12 +40,12 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     """
     from naruto_add.config import paths
     from naruto_add.config.load import load_params
-    from naruto_add.diffusion.base_model import check_base_use
     from naruto_add.estimate.disk import disk_bytes
     from naruto_add.estimate.machine import find_machine
     from naruto_add.estimate.networks import shapes_of
     from naruto_add.estimate.report import estimate_lines
     from naruto_add.estimate.tasks import all_tasks
+    from naruto_add.pipeline.base_use import check_base_use
 
     params = load_params(pipeline_folder() / paths.PARAMS)
     check_base_use(params)
