@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from naruto_add.config.load import parse_params
 from naruto_add.config.profiles import compose_profile
+from naruto_add.diffusion.single_file import SD_SCHEDULE
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, shapes_of
 from naruto_add.estimate.report import stage_peaks
 from naruto_add.estimate.tasks import all_tasks
@@ -83,14 +84,7 @@ def make_base(folder: Path, *, width: int, resolution_px: int) -> None:
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(**unet, sample_size=resolution_px // 8),
-        scheduler=PNDMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            skip_prk_steps=True,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
+        scheduler=PNDMScheduler(**SD_SCHEDULE, skip_prk_steps=True),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

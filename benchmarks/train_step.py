@@ -22,6 +22,7 @@ from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
 from naruto_add.data.alternatives import PromptRows
 from naruto_add.diffusion.bundle import ModelBundle, keep_head_in_fp32
+from naruto_add.diffusion.single_file import SD_SCHEDULE
 from naruto_add.losses.adversarial import discriminator_hinge, r1_penalty
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.compute import default_device
@@ -213,7 +214,7 @@ def make_bundle() -> ModelBundle:
         text_encoder=CLIPTextModel(text),
         vae=AutoencoderKL.from_pretrained(ROOT / "base/model/vae"),
         unet=keep_head_in_fp32(unet),
-        scheduler=PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        scheduler=PNDMScheduler(**SD_SCHEDULE),
     )
     for module in (bundle.text_encoder, bundle.vae, bundle.unet):
         module.requires_grad_(False).eval()

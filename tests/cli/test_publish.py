@@ -87,7 +87,7 @@ def test_the_lora_alone_has_its_own_card(hub: tuple[str, Path], export_dir: Path
 @pytest.mark.parametrize(
     ("repository", "token", "message"),
     [
-        ("me/x", "", "there is no token of the hub; .* run `hf auth login`, or set HF_TOKEN"),
+        ("me/x", "", "this machine has no access token of the hub; .* run `hf auth login`, or set HF_TOKEN"),
         ("me/x", "bad", "me/x: the upload failed: .*401.*; check the token's write access"),
         ("me/x-forbidden", "good", "me/x-forbidden: the upload failed: 403 Forbidden"),
     ],

@@ -13,8 +13,9 @@ import torch
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
 from naruto_add.diffusion.noise import alphas_cumprod, ddim_step
 from naruto_add.diffusion.sampling import initial_noise, make_student_scheduler
-from naruto_add.export.onnx_files import check_onnx, require_onnx, sampler_steps
+from naruto_add.export.onnx_files import check_onnx, sampler_steps
 from naruto_add.export.onnx_int8 import quantized
+from naruto_add.export.onnx_packages import require_onnx
 from naruto_add.export.onnx_pipeline import OnnxPipeline
 from naruto_add.inference.model import load_model
 from naruto_add.inference.onnx_model import load_onnx_model
@@ -168,5 +169,5 @@ def test_a_missing_package_and_a_missing_folder_name_the_remedy(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(StageError, match=r"onnx needs the package onnxruntime; install the extra onnx"):
         OnnxPipeline(exported / "onnx")
-    with pytest.raises(StageError, match=r"onnx needs the package onnxruntime; install .*, or leave onnx out"):
+    with pytest.raises(StageError, match=r"onnx needs onnxruntime, not installed here; `.*`, or leave onnx out"):
         require_onnx()

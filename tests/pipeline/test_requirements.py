@@ -10,7 +10,8 @@ import pytest
 from naruto_add.config.constants import CLIP_L14, DINOV2_SMALL, INCEPTION_FILE, TRUNK_FILES
 from naruto_add.config.load import load_params
 from naruto_add.config.schema import Params
-from naruto_add.pipeline.requirements import check_requirements, problem_of, requirements
+from naruto_add.pipeline.base_use import problem_of
+from naruto_add.pipeline.requirements import check_requirements, requirements
 from naruto_add.pipeline.weights import torch_cache
 from naruto_add.runtime.errors import StageError
 
@@ -120,7 +121,7 @@ def test_a_tiny_decoder_is_known_by_the_class_that_diffusers_names(tmp_path: Pat
     for kind, is_right in (("AutoencoderTiny", True), ("AutoencoderKL", False)):
         (tmp_path / "tiny/config.json").write_text(json.dumps({"_class_name": kind}))
         params = _params(export__tiny_decoder=str(tmp_path / "tiny"))
-        problems = [problem for each in requirements(params) if (problem := problem_of(each))]
+        problems = [problem for each in requirements(params) if (problem := problem_of(each.check))]
         assert (problems == []) == is_right
 
 
@@ -173,20 +174,19 @@ def test_files_in_torchs_cache_are_enough() -> None:
 
 def test_a_package_of_an_extra_is_asked_for() -> None:
     params = _params(export__formats=["diffusers", "onnx"])
-    found = {each.name: problem_of(each) for each in requirements(params) if "onnx" in each.name}
-    assert len(found) == 3
-    for name, problem in found.items():
-        package = name.split()[-1]
-        assert (problem is None) == (find_spec(package) is not None)
-        if problem:
-            assert "`uv pip install onnx onnxruntime onnxscript`, or leave onnx out" in problem
+    (problem,) = (problem_of(each.check) for each in requirements(params) if "onnx" in each.name)
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    assert (problem is None) == (not missing)
+    if problem:
+        assert all(name in problem for name in missing)
+        assert "`uv pip install onnx onnxruntime onnxscript`, or leave onnx out" in problem
 
 
 @pytest.mark.parametrize("tool", ["tensorboard", "wandb", "mlflow", "dvclive"])
 def test_the_package_of_a_tracking_tool_is_asked_for(tool: str) -> None:
     (requirement,) = [each for each in requirements(_params(tracking=tool)) if each.name.startswith("tracking")]
     assert requirement.name == f"tracking: {tool}: the package {tool}"
-    problem = problem_of(requirement)
+    problem = problem_of(requirement.check)
     assert (problem is None) == (find_spec(tool) is not None)
     if problem:
         assert problem == (

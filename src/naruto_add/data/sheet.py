@@ -1,4 +1,4 @@
-"""A contact sheet: evenly spaced pictures of the data set, each with its split, its caption and what that loses."""
+"""A contact sheet: evenly spaced pictures of the data set with their splits, captions and words that are cut off."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

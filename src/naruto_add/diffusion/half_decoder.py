@@ -1,4 +1,4 @@
-"""A decoder in fp16 that cannot overflow where SD's can: its residual stream is scaled down, which changes no picture.
+"""An fp16 decoder that does not overflow: its residual stream is scaled down, and its pictures stay the same.
 
 Every layer that reads the stream normalizes it first, so a factor on all that is written to the stream cancels out. (It
 does not cancel in the epsilon of the norms, which is far below the variance of the stream.)

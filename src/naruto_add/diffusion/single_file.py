@@ -4,14 +4,13 @@ Such a file has weights only. Widths and layers follow from the shapes; what no 
 attention heads, is as in the published models. Only the file's header is read here, and torch is not imported.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from naruto_add.runtime.clip_tokenizer import VOCABULARY_SIZE, write_clip_tokenizer
+from naruto_add.runtime.clip_tokenizer import VOCABULARY_SIZE, write_clip_tokenizer, write_config
 from naruto_add.runtime.errors import StageError
 
 HEAD_WIDTH = 64
@@ -22,7 +21,7 @@ _UNET, _VAE, _CLIP, _OPEN_CLIP = (
     "cond_stage_model.transformer.text_model.",
     "cond_stage_model.model.",
 )
-_SCHEDULE = {
+SD_SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -30,6 +29,7 @@ _SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+"""The noise schedule of Stable Diffusion 1.x and 2.x, as arguments of diffusers' schedulers."""
 
 _NEEDED = "base.model needs U-Net, autoencoder and text encoder of Stable Diffusion 1.x or 2.x in one file"
 _OTHER_KINDS = {
@@ -102,9 +102,9 @@ def write_configs(path: Path, folder: Path) -> None:
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "scheduler": ["diffusers", configs["scheduler"]["_class_name"]],
     }
-    _write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **parts})
+    write_config(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **parts})
     for name, config in configs.items():
-        _write_json(folder / name / ("scheduler_config.json" if name == "scheduler" else "config.json"), config)
+        write_config(folder / name / ("scheduler_config.json" if name == "scheduler" else "config.json"), config)
     write_clip_tokenizer(folder / "tokenizer", padding="!" if _is_second(configs) else "<|endoftext|>")
 
 
@@ -221,14 +221,9 @@ def _scheduler_config(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -
             "write modelspec.prediction_type (epsilon or v) into the file's metadata"
         )
     if stated.startswith("v"):
-        return {"_class_name": "DDIMScheduler", **_SCHEDULE, "clip_sample": False, "prediction_type": "v_prediction"}
-    return {"_class_name": "PNDMScheduler", **_SCHEDULE, "skip_prk_steps": True, "prediction_type": "epsilon"}
+        return {"_class_name": "DDIMScheduler", **SD_SCHEDULE, "clip_sample": False, "prediction_type": "v_prediction"}
+    return {"_class_name": "PNDMScheduler", **SD_SCHEDULE, "skip_prk_steps": True, "prediction_type": "epsilon"}
 
 
 def _is_second(configs: Configs) -> bool:
     return bool(configs["unet"]["use_linear_projection"])
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")

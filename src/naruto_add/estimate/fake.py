@@ -1,8 +1,8 @@
 """Peak memory and FLOPs of code that runs on fake tensors: nothing is computed, and no GPU is needed.
 
 The figures are lower bounds for a GPU: they contain neither the CUDA context, nor the workspace of its convolutions,
-nor the fragmentation of its memory. Fake tensors are on the CPU, whose autocast differs from a GPU's in its norms and
-whose attention kernel needs as much memory as a GPU's; `materialized` corrects the first.
+nor the fragmentation of its memory. Fake tensors are on the CPU. Its attention kernel needs as much memory as a GPU's.
+Its autocast computes norms in half precision, and a GPU's in fp32, which `materialized` imitates.
 """
 
 import gc

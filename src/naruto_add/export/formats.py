@@ -35,6 +35,7 @@ from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE, write_diffusers_
 from naruto_add.export.latency import Draw, Job, latencies_ms
 from naruto_add.export.model_card import CardFacts, lora_card, student_about
 from naruto_add.export.onnx_int8 import write_int8
+from naruto_add.export.onnx_packages import require_onnx
 from naruto_add.export.onnx_pipeline import OnnxPipeline
 from naruto_add.export.reload import draw_by_diffusers, load_folder, load_lora, load_single_file
 from naruto_add.export.settings import SamplingSettings
@@ -75,7 +76,7 @@ def export_student(
     Raises StageError, and leaves no folder, if one differs by more than its tolerance or cannot be written.
     """
     if "onnx" in params.formats:
-        onnx_files.require_onnx()
+        require_onnx()
     template = read_template(demo_dir) if "demo" in params.formats else ""
     teacher = load_pipeline_folder(teacher_dir, precision="fp32")
     rest(*teacher.networks)

@@ -21,7 +21,7 @@ from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prom
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
 from naruto_add.diffusion.placement import at_work
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred, sample_latents
-from naruto_add.export.onnx_pipeline import INSTALL, SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
+from naruto_add.export.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
 from naruto_add.runtime.errors import StageError
 
 Format = Literal["onnx", "onnx_int8", "demo"]
@@ -39,19 +39,6 @@ class OnnxParity:
 
     noise_pred: float
     images: float
-
-
-def require_onnx() -> None:
-    """Raises StageError if a package is missing."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise StageError(
-            f"export.formats: onnx needs the package {error.name}; install the extra onnx: `{INSTALL}`, or leave onnx "
-            "out"
-        ) from error
 
 
 def write_onnx(student: ModelBundle, folder: Path, *, scheduler: Any, num_steps: int, prompt_template: str) -> None:

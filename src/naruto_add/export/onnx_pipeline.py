@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from naruto_add.export.onnx_packages import INSTALL
 from naruto_add.runtime.errors import StageError
 
 TEXT_ENCODER, UNET, VAE_DECODER = "text_encoder.onnx", "unet.onnx", "vae_decoder.onnx"
 TOKENIZER, SAMPLER = "tokenizer.json", "sampler.json"
-INSTALL = "uv pip install onnx onnxscript onnxruntime"
 Floats = NDArray[np.float32]
 
 

@@ -35,8 +35,8 @@ def publish_folder(folder: Path, repository: str, *, private: bool) -> str:
 
     if get_token() is None:
         raise StageError(
-            "publish: there is no token of the hub; make one with write access in the settings of your account, then "
-            "run `hf auth login`, or set HF_TOKEN. `--dry-run` needs none"
+            "publish: this machine has no access token of the hub; create one with write access in your "
+            "account's settings, then run `hf auth login`, or set HF_TOKEN. `--dry-run` needs none"
         )
     api = HfApi()
     try:

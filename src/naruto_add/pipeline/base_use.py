@@ -1,7 +1,7 @@
 """Whether all stages can use the base model with these parameters."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from naruto_add.config.schema import Params
 from naruto_add.diffusion.base_model import (
@@ -30,18 +30,20 @@ def check_base_use(params: Params) -> None:
     vae, unet = configs["vae"], configs["unet"]
     check_scheduler(configs["scheduler"], base.model)
     latent_side(vae, unet, resolution_px=base.resolution_px)
-    problems = [
-        *(_problem(latent_size, vae, unet, size, key="add.resolutions_px") for size in params.add.resolutions_px),
-        _problem(check_removable, unet, params.student.architecture),
-        *(_problem(check_block_names, unet, [name]) for name in params.add.discriminator_blocks),
+    checks: list[Callable[[], object]] = [
+        *(partial(latent_size, vae, unet, size, key="add.resolutions_px") for size in params.add.resolutions_px),
+        partial(check_removable, unet, params.student.architecture),
+        *(partial(check_block_names, unet, [name]) for name in params.add.discriminator_blocks),
     ]
+    problems = [problem_of(check) for check in checks]
     if any(problems):
         raise StageError("\n".join(filter(None, problems)))
 
 
-def _problem(check: Callable[..., object], *args: Any, **kwargs: Any) -> str | None:
+def problem_of(check: Callable[[], object]) -> str | None:
+    """What the check finds, and the remedy; None if all is well."""
     try:
-        check(*args, **kwargs)
+        check()
     except StageError as error:
         return str(error)
     return None

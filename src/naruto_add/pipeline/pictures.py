@@ -115,4 +115,7 @@ def _name_others(path: str, others: dict[str, str]) -> None:
     for name, kind in sorted(others.items())[:_MAX_NAMED]:
         print(f"note: ingest.path: {shown(Path(path) / name)} is not read, because it is {kind}", file=sys.stderr)
     if len(others) > _MAX_NAMED:
-        print(f"note: ingest.path: {len(others) - _MAX_NAMED} more are not files either", file=sys.stderr)
+        print(
+            f"note: ingest.path: {len(others) - _MAX_NAMED} further entries are not read, because they are not files",
+            file=sys.stderr,
+        )

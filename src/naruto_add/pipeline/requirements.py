@@ -20,13 +20,13 @@ from naruto_add.config.constants import (
 )
 from naruto_add.config.schema import Params
 from naruto_add.export.demo_template import read_template
-from naruto_add.pipeline.base_use import check_base_use
+from naruto_add.export.onnx_packages import require_onnx
+from naruto_add.pipeline.base_use import check_base_use, problem_of
 from naruto_add.pipeline.pictures import check_source
 from naruto_add.pipeline.weights import fetch_base, fetch_network, fetch_torch_file
 from naruto_add.runtime.errors import StageError
 
 _GB = 10**9
-_ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +50,9 @@ def requirements(params: Params) -> list[Requirement]:
 
 def check_requirements(params: Params) -> None:
     """Raises StageError with a line for each requirement that is missing."""
-    problems = [problem for each in requirements(params) if (problem := problem_of(each))]
+    problems = [problem for each in requirements(params) if (problem := problem_of(each.check))]
     if problems:
         raise StageError("\n".join(problems))
-
-
-def problem_of(requirement: Requirement) -> str | None:
-    """What is missing, and the remedy."""
-    try:
-        requirement.check()
-    except StageError as error:
-        return str(error)
-    return None
 
 
 def _check_base(params: Params) -> None:
@@ -109,8 +100,7 @@ def _packages(params: Params) -> Iterator[Requirement]:
         tool = params.tracking
         yield _package(tool, f"tracking: {tool}", f"`uv pip install {tool}`, or use none")
     if "onnx" in params.export.formats:
-        remedy = f"`uv pip install {' '.join(_ONNX_PACKAGES)}`, or leave onnx out"
-        yield from (_package(package, "export.formats: onnx", remedy) for package in _ONNX_PACKAGES)
+        yield Requirement(name="export.formats: onnx: its packages", check=require_onnx)
 
     if "demo" in params.export.formats:
         yield Requirement(name="export.formats: demo: the built page", check=_check_demo)

@@ -19,13 +19,14 @@ def write_clip_tokenizer(folder: Path, *, padding: str) -> None:
     characters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
     tokens = [*characters, *(f"{character}</w>" for character in characters), *("".join(m.split()) for m in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    _write_json(folder / "vocab.json", {token: index for index, token in enumerate(tokens)})
+    write_config(folder / "vocab.json", {token: index for index, token in enumerate(tokens)})
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": padding, **special}
-    _write_json(folder / "tokenizer_config.json", config)
+    write_config(folder / "tokenizer_config.json", config)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_config(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a configuration as JSON, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")

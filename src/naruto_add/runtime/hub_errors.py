@@ -8,7 +8,7 @@ _MAX_CAUSES = 20
 def refusal(error: BaseException, *, key: str, repository: str, revision: str) -> str:
     """The message about a repository that the hub refuses: gated, unknown or private, or without this revision.
 
-    `key` is the parameter that names the repository. Empty if the hub did not refuse, for example out of reach.
+    `key` is the parameter that names the repository. Empty for any other error, such as a hub out of reach.
     """
     from huggingface_hub import constants, errors  # slow to import, and needed only for hub repositories
 
