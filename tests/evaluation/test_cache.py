@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from naruto_add.evaluation.cache import Arrays, cached_arrays
+from naruto_add.evaluation.cache import Arrays, cached_arrays, local_folder
 
 
 def test_arrays_are_computed_once_per_key_and_keep_shape_dtype_and_values(tmp_path: Path) -> None:
@@ -28,3 +28,8 @@ def test_arrays_are_computed_once_per_key_and_keep_shape_dtype_and_values(tmp_pa
         for found in (first[name], second[name]):
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, expected, strict=True)
+
+
+def test_only_a_model_in_a_folder_has_a_local_folder(tmp_path: Path) -> None:
+    assert local_folder(str(tmp_path)) == [tmp_path]
+    assert local_folder("owner/name") == []

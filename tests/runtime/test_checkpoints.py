@@ -11,7 +11,7 @@ import pytest
 
 from naruto_add.config import paths
 from naruto_add.config.schema import Export
-from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, local_folder, shared_cache_dir
+from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_folder
 
@@ -158,8 +158,3 @@ def test_only_the_first_process_of_a_launch_takes_the_lock(repository: Path, mon
         monkeypatch.setenv("RANK", "1")
         with exclusive(repository / "folder"):
             pass
-
-
-def test_only_a_model_in_a_folder_has_a_local_folder(repository: Path) -> None:
-    assert local_folder(str(repository)) == [repository]
-    assert local_folder("owner/name") == []

@@ -34,3 +34,8 @@ def shared_arrays(cache_dir: Path, *key: Any, compute: Callable[[], Arrays]) -> 
 
 def _tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()}
+
+
+def local_folder(model: str) -> list[Path]:
+    """The folder of the model in a list; an empty list for a model on the hub, which its revision identifies."""
+    return [Path(model)] if Path(model).is_dir() else []

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from naruto_add.evaluation.cache import cached_arrays
+from naruto_add.evaluation.cache import cached_arrays, local_folder
 from naruto_add.evaluation.clip import OFF, clip_scores, load_clip
 from naruto_add.evaluation.drawings import ImageSets
 from naruto_add.evaluation.features import FeatureNetwork, extract_features, load_feature_network
@@ -17,7 +17,6 @@ from naruto_add.imaging.pixels import Images
 from naruto_add.imaging.similarity import Vectors, thumbnails
 from naruto_add.models.clip import ClipNetwork
 from naruto_add.runtime.cache import hash_array
-from naruto_add.runtime.checkpoints import local_folder
 from naruto_add.runtime.compute import default_device
 
 

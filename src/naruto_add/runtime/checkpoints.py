@@ -46,11 +46,6 @@ def local_cache_path(name: str) -> Path:
     return _root() / name
 
 
-def local_folder(model: str) -> list[Path]:
-    """The folder of the model in a list; an empty list for a model on the hub, which its revision identifies."""
-    return [Path(model)] if Path(model).is_dir() else []
-
-
 @contextmanager
 def exclusive(folder: Path) -> Generator[None]:
     """Hold a lock on `folder`. After success, delete the checkpoints in it (*.pt), because nothing is left to resume.
