@@ -103,6 +103,7 @@ def make_params(profile: str, base: Path, *, resolution_px: int, steps: int) -> 
         values[stage]["optimizer"]["warmup_steps"] = 1
     values["student"] |= {"pool_size": 32, "knowledge_steps": steps // 2}
     values["add"] |= {"adv_start_steps": 1, "adv_ramp_steps": 1, "require_trained_student": False}
+    values["add"] |= {"pixel_backbone": "efficientnet_lite0", "score_backbone": "efficientnet_lite2"}
     values["evaluate"] |= {"features": "embedded", "perceptual": "embedded", "clip_score": "off", "sweep_images": 2}
     values["evaluate"] |= {"teacher_sweep": [4], "student_sweep": [1, 4], "latency_repeats": 1, "teacher_steps": 4}
     return values
