@@ -1,14 +1,16 @@
-"""What only a GPU can show: half precision, layouts of memory, idle networks, and the computed memory against the real.
+"""What only a GPU can show: half precision, compilation, resuming, layouts of memory, idle networks, computed memory.
 
 These tests are skipped on a machine without a GPU.
 """
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from naruto_add.config.schema import Optimizer
 from naruto_add.diffusion.bundle import (
     ModelBundle,
     decode_latents,
@@ -22,7 +24,12 @@ from naruto_add.diffusion.placement import pictures_at_once, rest
 from naruto_add.diffusion.sampling import noise_pred
 from naruto_add.estimate.fake import materialized, measuring
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet
-from naruto_add.runtime.compute import free_memory, moved
+from naruto_add.export.tiny_decoder import write_tiny_decoder
+from naruto_add.runtime.compute import default_device, free_memory, make_accelerator, moved, step_generator
+from naruto_add.training.learner import Learner
+from naruto_add.training.loop import TrainingRun, run_steps
+from naruto_add.training.weights import Ema
+from tests.export.build import PROMPTS, export
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 SHAPES = Shapes(SD15_UNET, SD15_VAE, latent_side=64, is_assumed=True)
@@ -106,3 +113,79 @@ def test_the_computed_peak_of_a_training_step_is_that_of_the_gpu() -> None:
         )
         noise_pred(real, *inputs).square().mean().backward()
     assert 0.95 * meter.peak < torch.cuda.max_memory_allocated() < 1.3 * meter.peak
+
+
+def test_an_fp16_export_draws_the_students_pictures_in_fp16(tiny_pipeline_dir: Path, tmp_path: Path) -> None:
+    folder = export(tiny_pipeline_dir, tmp_path, precision="fp16")
+    figures = json.loads((tmp_path / "metrics/export.json").read_text())
+    assert figures["diffusers.images_max_abs_diff"] < 0.1
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float16).to(default_device())
+    assert pipeline(PROMPTS[0], num_inference_steps=4, output_type="pt").images.isfinite().all()
+
+
+def test_a_tiny_decoder_is_trained_although_the_autoencoder_waits_on_the_cpu(
+    half_bundle: ModelBundle, tiny_dataset_dir: Path, tmp_path: Path
+) -> None:
+    rest(*half_bundle.networks)
+    options = {"num_steps": 2, "dataset_dir": tiny_dataset_dir, "seed": 0, "dtype": torch.float32}
+    assert write_tiny_decoder(half_bundle, tmp_path / "tiny", source="distilled", **options)["speedup"] > 0
+    assert {module.device.type for module in half_bundle.networks} == {"cpu"}
+
+
+def test_a_compiled_u_net_predicts_what_it_predicted_before(half_bundle: ModelBundle) -> None:
+    before = _epsilon(half_bundle)
+    half_bundle.unet.compile()
+    assert (_epsilon(half_bundle) - before).norm() < 0.02 * before.norm()
+
+
+class _KilledError(Exception):
+    """The process was killed during a step."""
+
+
+def _trained(folder: Path, *, die_at: int | None = None) -> dict[str, torch.Tensor]:
+    """The average of a layer after training under bf16 autocast."""
+    optimizer = Optimizer(
+        name="adamw", learning_rate=0.1, warmup_steps=3, schedule="cosine", ema_decay=0.9, ema_on_cpu=False
+    )
+    torch.manual_seed(0)
+    model, accelerator = torch.nn.Linear(64, 64).to(default_device()), make_accelerator("bf16")
+    ema = Ema(model, 0.9, on_cpu=False)
+    learner = Learner(
+        model,
+        accelerator,
+        section="toy",
+        optimizer=optimizer,
+        learning_rate=optimizer.learning_rate,
+        num_steps=8,
+        accumulation_steps=1,
+        ema=ema,
+        advice="",
+    )
+
+    def step(number: int) -> dict[str, float | None]:
+        if number == die_at:
+            raise _KilledError
+        inputs = torch.randn(16, 64, generator=step_generator(0, number)).to(default_device())
+        with accelerator.autocast():
+            loss = (model(inputs) - inputs).square().mean()
+        learner.backward(loss)
+        return {"loss": loss.item(), "grad_norm": learner.step()}
+
+    run_steps(
+        step,
+        TrainingRun(checkpoint_dir=folder, curves_path=folder / "toy.tsv"),
+        name="toy",
+        num_steps=8,
+        state={"model": learner},
+        num_weights=learner.num_weights,
+        validate=lambda num_done: {"score": float(num_done)},
+        validation_every_steps=2,
+    )
+    return ema.average()
+
+
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
+    with pytest.raises(_KilledError):
+        _trained(tmp_path / "killed", die_at=5)
+    resumed, whole = _trained(tmp_path / "killed"), _trained(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
