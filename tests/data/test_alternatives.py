@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from naruto_add.data.alternatives import epoch_draws, prompt_rows
+from naruto_add.data.alternatives import consecutive_rows, epoch_draws, prompt_rows
 from naruto_add.data.batches import batch_indices
 from naruto_add.data.dataset import Example
 
@@ -37,3 +37,11 @@ def test_each_picture_gets_its_own_prompts_evenly() -> None:
 def test_the_draw_is_a_function_of_seed_and_epoch_and_not_of_the_batch_size() -> None:
     assert _rows_of_epochs(8, seed=0) == _rows_of_epochs(8, seed=0, batch_size=3)
     assert _rows_of_epochs(8, seed=0) != _rows_of_epochs(8, seed=1)
+
+
+def test_consecutive_rows_give_each_picture_its_own_part_of_the_table() -> None:
+    rows = consecutive_rows([_example("a"), _example("b", "c", "d"), _example("a", "d")])
+    drawn = [
+        {int(rows.drawn(torch.tensor([picture]), torch.tensor([d]))) for d in (0.0, 0.5, 0.99)} for picture in range(3)
+    ]
+    assert drawn == [{0}, {1, 2, 3}, {4, 5}]

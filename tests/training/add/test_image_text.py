@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from naruto_add.config.schema import Add
+from naruto_add.data.alternatives import PromptRows
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.losses.image_text import retrieval_accuracy
@@ -73,8 +74,21 @@ def test_caption_match_learns_which_caption_belongs_to_which_picture() -> None:
     pixels, pooled = torch.rand(8, 3, 32, 32, generator=generator) * 2 - 1, torch.randn(8, 16, generator=generator)
     pixels = pixels.mean(dim=(2, 3), keepdim=True).mul(8).add(0.2 * pixels)  # each has a colour of its own
     network, ids = new_caption_match(16, seed=0), torch.arange(8)
-    train_caption_match(network, pixels, pooled, caption_ids=ids, seed=0, num_steps=200)
+    rows = PromptRows(ids[:, None], torch.ones(8, dtype=torch.long))
+    train_caption_match(network, pixels, pooled, rows=rows, caption_ids=ids, seed=0, num_steps=200)
     assert retrieval_accuracy(network.image_vectors(pixels), network.text_vectors(pooled), ids) == 1
+
+
+def test_caption_match_learns_all_captions_of_a_picture() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels, pooled = torch.rand(4, 3, 32, 32, generator=generator) * 2 - 1, torch.randn(8, 16, generator=generator)
+    pixels = pixels.mean(dim=(2, 3), keepdim=True).mul(8).add(0.2 * pixels)
+    network, ids = new_caption_match(16, seed=0), torch.arange(8)
+    rows = PromptRows(ids.view(4, 2), torch.full((4,), 2))
+    train_caption_match(network, pixels, pooled, rows=rows, caption_ids=ids, seed=0, num_steps=200)
+    vectors, texts = network.image_vectors(pixels), network.text_vectors(pooled)
+    for captions in (slice(0, None, 2), slice(1, None, 2)):  # the first of each picture, and the second
+        assert retrieval_accuracy(vectors, texts[captions], torch.arange(4)) == 1
 
 
 def test_the_accuracy_of_a_matcher_that_knows_nothing_is_that_of_a_random_guess(tiny_dataset_dir: Path) -> None:

@@ -1,15 +1,17 @@
 """The data that `add` trains on: teacher samples from the pool, real latents, and embeddings of their prompts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.config.schema import Add
 from naruto_add.data.alternatives import PromptRows, prompt_rows
-from naruto_add.data.dataset import load_split
+from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.latents import cached_embeddings, cached_latents, unique_prompts
 from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
@@ -18,6 +20,8 @@ from naruto_add.training.pool import Pool, split_pool
 
 SCORE_PICTURES = (32, 256)
 """Real pictures for the validation score, at least and at most: the error of its distance hardly falls beyond."""
+SCORE_STREAM = 7
+"""Separates the choice of these pictures from other draws of the same seed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class AddData:
 
     `held_out` pairs are for the validation score and never trained on. `other_sizes` are pairs of other picture sizes,
     which are trained on too; everything else has the base model's size. `real_pixels`, in [-1, 1], are those that
-    the validation score compares with: of the validation split, which nothing is trained on.
+    the validation score compares with (see `score_examples`).
     """
 
     train: Pairs
@@ -71,12 +75,15 @@ class AddData:
 def load_data(
     bundle: ModelBundle, pool: Pool, *, params: Add, prompt_template: str, dataset_dir: Path, cache_dir: Path
 ) -> AddData:
-    """The pool, the validation split and, unless `add.real_source` is teacher, the training split; of one picture size.
+    """The pool, pictures for the score and, unless `add.real_source` is teacher, the training split; of one size.
 
     Latents and embeddings are cached in `cache_dir`.
     """
     needs_pictures = params.real_source != "teacher"
-    examples = load_split(dataset_dir, "train", prompt_template=prompt_template) if needs_pictures else []
+    validation, pictures = (
+        load_split(dataset_dir, split, prompt_template=prompt_template) for split in ("validation", "train")
+    )
+    examples = pictures if needs_pictures else []
     prompts = unique_prompts([*pool.prompts, *(prompt for example in examples for prompt in example.prompts)])
     row_of = {prompt: row for row, prompt in enumerate(prompts)}
     prompt_embeds = cached_embeddings(
@@ -100,18 +107,29 @@ def load_data(
         held_out=held_out,
         other_sizes=(),
         real=RealLatents(real_latents, prompt_rows(examples, row_of)),
-        real_pixels=_score_pixels(dataset_dir),
+        real_pixels=load_pixels(score_examples(validation, pictures, seed=params.seed)),
         prompts=prompts,
         prompt_embeds=prompt_embeds,
         pooled=pooled_embeds(prompt_embeds, tokenize(bundle, prompts), eos_token_id=bundle.tokenizer.eos_token_id),
     )
 
 
-def _score_pixels(dataset_dir: Path) -> Float[Tensor, "pictures 3 height width"]:
-    """The validation split, or a part of a large one; a small one is filled up with training pictures."""
-    validation, train = (load_split(dataset_dir, name, prompt_template="{caption}") for name in ("validation", "train"))
-    num_missing = max(0, SCORE_PICTURES[0] - len(validation))
-    return load_pixels([*validation, *train[:num_missing]][: SCORE_PICTURES[1]])
+def score_examples(validation: Sequence[Example], train: Sequence[Example], *, seed: int) -> list[Example]:
+    """The pictures that the validation score compares with: of the validation split, on which nothing is trained.
+
+    These are all of its pictures, or a random part of `SCORE_PICTURES[1]`. If it has fewer than `SCORE_PICTURES[0]`, a
+    random part of the training pictures is added: with few pictures, the error of the distance would hide most
+    differences. The score then partly measures how well training pictures are remembered.
+    """
+    least, most = SCORE_PICTURES
+    chosen = _random_part(validation, most, seed)
+    return [*chosen, *_random_part(train, max(0, least - len(chosen)), seed)]
+
+
+def _random_part(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
+    """At most `size` of the examples, in their order."""
+    order = np.random.default_rng((seed, SCORE_STREAM)).permutation(len(examples))
+    return [examples[index] for index in sorted(order[:size].tolist())]
 
 
 def pairs_of(pool: Pool, row_of: dict[str, int]) -> Pairs:

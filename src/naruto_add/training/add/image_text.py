@@ -16,6 +16,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from naruto_add.config.constants import CAPTION_MATCH
 from naruto_add.config.schema import Add
+from naruto_add.data.alternatives import PromptRows, consecutive_rows, epoch_draws
 from naruto_add.data.batches import batch_indices
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.pixels import load_pixels
@@ -134,16 +135,18 @@ def measure_accuracy(matcher: Matcher, examples: Sequence[Example], *, device: t
 def _load_caption_match(
     bundle: ModelBundle, examples: Sequence[Example], *, seed: int, cache_dir: Path
 ) -> CaptionMatch:
-    """Trained on these examples, or read from the cache; frozen."""
-    prompts = [example.prompt for example in examples]
+    """Trained on these examples, of whose captions one is drawn per epoch, or read from the cache; frozen."""
+    prompts = [prompt for example in examples for prompt in example.prompts]
+    rows = consecutive_rows(examples)
     pooled = _in_batches(lambda part: _pooled(bundle, part), prompts)
     network = new_caption_match(pooled.shape[1], seed=seed).to(bundle.device)
 
     def compute() -> dict[str, Tensor]:
-        train_caption_match(network, load_pixels(examples), pooled, caption_ids=_caption_ids(prompts), seed=seed)
+        ids = _caption_ids(prompts)
+        train_caption_match(network, load_pixels(examples), pooled, rows=rows, caption_ids=ids, seed=seed)
         return network.state_dict()
 
-    options = [CAPTION_MATCH_STEPS, CAPTION_MATCH_LEARNING_RATE, BATCH_SIZE, TEMPERATURE, seed]
+    options = [CAPTION_MATCH_STEPS, CAPTION_MATCH_LEARNING_RATE, BATCH_SIZE, TEMPERATURE, seed, rows.counts.tolist()]
     key = content_hash(hash_model(bundle.text_encoder), prompts, options, *[item.image_path for item in examples])
     network.load_state_dict(cached_tensors(cache_dir / "caption_match.safetensors", key=key, compute=compute))
     return network.requires_grad_(False).eval()
@@ -152,22 +155,28 @@ def _load_caption_match(
 def train_caption_match(
     network: CaptionMatch,
     pixels: Float[Tensor, "pictures 3 h w"],
-    pooled: Float[Tensor, "pictures width"],
+    pooled: Float[Tensor, "prompts width"],
     *,
-    caption_ids: Int[Tensor, " pictures"],
+    rows: PromptRows,
+    caption_ids: Int[Tensor, " prompts"],
     seed: int,
     num_steps: int = CAPTION_MATCH_STEPS,
 ) -> None:
-    """Train the network to match shifted pictures with pooled embeddings of their captions, with a cosine schedule."""
+    """Train the network to match shifted pictures with pooled embeddings of their captions, with a cosine schedule.
+
+    `rows` are those of each picture's captions in `pooled` and `caption_ids`; equal ids mean equal captions.
+    """
     device, size = pooled.device, min(BATCH_SIZE, len(pixels))
     optimizer = torch.optim.AdamW(network.parameters(), lr=CAPTION_MATCH_LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for step in main_progress(range(num_steps), desc="caption match"):
-        items = torch.tensor(batch_indices(len(pixels), size, seed=seed, step=step))
+        indices = batch_indices(len(pixels), size, seed=seed, step=step)
+        items = torch.tensor(indices)
+        prompts = rows.drawn(items, epoch_draws(indices, len(pixels), seed=seed, step=step))
         draws = torch.rand(size, NUM_SHIFT_DRAWS, generator=step_generator(seed, step, SHIFT_STREAM))
         shifted = random_shift(pixels[items], draws, probability=1.0).to(device)
-        vectors = network.image_vectors(shifted), network.text_vectors(pooled[items.to(device)])
-        loss = info_nce(*vectors, caption_ids[items].to(device), temperature=TEMPERATURE)
+        vectors = network.image_vectors(shifted), network.text_vectors(pooled[prompts.to(device)])
+        loss = info_nce(*vectors, caption_ids[prompts].to(device), temperature=TEMPERATURE)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
