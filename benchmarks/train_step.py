@@ -180,6 +180,7 @@ def make_trainer(params: Params) -> AdversarialTrainer:
             pool_steps=params.sampling.pool_steps,
             student_timesteps=timesteps,
             prompt_template=params.base.prompt_template,
+            caption_chunks=1,
             frozen_precision=params.base.frozen_precision,
             autocast=params.base.autocast,
         ),

@@ -22,6 +22,7 @@ def main(params: "Params") -> None:
         pool_steps=params.sampling.pool_steps,
         student_timesteps=params.sampling.student_timesteps,
         prompt_template=params.base.prompt_template,
+        caption_chunks=params.base.caption_chunks,
         frozen_precision=params.base.frozen_precision,
         autocast=params.base.autocast,
     )

@@ -54,8 +54,8 @@ def run_trial(trial: Trial, finished: Project, root: Path) -> dict[str, Any]:
     failure = ""
     try:
         TRIALS[trial.kind](_Run(trial, finished, root, random.Random(trial.name), counts))
-    except (SoakError, AssertionError) as error:
-        failure = str(error) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 (an error of the soak itself is a failure too, and the others go on)
+        failure = f"{type(error).__name__}: {error}"
     return {"trial": trial.name, "kind": trial.kind, "stage": trial.stage, "counts": counts, "failure": failure}
 
 
@@ -199,7 +199,7 @@ def _full_disk_at_each_open(run: _Run) -> None:
     """The disk is full at the first file that is opened for writing, in the next run at the second, and so on."""
     project = run.project()
     for number in range(1, MAX_OPENS):
-        status, output = run.start(project, SANDBOX_DISK_FULL_AT=str(number).finish())
+        status, output = run.start(project, SANDBOX_DISK_FULL_AT=str(number)).finish()
         if not status:
             break
         _require_message(output)

@@ -31,10 +31,10 @@ def main() -> None:
 def draw(folder: Path, prompts: list[str], seed: int) -> np.ndarray:
     """Pictures (batch, height, width, RGB), each in a few steps x' = a x + b eps from pure noise."""
     sampler = json.loads((folder / "sampler.json").read_text(encoding="utf-8"))
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))  # pads and truncates
     texts = [sampler["prompt_template"].replace("{caption}", prompt) for prompt in prompts]
-    ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(texts)], dtype=np.int64)
-    embeds = run(folder / "text_encoder.onnx", input_ids=ids)
+    ids = tokens(folder / "tokenizer.json", texts, sampler["caption_chunks"])
+    chunks = run(folder / "text_encoder.onnx", input_ids=ids.reshape(-1, ids.shape[-1]))
+    embeds = chunks.reshape(len(texts), -1, chunks.shape[-1])
 
     unet = session(folder / "unet.onnx")
     generator = np.random.default_rng(seed)
@@ -46,6 +46,19 @@ def draw(folder: Path, prompts: list[str], seed: int) -> np.ndarray:
 
     pixels = run(folder / "vae_decoder.onnx", latents=x)  # in [-1, 1]
     return ((pixels.transpose(0, 2, 3, 1) + 1) * 127.5).round().astype(np.uint8)
+
+
+def tokens(path: Path, texts: list[str], num_chunks: int) -> np.ndarray:
+    """Ids (text, chunk, token): each chunk has a begin token, a part of the text, an end token and padding."""
+    tokenizer = Tokenizer.from_file(str(path))  # pads and truncates to one chunk
+    begin, end, *padding = tokenizer.encode("").ids
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    size, ids = len(padding), []
+    for encoding in tokenizer.encode_batch(texts, add_special_tokens=False):
+        parts = [encoding.ids[first : first + size] for first in range(0, num_chunks * size, size)]
+        ids.append([[begin, *part, end, *padding[len(part) :]] for part in parts])
+    return np.array(ids, dtype=np.int64)
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:

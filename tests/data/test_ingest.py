@@ -47,6 +47,7 @@ def _run(out: Path, **changes: Any) -> _Written:
         _PARAMS.model_copy(update=changes),
         base_model=_base_model(out / "base"),
         base_revision="",
+        caption_chunks=1,
         resolution_px=32,
         dataset_dir=out / "dataset",
         rejects_path=out / "rejects.jsonl",

@@ -73,7 +73,7 @@ def test_a_damaged_output_of_a_stage_is_an_error_that_names_the_folder_and_the_r
 
 def _base(folder: Path, **changes: Any) -> Base:
     values = {"revision": "", "variant": "", "frozen_precision": "fp32", "autocast": "fp32"}
-    values |= {"resolution_px": 64, "prompt_template": "{caption}"}
+    values |= {"resolution_px": 64, "prompt_template": "{caption}", "caption_chunks": 1}
     return Base.model_validate({"model": str(folder), **values, **changes})
 
 

@@ -33,6 +33,7 @@ def _base(path: Path) -> Base:
         frozen_precision="fp32",
         autocast="fp32",
         prompt_template="{caption}",
+        caption_chunks=1,
     )
 
 
@@ -91,7 +92,7 @@ def test_a_file_predicts_and_encodes_as_the_folder(bundle: ModelBundle, path: Pa
 
 
 def test_tokens_are_counted_by_clips_tokenizer(path: Path) -> None:
-    assert count_tokens(["a photo of a cat"], str(path), "").max == 7
+    assert count_tokens(["a photo of a cat"], str(path), "", num_chunks=1).max == 7
 
 
 @pytest.mark.parametrize(("name", "predicted"), [("v_pred", "v_prediction"), ("", "epsilon")])

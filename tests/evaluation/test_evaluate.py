@@ -70,6 +70,7 @@ def models(tiny_pipeline_dir: Path, folder: Path) -> Models:
             frozen_precision="fp32",
             autocast="fp32",
             prompt_template="{caption}, drawn",
+            caption_chunks=1,
         ),
         sampling=Sampling(teacher_steps=4, student_steps=2, pool_steps=8, guidance_scale=2.0, student_scheduler="ddim"),
         teacher_dir=_other_weights(tiny_pipeline_dir, folder / "teacher", seed=1),

@@ -19,6 +19,7 @@ BASE = Base(
     frozen_precision="fp32",
     autocast="fp32",
     prompt_template="{caption}, drawn",
+    caption_chunks=1,
 )
 
 
@@ -39,12 +40,14 @@ def export(
     lora_dir: Path = Path("no-lora"),
     teacher_dir: Path | None = None,
     demo_dir: Path = Path("demo"),
+    caption_chunks: int = 1,
 ) -> Path:
     """Export to `root`/models/export, which is returned.
 
     The tiny pipeline is the base model, and also what of teacher and student is not given.
     """
     teacher_dir = teacher_dir or tiny_pipeline_dir
+    base = BASE if "lora" not in formats else BASE.model_copy(update={"model": str(tiny_pipeline_dir)})
     export_student(
         Export(
             seed=0,
@@ -54,7 +57,7 @@ def export(
             tiny_decoder="off",
             tiny_decoder_steps=20,
         ),
-        base=BASE if "lora" not in formats else BASE.model_copy(update={"model": str(tiny_pipeline_dir)}),
+        base=base.model_copy(update={"caption_chunks": caption_chunks}),
         sampling=sampling(scheduler),
         teacher_dir=teacher_dir,
         lora_dir=lora_dir,

@@ -24,6 +24,7 @@ from naruto_add.runtime.errors import StageError
 from tests.export.build import export
 
 FACTS = LoraFacts(
+    caption_chunks=1,
     base_model="owner/base",
     prediction_type="epsilon",
     prompt_template="ninja art, {caption}",

@@ -27,6 +27,7 @@ def _facts(**changes: object) -> CardFacts:
         "trigger_words": "",
         "resolution_px": 64,
         "guidance_scale": 3.0,
+        "caption_chunks": 1,
         "precision": "fp32",
         "metrics": METRICS,
         "has_plot": True,

@@ -136,6 +136,7 @@ def _models(pipeline_dir: Path, student_scheduler: StudentScheduler = "ddim") ->
             frozen_precision="fp32",
             autocast="fp32",
             prompt_template=TEMPLATE,
+            caption_chunks=1,
         ),
         sampling=Sampling(
             teacher_steps=3, student_steps=2, pool_steps=8, guidance_scale=2.0, student_scheduler=student_scheduler

@@ -28,6 +28,7 @@ def models(tiny_pipeline_dir: Path) -> Models:
         autocast="fp32",
         resolution_px=32,
         prompt_template="{caption}",
+        caption_chunks=1,
     )
     unet_dir = tiny_pipeline_dir / "unet"
     return Models(

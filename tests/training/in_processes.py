@@ -28,6 +28,7 @@ SETTINGS = DistillationSettings(
     pool_steps=4,
     student_timesteps=PROFILE.sampling.student_timesteps,
     prompt_template="{caption}",
+    caption_chunks=1,
     frozen_precision="fp32",
     autocast="fp32",
 )

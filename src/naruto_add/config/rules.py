@@ -35,6 +35,7 @@ def contradictions(params: Params) -> list[str]:
         *_network_problems(params),
         *_evaluate_problems(params),
         *_export_problems(params.export, params.sampling.student_scheduler),
+        *_chunk_problems(params),
     ]
 
 
@@ -224,6 +225,13 @@ def _network_problems(params: Params) -> list[str]:
 def _evaluate_problems(params: Params) -> list[str]:
     if params.evaluate.num_images == 1:
         return ["evaluate.num_images: 1 picture has no distribution; use at least 2, or 0 for all test captions"]
+    return []
+
+
+def _chunk_problems(params: Params) -> list[str]:
+    if params.base.caption_chunks > 1 and "demo" in params.export.formats:
+        problem = f"demo encodes prompts in one chunk, and base.caption_chunks is {params.base.caption_chunks}"
+        return [f"export.formats: {problem}; leave demo out, or use 1"]
     return []
 
 

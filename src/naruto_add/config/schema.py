@@ -44,6 +44,7 @@ class Base(_Section):
     frozen_precision: Precision
     autocast: Precision
     prompt_template: Text
+    caption_chunks: Annotated[int, Field(ge=1, le=8)]
 
 
 class Sampling(_Section):

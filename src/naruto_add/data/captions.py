@@ -52,7 +52,7 @@ def _is_visible(char: str) -> bool:
     return unicodedata.category(char) not in _INVISIBLE_CATEGORIES and char not in _BLANK_LETTERS
 
 
-def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCounts:
+def count_tokens(captions: Sequence[str], model: str, revision: str, *, num_chunks: int) -> TokenCounts:
     """Token counts by the base model's tokenizer. Raises StageError if the tokenizer cannot be loaded."""
     from transformers import CLIPTokenizer  # takes seconds; the processes that decode pictures do not need it
 
@@ -76,10 +76,10 @@ def count_tokens(captions: Sequence[str], model: str, revision: str) -> TokenCou
         )
     encoded = tokenizer(list(captions), truncation=False, verbose=False, return_offsets_mapping=True)
     counts = [len(ids) for ids in encoded["input_ids"]]
-    first_cut = tokenizer.model_max_length - 1  # the last token that the model sees is the end token
+    first_cut = 1 + num_chunks * (tokenizer.model_max_length - 2)  # each chunk has a begin and an end token
     lost = {
         caption: caption[offsets[first_cut][0] :]
         for caption, offsets in zip(captions, encoded["offset_mapping"], strict=True)
-        if len(offsets) > tokenizer.model_max_length
+        if len(offsets) > first_cut + 1
     }
     return TokenCounts(mean=sum(counts) / len(counts), max=max(counts), lost=lost)

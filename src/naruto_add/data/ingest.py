@@ -58,6 +58,7 @@ def run_ingest(
     *,
     base_model: str,
     base_revision: str,
+    caption_chunks: int,
     resolution_px: int,
     dataset_dir: Path,
     rejects_path: Path,
@@ -80,7 +81,8 @@ def run_ingest(
         rows = _rows(outcome.kept, params)
         _write_rows(folder / "metadata.jsonl", rows)
         write_json(folder / "source.json", {"source": params.source, "hub_dataset": params.hub_dataset})
-        tokens = count_tokens([text for each in outcome.kept for text in each.captions], base_model, base_revision)
+        captions = [text for each in outcome.kept for text in each.captions]
+        tokens = count_tokens(captions, base_model, base_revision, num_chunks=caption_chunks)
         if tokens.lost:
             _write_rows(folder / "truncated.jsonl", _truncated_rows(rows, tokens))
         metrics = _metrics(outcome, rows, tokens)

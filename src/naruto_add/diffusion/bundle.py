@@ -24,6 +24,7 @@ from naruto_add.diffusion.base_model import check_base_model, check_scheduler, d
 from naruto_add.diffusion.half_decoder import decoder_dtype
 from naruto_add.diffusion.placement import at_work, vae_at_work
 from naruto_add.diffusion.single_file import is_single_file, write_configs
+from naruto_add.diffusion.token_chunks import token_chunks
 from naruto_add.runtime.compute import Precision, default_device, frozen_dtype, gpu_layout
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.hub_errors import is_unreachable, refusal, unreachable
@@ -43,6 +44,7 @@ class ModelBundle:
     """The networks of one pipeline, frozen and in eval mode as loaded, with its tokenizer and scheduler.
 
     `device` is where the networks work; those that are idle may wait on the CPU (`diffusion.placement`).
+    `caption_chunks` is the number of chunks in which prompts are encoded.
     """
 
     tokenizer: CLIPTokenizer
@@ -51,6 +53,7 @@ class ModelBundle:
     unet: UNet2DConditionModel
     scheduler: Any
     device: torch.device = field(default_factory=default_device)
+    caption_chunks: int = 1
 
     @property
     def networks(self) -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
@@ -99,6 +102,7 @@ def load_bundle(base: Base, /) -> ModelBundle:
             bundle = _load_single_file(Path(base.model), precision=base.frozen_precision)
         else:
             bundle = _load(base.model, precision=base.frozen_precision, revision=base.revision, variant=base.variant)
+    bundle.caption_chunks = base.caption_chunks
     check_scheduler(bundle.scheduler.config, base.model)
     side = latent_side(bundle.vae.config, bundle.unet.config, resolution_px=base.resolution_px)
     # diffusers' pipeline sets a `sample_size` below 64 to 64 in configurations of versions before 0.9
@@ -106,10 +110,12 @@ def load_bundle(base: Base, /) -> ModelBundle:
     return bundle
 
 
-def load_pipeline_folder(folder: Path, *, precision: Precision) -> ModelBundle:
+def load_pipeline_folder(folder: Path, *, precision: Precision, caption_chunks: int = 1) -> ModelBundle:
     """A pipeline that an earlier stage saved, frozen. Raises StageError if it is missing or damaged."""
     with _stage_output(folder):
-        return _load(str(folder), precision=precision, revision="", variant="")
+        bundle = _load(str(folder), precision=precision, revision="", variant="")
+    bundle.caption_chunks = caption_chunks
+    return bundle
 
 
 def load_unet(folder: Path, *, precision: Precision, scheduler: Any) -> UNet2DConditionModel:
@@ -238,9 +244,31 @@ def forget_paths(folder: Path) -> None:
 
 
 def tokenize(bundle: ModelBundle, prompts: list[str]) -> Int[Tensor, "batch tokens"]:
-    """Token ids, padded or truncated to the tokenizer's length, on the CPU."""
-    tokens = bundle.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-    return tokens.input_ids
+    """Token ids, padded or truncated to the tokenizer's length, on the CPU; of all chunks, one after the other."""
+    if bundle.caption_chunks == 1:
+        return bundle.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    empty = bundle.tokenizer("", padding="max_length").input_ids
+    ids = bundle.tokenizer(prompts, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    return torch.tensor([token_chunks(each, empty, bundle.caption_chunks) for each in ids])
+
+
+def prompt_options(pipeline: Any, prompts: list[str], num_chunks: int, *, is_guided: bool) -> dict[str, Any]:
+    """The arguments by which a pipeline of diffusers gets these prompts: as text, or encoded if in several chunks."""
+    if num_chunks == 1:
+        return {"prompt": prompts}
+    networks = pipeline.text_encoder, pipeline.vae, pipeline.unet
+    bundle = ModelBundle(
+        pipeline.tokenizer,
+        *networks,
+        pipeline.scheduler,
+        device=pipeline.text_encoder.device,
+        caption_chunks=num_chunks,
+    )
+    dtype = pipeline.unet.dtype
+    options = {"prompt_embeds": encode_prompts(bundle, prompts).to(dtype)}
+    if is_guided:
+        options["negative_prompt_embeds"] = encode_prompts(bundle, [""] * len(prompts)).to(dtype)
+    return options
 
 
 @torch.no_grad()
@@ -248,10 +276,18 @@ def encode_prompts(bundle: ModelBundle, prompts: list[str]) -> Float[Tensor, "ba
     """The text encoder's last hidden state, fp32, on the bundle's device."""
     with at_work(bundle.device, bundle.text_encoder):
         parts = [
-            bundle.text_encoder(ids.to(bundle.device)).last_hidden_state.float()
+            embed_tokens(bundle.text_encoder, ids.to(bundle.device), bundle.caption_chunks)
             for ids in tokenize(bundle, prompts).split(ENCODE_BATCH)
         ]
     return torch.cat(parts)
+
+
+def embed_tokens(
+    text_encoder: nn.Module, ids: Int[Tensor, "batch tokens"], num_chunks: int
+) -> Float[Tensor, "batch tokens width"]:
+    """The text encoder's last hidden state, fp32, of every chunk alone, joined along the sequence."""
+    hidden = text_encoder(ids.view(len(ids) * num_chunks, -1)).last_hidden_state.float()
+    return hidden.view(*ids.shape, -1)
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ TEXT = CLIPTextConfig(
     hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
 )
 """CLIP ViT-L/14's text encoder, as in Stable Diffusion 1.x. Other base models' are taken to be no larger."""
-NUM_TOKENS = 77
+TOKENS_PER_CHUNK = 77
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Shapes:
     latent_side: int
     is_assumed: bool
     """The base model's own configurations could not be read, and these are those of Stable Diffusion 1.5."""
+    num_tokens: int = TOKENS_PER_CHUNK
+    """Of a prompt, in all chunks."""
 
     @property
     def num_channels(self) -> int:
@@ -65,7 +67,7 @@ class Shapes:
 
     def prompt_embeds(self, batch: int) -> torch.Tensor:
         """Embeddings of this many prompts, fp32."""
-        return torch.empty(batch, NUM_TOKENS, self.text_width)
+        return torch.empty(batch, self.num_tokens, self.text_width)
 
 
 def shapes_of(base: Base) -> Shapes:
@@ -73,7 +75,8 @@ def shapes_of(base: Base) -> Shapes:
     configs = base_configs(base.model, base.revision)
     vae, unet = (configs["vae"], configs["unet"]) if configs else (SD15_VAE, SD15_UNET)
     side = base.resolution_px // 2 ** (len(vae["block_out_channels"]) - 1)
-    return Shapes(unet, vae, side, is_assumed=configs is None)
+    num_tokens = TOKENS_PER_CHUNK * base.caption_chunks
+    return Shapes(unet, vae, side, is_assumed=configs is None, num_tokens=num_tokens)
 
 
 def new_unet(shapes: Shapes, dtype: torch.dtype, architecture: Architecture = "none") -> UNet2DConditionModel:

@@ -113,6 +113,7 @@ def unpack_demo_page(path: Path, folder: Path) -> None:
     sampler = {
         "latent_shape": model["latent_shape"],
         "prompt_template": model["prompt_template"],
+        "caption_chunks": 1,
         "steps": model["steps"][str(len(model["trained_timesteps"]))],
     }
     (folder / SAMPLER).write_text(json.dumps(sampler), encoding="utf-8")

@@ -18,7 +18,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, forget_paths
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, forget_paths, prompt_options
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_from_v_pred
 from naruto_add.diffusion.placement import at_work
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred
@@ -177,14 +177,19 @@ def _noise_pred_difference(
     with at_work(noise.device, student.unet):
         ours = [noise_pred(student.unet, *item, embeds) for item in inputs]
     with pipeline_at_work(pipeline, noise.device, num_pictures=len(prompts)):
-        theirs = _predictions_of(pipeline, inputs, prompts)
+        theirs = _predictions_of(pipeline, inputs, prompts, num_chunks=student.caption_chunks)
     return _difference(torch.stack(ours), torch.stack(theirs))
 
 
-def _predictions_of(pipeline: Any, inputs: list[tuple[Tensor, Tensor]], prompts: list[str]) -> list[Tensor]:
+def _predictions_of(
+    pipeline: Any, inputs: list[tuple[Tensor, Tensor]], prompts: list[str], *, num_chunks: int
+) -> list[Tensor]:
     """Epsilon for each pair of noisy latents and timesteps."""
     unet, dtype, device = pipeline.unet, pipeline.unet.dtype, inputs[0][0].device
-    embeds = pipeline.encode_prompt(prompts, device, 1, False)[0]
+    options = prompt_options(pipeline, prompts, num_chunks, is_guided=False)
+    embeds = pipeline.encode_prompt(
+        options.get("prompt"), device, 1, False, prompt_embeds=options.get("prompt_embeds")
+    )[0]
     condition = torch.ones(len(prompts), TIME_COND_PROJ_DIM, device=device, dtype=dtype)
     predictions = []
     for noisy, steps in inputs:
@@ -209,7 +214,8 @@ def _image_difference(
         "output_type": "pt",
     }
     with pipeline_at_work(pipeline, noise.device, num_pictures=len(prompts)):
-        theirs = pipeline(prompts, num_inference_steps=num_steps, **options).images
+        prompt = prompt_options(pipeline, prompts, student.caption_chunks, is_guided=False)
+        theirs = pipeline(**prompt, num_inference_steps=num_steps, **options).images
     return _difference(ours, theirs.float())
 
 

@@ -78,7 +78,7 @@ def export_student(
     if "onnx" in params.formats:
         require_onnx()
     template = read_template(demo_dir) if "demo" in params.formats else ""
-    teacher = load_pipeline_folder(teacher_dir, precision="fp32")
+    teacher = load_pipeline_folder(teacher_dir, precision="fp32", caption_chunks=base.caption_chunks)
     rest(*teacher.networks)
     student = replace(teacher, unet=load_unet(distilled_dir, precision="fp32", scheduler=teacher.scheduler))
     rest(student.unet)
@@ -96,6 +96,7 @@ def export_student(
             trigger_words=lora.trigger_words(base.prompt_template),
             resolution_px=base.resolution_px,
             guidance_scale=sampling.guidance_scale,
+            caption_chunks=base.caption_chunks,
             precision=params.precision,
             metrics=read_json(evaluate_metrics_path),
             has_plot=write_plot(folder, sweep_path),
@@ -146,7 +147,9 @@ class _Run:
 
     def export_diffusers(self, facts: CardFacts) -> None:
         settings = SamplingSettings(
-            num_inference_steps=self.sampling.student_steps, prompt_template=self.base.prompt_template
+            num_inference_steps=self.sampling.student_steps,
+            prompt_template=self.base.prompt_template,
+            caption_chunks=self.base.caption_chunks,
         )
         parity = write_diffusers_folder(
             self.student,
@@ -176,6 +179,7 @@ class _Run:
             base_model=self.base.model,
             prediction_type=self.teacher.scheduler.config.prediction_type,
             prompt_template=self.base.prompt_template,
+            caption_chunks=self.base.caption_chunks,
             resolution_px=self.base.resolution_px,
             captions=captions,
         )
@@ -282,14 +286,16 @@ class _Run:
     def _check_pictures(self, name: str, pipeline: Any, bundle: ModelBundle, allowed: float) -> float:
         """Largest difference of the pictures that both draw for `export.prompts`."""
         noise, num_steps = self._noise(len(self.prompts)), self.sampling.student_steps
-        theirs = draw_by_diffusers(
-            pipeline, self.prompts, noise, scheduler=self.scheduler, num_steps=num_steps, seed=self.params.seed
-        )
+        options: dict[str, Any] = {
+            "scheduler": self.scheduler,
+            "num_steps": num_steps,
+            "num_chunks": self.base.caption_chunks,
+            "seed": self.params.seed,
+        }
+        theirs = draw_by_diffusers(pipeline, self.prompts, noise, **options)
         reference = bundle.pipeline()
         reference.set_progress_bar_config(disable=True)
-        ours = draw_by_diffusers(
-            reference, self.prompts, noise, scheduler=self.scheduler, num_steps=num_steps, seed=self.params.seed
-        )
+        ours = draw_by_diffusers(reference, self.prompts, noise, **options)
         found = (ours - theirs).abs().max().item()
         if not found <= allowed:
             raise StageError(
@@ -331,6 +337,7 @@ class _Run:
                 self._noise(batch),
                 scheduler=self.scheduler,
                 num_steps=self.sampling.student_steps,
+                num_chunks=self.base.caption_chunks,
                 seed=self.params.seed,
             ).cpu()
 

@@ -23,6 +23,8 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The file in which the stage `teacher` saves the adapters."""
 MAX_TAGS = 200
 """Tags in the metadata: the most frequent ones. Captions in whole sentences rarely repeat, and would fill the file."""
+TOKENS_PER_CHUNK = 75
+"""Of CLIP's text encoder, without begin and end."""
 SD_CONTEXT_WIDTH = 768
 """Width of the text encoder of Stable Diffusion 1.x."""
 
@@ -40,6 +42,7 @@ class LoraFacts:
     base_model: str
     prediction_type: str
     prompt_template: str
+    caption_chunks: int
     resolution_px: int
     captions: list[str]
 
@@ -89,6 +92,8 @@ def kohya_metadata(state: Mapping[str, Tensor], facts: LoraFacts) -> dict[str, s
         "modelspec.resolution": f"{facts.resolution_px}x{facts.resolution_px}",
         "modelspec.prediction_type": modelspec_prediction(facts.prediction_type),
     }
+    if facts.caption_chunks > 1:
+        metadata["ss_max_token_length"] = str(TOKENS_PER_CHUNK * facts.caption_chunks)
     if words:
         metadata |= {"modelspec.trigger_phrase": words, "ss_training_comment": f"trigger words: {words}"}
     if _context_width(state) in (None, SD_CONTEXT_WIDTH):

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from naruto_add.config.schema import AddMethod
 from naruto_add.evaluation.catalog import describe, headline, notes
 from naruto_add.export import card_pictures
+from naruto_add.export.lora import TOKENS_PER_CHUNK
 from naruto_add.reporting.tables import SUBJECTS, Metrics, metrics_table
 from naruto_add.runtime.errors import shown
 
@@ -32,6 +33,7 @@ class CardFacts:
     trigger_words: str
     resolution_px: int
     guidance_scale: float
+    caption_chunks: int
     precision: Literal["fp32", "fp16"]
     metrics: Metrics
     has_plot: bool
@@ -97,6 +99,7 @@ def model_card(facts: CardFacts) -> str:
         [
             f"Use {len(facts.timesteps)} steps; the model was trained at their timesteps only.",
             "Guidance scale and negative prompts have no effect.",
+            *_chunks_sentence(facts),
         ],
     )
 
@@ -107,7 +110,10 @@ def lora_card(facts: CardFacts, file: str) -> str:
         facts,
         _front_matter(facts, "teacher", relation="adapter", tags=["lora"]),
         [_lora_introduction(facts), _lora_usage(facts, file)],
-        ["It needs its base model, with its usual number of steps: it does not make it draw in a few steps."],
+        [
+            "It needs its base model, with its usual number of steps: it does not make it draw in a few steps.",
+            *_chunks_sentence(facts),
+        ],
     )
 
 
@@ -213,6 +219,19 @@ def _trigger_sentence(facts: CardFacts) -> str:
     if not facts.trigger_words:
         return " There are no trigger words: describe the picture."
     return f" Trigger words: {code(facts.trigger_words)}."
+
+
+def _chunks_sentence(facts: CardFacts) -> list[str]:
+    if facts.caption_chunks == 1:
+        return []
+    return [
+        (
+            f"It was trained on prompts of {facts.caption_chunks} chunks of {TOKENS_PER_CHUNK} tokens, shorter ones "
+            "filled up with empty chunks. Tools must encode prompts so: `naruto-add generate` does, for diffusers "
+            "compel makes `prompt_embeds` of long prompts, and ComfyUI, AUTOMATIC1111 and Forge encode as many chunks "
+            "as a prompt has."
+        )
+    ]
 
 
 def _student_usage(facts: CardFacts) -> str:

@@ -47,15 +47,17 @@ def write_onnx(student: ModelBundle, folder: Path, *, scheduler: Any, num_steps:
     noise = initial_noise(student, 2, seed=0)
     ids = tokenize(student, ["", ""]).to(student.device)
     embeds, timesteps = encode_prompts(student, ["", ""]), torch.tensor([1, 2], device=student.device)
+    one_chunk = ids[:, : student.tokenizer.model_max_length].contiguous()
     inputs = {"latents": noise, "timesteps": timesteps, "prompt_embeds": embeds}
     with at_work(student.device, *student.networks):
-        _write(_TextEncoder(student.text_encoder), {"input_ids": ids}, "prompt_embeds", folder / TEXT_ENCODER)
+        _write(_TextEncoder(student.text_encoder), {"input_ids": one_chunk}, "prompt_embeds", folder / TEXT_ENCODER)
         _write(_Unet(student.unet), inputs, "noise_pred", folder / UNET)
         _write(_Decoder(student.vae), {"latents": noise}, "pixels", folder / VAE_DECODER)
     _write_tokenizer(student, folder / TOKENIZER)
     sampler = {
         "latent_shape": list(student.latent_shape),
         "prompt_template": prompt_template,
+        "caption_chunks": student.caption_chunks,
         "steps": sampler_steps(scheduler, num_steps),
     }
     (folder / SAMPLER).write_text(json.dumps(sampler, indent=2) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from naruto_add.diffusion.token_chunks import token_chunks
 from naruto_add.export.onnx_packages import INSTALL
 from naruto_add.runtime.errors import StageError
 
@@ -32,6 +33,9 @@ class OnnxPipeline:
             )
         self.sampler: dict[str, Any] = json.loads((folder / SAMPLER).read_text(encoding="utf-8"))
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._empty = self._tokenizer.encode("").ids
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
@@ -56,9 +60,15 @@ class OnnxPipeline:
 
     def encode(self, prompts: Sequence[str]) -> Floats:
         """Text embeddings of the prompts."""
-        ids = np.array([encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))], dtype=np.int64)
-        embeds: Floats = self._run(TEXT_ENCODER, input_ids=ids)[0]
-        return embeds
+        tokens = np.array(self._tokens(prompts), dtype=np.int64)
+        chunks: Floats = self._run(TEXT_ENCODER, input_ids=tokens.reshape(-1, len(self._empty)))[0]
+        return chunks.reshape(*tokens.shape, -1)
+
+    def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Ids of all chunks of each prompt."""
+        num_chunks = self.sampler.get("caption_chunks", 1)  # missing in folders of earlier versions
+        encoded = self._tokenizer.encode_batch(list(prompts), add_special_tokens=False)
+        return [token_chunks(encoding.ids, self._empty, num_chunks) for encoding in encoded]
 
     def noise_pred(self, latents: Floats, timestep: int, embeds: Floats) -> Floats:
         """Epsilon of noisy latents at one timestep."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import downsampling
-from naruto_add.diffusion.bundle import ModelBundle, load_bundle
+from naruto_add.diffusion.bundle import ModelBundle, load_bundle, prompt_options
 from naruto_add.diffusion.placement import at_work, rest, vae_at_work
 from naruto_add.generation.draw import step_noise_generators
 
@@ -66,14 +66,21 @@ def pipeline_at_work(pipeline: Any, device: torch.device, *, num_pictures: int) 
 
 
 def draw_by_diffusers(
-    pipeline: Any, prompts: Sequence[str], noise: Tensor, *, scheduler: Any, num_steps: int, seed: int
+    pipeline: Any,
+    prompts: Sequence[str],
+    noise: Tensor,
+    *,
+    scheduler: Any,
+    num_steps: int,
+    num_chunks: int,
+    seed: int,
 ) -> Tensor:
     """Pictures in [0, 1] by this scheduler in so many steps, without guidance, drawn on the device of the noise."""
     predicted = pipeline.scheduler.config.prediction_type  # by the pipeline's U-Net; the scheduler's is epsilon
     pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=predicted)
     with pipeline_at_work(pipeline, noise.device, num_pictures=len(prompts)):
         pictures: Tensor = pipeline(
-            list(prompts),
+            **prompt_options(pipeline, list(prompts), num_chunks, is_guided=False),
             num_inference_steps=num_steps,
             guidance_scale=1.0,
             latents=noise,

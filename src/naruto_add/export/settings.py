@@ -11,10 +11,14 @@ FILE = "naruto_add.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """The number of steps that the student was trained for, and the template of the prompts that it was trained on."""
+    """The number of steps that the student was trained for, and how the prompts that it was trained on were made.
+
+    `caption_chunks` is missing in files of earlier versions, which had one chunk.
+    """
 
     num_inference_steps: int
     prompt_template: str
+    caption_chunks: int = 1
 
 
 def write_settings(folder: Path, settings: SamplingSettings) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.export.lora import SD_CONTEXT_WIDTH, modelspec_prediction, trigger_words
+from naruto_add.export.lora import SD_CONTEXT_WIDTH, TOKENS_PER_CHUNK, modelspec_prediction, trigger_words
 from naruto_add.export.original_layout import Numbering, original_state
 from naruto_add.export.safetensors_file import save_sorted
 from naruto_add.runtime.errors import StageError
@@ -34,7 +34,12 @@ def write_single_files(
         metadata["modelspec.trigger_phrase"] = words
     if not unfit_reason(teacher.unet.config):
         metadata["modelspec.architecture"] = "stable-diffusion-v1"
-    hint = {"modelspec.usage_hint": f"euler, scheduler simple, {num_steps} steps, cfg 1"}
+    hints = [f"euler, scheduler simple, {num_steps} steps, cfg 1"]
+    if student.caption_chunks > 1:
+        chunks = f"prompts in {student.caption_chunks} chunks of {TOKENS_PER_CHUNK} tokens (long prompts on)"
+        metadata["modelspec.usage_hint"] = chunks
+        hints.append(chunks)
+    hint = {"modelspec.usage_hint": ", ".join(hints)}
     _write(teacher, folder / TEACHER, "contiguous", metadata)
     _write(student, folder / STUDENT, "contiguous", metadata | hint)
     if is_bk_tiny(student.unet.config):

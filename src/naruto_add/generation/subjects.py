@@ -66,6 +66,7 @@ class Subject:
             str(decoder_dtype(self.bundle.vae)),
             self.bundle.device.type,
             self.bundle.latent_shape,
+            self.bundle.caption_chunks,
             type(scheduler).__name__,
             {name: value for name, value in scheduler.config.items() if not name.startswith("_")},
             self.sampler.num_inference_steps,
@@ -81,7 +82,9 @@ def load_subjects(models: Models) -> dict[str, Subject]:
     base, sampling = models.base, models.sampling
     base_bundle = load_bundle(base)
     rest(*base_bundle.networks)
-    teacher = load_pipeline_folder(models.teacher_dir, precision=base.frozen_precision)
+    teacher = load_pipeline_folder(
+        models.teacher_dir, precision=base.frozen_precision, caption_chunks=base.caption_chunks
+    )
     rest(*teacher.networks)
     if teacher.device.type == "cuda" and base.frozen_precision != "fp32":
         for bundle in (base_bundle, teacher):

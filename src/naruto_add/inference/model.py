@@ -16,6 +16,7 @@ from naruto_add.config import paths
 from naruto_add.config.load import load_params
 from naruto_add.config.schema import Params
 from naruto_add.data.prompts import fill_template
+from naruto_add.diffusion.bundle import prompt_options
 from naruto_add.export.settings import SamplingSettings, read_settings
 from naruto_add.runtime.compute import default_device
 from naruto_add.runtime.errors import StageError
@@ -32,17 +33,25 @@ class Model:
     num_inference_steps: int
     guidance_scale: float | None
     prompt_template: str
+    caption_chunks: int = 1
 
     def draw(self, caption: str, *, seed: int) -> Image.Image:
         """One picture, from the noise of a CPU generator with this seed."""
         guidance = {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+        prompt = fill_template(self.prompt_template, caption)
         image: Image.Image = self.pipeline(
-            fill_template(self.prompt_template, caption),
+            **self._prompt(prompt),
             num_inference_steps=self.num_inference_steps,
             generator=torch.Generator("cpu").manual_seed(seed),
             **guidance,
         ).images[0]
         return image
+
+    def _prompt(self, prompt: str) -> dict[str, Any]:
+        if self.caption_chunks == 1:
+            return {"prompt": prompt}
+        is_guided = self.guidance_scale is not None
+        return prompt_options(self.pipeline, [prompt], self.caption_chunks, is_guided=is_guided)
 
 
 def load_model(folder: Path, *, num_steps: int | None, guidance_scale: float | None, raw_prompt: bool) -> Model:
@@ -67,6 +76,7 @@ def load_model(folder: Path, *, num_steps: int | None, guidance_scale: float | N
         num_inference_steps=steps,
         guidance_scale=None if settings else guidance_scale or defaults.guidance_scale(),
         prompt_template=NO_TEMPLATE if raw_prompt else defaults.prompt_template(),
+        caption_chunks=defaults.caption_chunks(),
     )
 
 
@@ -84,6 +94,13 @@ class _Defaults:
 
     def prompt_template(self) -> str:
         return self._settings.prompt_template if self._settings else self._params("--raw-prompt").base.prompt_template
+
+    def caption_chunks(self) -> int:
+        """1 for a folder that this project has not made."""
+        if self._settings:
+            return self._settings.caption_chunks
+        is_own = self._folder.resolve() == paths.TEACHER.resolve() and paths.PARAMS.exists()
+        return load_params(paths.PARAMS).base.caption_chunks if is_own else 1
 
     def _params(self, option: str) -> Params:
         if not paths.PARAMS.exists():

@@ -48,7 +48,7 @@ class _AsDiffusers:
     def __init__(self, pipeline: OnnxPipeline) -> None:
         self._pipeline = pipeline
 
-    def __call__(self, prompt: str, *, generator: torch.Generator, **_: Any) -> Any:
+    def __call__(self, *, prompt: str, generator: torch.Generator, **_: Any) -> Any:
         noise = torch.randn((1, *self._pipeline.latent_shape), generator=generator)
         pictures = self._pipeline.draw([prompt], noise.numpy())
         return SimpleNamespace(images=[Image.fromarray(picture) for picture in pictures])

@@ -221,7 +221,7 @@ def _model_key(bundle: ModelBundle, sampler: Sampler) -> str:
     """A hash of the networks and of the sampler."""
     schedule = {name: value for name, value in sampler.scheduler.config.items() if not name.startswith("_")}
     predicted = bundle.scheduler.config.prediction_type  # the sampler's is always epsilon
-    options = [schedule, predicted, sampler.num_inference_steps, sampler.guidance_scale]
+    options = [schedule, predicted, sampler.num_inference_steps, sampler.guidance_scale, bundle.caption_chunks]
     return content_hash(hash_model(bundle.unet), hash_model(bundle.text_encoder), options)
 
 

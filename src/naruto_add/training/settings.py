@@ -16,5 +16,6 @@ class DistillationSettings:
     pool_steps: int
     student_timesteps: list[int]
     prompt_template: str
+    caption_chunks: int
     frozen_precision: Precision
     autocast: Precision

@@ -32,6 +32,7 @@ SETTINGS = DistillationSettings(
     pool_steps=4,
     student_timesteps=TIMESTEPS,
     prompt_template=TEMPLATE,
+    caption_chunks=1,
     frozen_precision="fp32",
     autocast="fp32",
 )

@@ -58,6 +58,7 @@ def base_at(folder: Path) -> Base:
         autocast="fp32",
         resolution_px=32,
         prompt_template=TEMPLATE,
+        caption_chunks=1,
     )
 
 

@@ -40,7 +40,9 @@ def distill(
     `run.checkpoint_dir` also contains caches. `pool_cache_dir` may be shared by all configurations that have the same
     `POOL_CODE`.
     """
-    bundle = load_pipeline_folder(teacher_dir, precision=settings.frozen_precision)
+    bundle = load_pipeline_folder(
+        teacher_dir, precision=settings.frozen_precision, caption_chunks=settings.caption_chunks
+    )
     student = load_unet(student_dir, precision="fp32", scheduler=bundle.scheduler).requires_grad_(True)
     rest(student)  # until the data is ready
     data, image_text = _load_inputs(

@@ -47,7 +47,9 @@ def build_student(
     the inherited weights. `run.checkpoint_dir` also contains caches. `pool_cache_dir` may be shared by all
     configurations that have the same `POOL_CODE`.
     """
-    bundle = load_pipeline_folder(teacher_dir, precision=settings.frozen_precision)
+    bundle = load_pipeline_folder(
+        teacher_dir, precision=settings.frozen_precision, caption_chunks=settings.caption_chunks
+    )
     rest(bundle.vae)
     teacher_unet = load_unet(teacher_dir / "unet", precision="fp32", scheduler=bundle.scheduler)
     rest(teacher_unet)

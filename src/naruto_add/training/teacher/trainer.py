@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from naruto_add.config.schema import Precision, Teacher
-from naruto_add.diffusion.bundle import ModelBundle, decode_latents
+from naruto_add.diffusion.bundle import ModelBundle, decode_latents, embed_tokens
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, snr
 from naruto_add.diffusion.placement import rest
 from naruto_add.diffusion.sampling import dpm_solver_sampler, initial_noise, noise_pred, sample_latents
@@ -32,8 +32,10 @@ DRAWING_STEPS = 12
 class Denoiser(nn.Module):
     """The U-Net, and the text encoder if it is trained too."""
 
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module | None) -> None:
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module | None, *, num_chunks: int) -> None:
+        """`num_chunks` is the number of chunks in the token ids of a prompt."""
         super().__init__()
+        self._num_chunks = num_chunks
         self.unet = unet
         self.text_encoder = text_encoder
 
@@ -45,7 +47,7 @@ class Denoiser(nn.Module):
         """The embeddings, fp32, of token ids if there is a text encoder; else `prompts`, which are embeddings."""
         if self.text_encoder is None:
             return prompts
-        return self.text_encoder(prompts).last_hidden_state.float()
+        return embed_tokens(self.text_encoder, prompts, self._num_chunks)
 
 
 class TeacherTrainer:
@@ -73,7 +75,7 @@ class TeacherTrainer:
             seed=params.seed,
             start_path=Path(params.lora_start) if params.lora_start else None,
         )
-        self.denoiser = Denoiser(bundle.unet, text_encoder)
+        self.denoiser = Denoiser(bundle.unet, text_encoder, num_chunks=bundle.caption_chunks)
         rest(*([bundle.vae] if text_encoder else [bundle.vae, bundle.text_encoder]))
         if params.gradient_checkpointing:
             bundle.unet.enable_gradient_checkpointing()
