@@ -87,10 +87,12 @@ def undisturbed(folder: Path) -> Project:
 
 
 def trials(finished: Project, stages: Sequence[str], log: Path) -> Iterator[Trial | None]:
-    """The trials that are not in the log, the kinds in turn; then kills until there are enough; then None."""
+    """The trials that are not in the log: kills, then the other kinds in turn, then kills until enough; then None."""
     done = {row["trial"] for row in read_rows(log)}
     by_kind = [[trial for trial in kind if trial.stage in stages] for kind in _planned(finished)]
-    for trial in (trial for turn in zip_longest(*by_kind) for trial in turn if trial is not None):
+    kills, *others = by_kind
+    in_turn = (trial for turn in zip_longest(*others) for trial in turn if trial is not None)
+    for trial in (*kills, *in_turn):
         if trial.name not in done:
             yield trial
     if "add" in stages and (two := Trial("two_at_once", "add")).name not in done:
@@ -107,10 +109,10 @@ def trials(finished: Project, stages: Sequence[str], log: Path) -> Iterator[Tria
 
 def _planned(finished: Project) -> Iterator[list[Trial]]:
     yield [Trial("kill", stage, detail=str(number)) for number in range(2) for stage in STAGES]
-    yield [Trial("full_disk_at_each_open", stage) for stage in STAGES]
+    yield [Trial(kind, stage) for kind in ("terminate", "ctrl_c", "dvc_killed") for stage in STAGES]
     yield [Trial("damaged_caches", stage, detail=how) for stage, how in damages(finished)]
     yield [Trial("damaged_checkpoints", stage) for stage in STAGES[:3]]
-    yield [Trial(kind, stage) for kind in ("terminate", "ctrl_c", "dvc_killed") for stage in STAGES]
+    yield [Trial("full_disk_at_each_open", stage) for stage in STAGES]
     yield [Trial("file_size_limit", stage) for stage in STAGES]
     yield [Trial("filled_tmpfs", stage) for stage in STAGES]
 
