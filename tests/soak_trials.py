@@ -22,7 +22,8 @@ READERS = {"teacher": "teacher", "student": "student", "pool": "student", "add":
 """The stage that reads the caches in a folder of .checkpoints."""
 KILLS = ("kill", "dvc_killed")
 MAX_OPENS = 40
-TIMED = ("latency", "_ms", "seconds", "threads")
+MEASURED = ("latency", "_ms", "seconds", "threads", "speedup", "per_second", "peak_")
+"""Parts of the names of metrics that differ between any two runs: times, and the memory of the process."""
 FREE_FOR_CHECKS = 1_200_000_000
 """Bytes of the file system that is filled: stages ask for half a gigabyte before they start."""
 
@@ -46,7 +47,10 @@ class Trial:
 
 
 def run_trial(trial: Trial, finished: Project, root: Path) -> dict[str, Any]:
-    """The row for the log: what was done, and why it failed, or "" if the outputs were equal in the end."""
+    """The row for the log: what was done, and why it failed, or "" if the outputs were equal in the end.
+
+    The project of a trial that failed is kept in the folder `failed`.
+    """
     for folder in root.parent.glob(f"{root.name}*/"):  # of the trial before
         _unmount(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -56,6 +60,10 @@ def run_trial(trial: Trial, finished: Project, root: Path) -> dict[str, Any]:
         TRIALS[trial.kind](_Run(trial, finished, root, random.Random(trial.name), counts))
     except Exception as error:  # noqa: BLE001 (an error of the soak itself is a failure too, and the others go on)
         failure = f"{type(error).__name__}: {error}"
+        if root.exists() and not root.is_mount():
+            shutil.copytree(
+                root, root.parent / "failed" / trial.name.replace(" ", "_"), dirs_exist_ok=True, symlinks=True
+            )
     return {"trial": trial.name, "kind": trial.kind, "stage": trial.stage, "counts": counts, "failure": failure}
 
 
@@ -110,8 +118,9 @@ class _Run:
                 ours, theirs = project.root / name, self.finished.root / name
                 if not ours.is_file() or not theirs.is_file():
                     raise SoakError(f"{name} is missing")
-                if _content(ours) != _content(theirs):
-                    raise SoakError(f"{name} differs from that of the undisturbed run")
+                if (found := _content(ours)) != (expected := _content(theirs)):
+                    keys = sorted(key for key, _ in found.items() ^ expected.items()) if ours.suffix == ".json" else ""
+                    raise SoakError(f"{name} differs from that of the undisturbed run {keys}")
         self.counts["equal outputs"] += 1
 
 
@@ -385,11 +394,11 @@ def _names(path: Path, root: Path) -> list[Path]:
 
 
 def _content(file: Path) -> Any:
-    """The content without timings and thread counts, which differ between any two runs."""
+    """The content without what is measured."""
     if file.suffix == ".json":
         values = json.loads(file.read_text())
         if isinstance(values, dict):
-            return {key: value for key, value in values.items() if not any(word in key for word in TIMED)}
+            return {key: value for key, value in values.items() if not any(word in key for word in MEASURED)}
     if file.name == "sweep.tsv":
         rows = [line.split("\t") for line in file.read_text().splitlines()]
         timed = {column for column, name in enumerate(rows[0]) if "latency" in name}

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from naruto_add.config.schema import Ingest
+from naruto_add.data.captions import clean_captions
 from naruto_add.data.entries import Entry, Reject, ShinobiId
 from naruto_add.data.sources import open_source
 from naruto_add.runtime.errors import StageError
@@ -561,3 +562,56 @@ def test_parquet_files_that_are_pipes_or_lead_out_of_the_folder_are_rejected(tmp
         "link.parquet": "path_escape",
         "pipe.parquet": "missing_file",
     }
+
+
+def test_the_rows_of_one_picture_are_its_captions(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        _picture(tmp_path / name)
+    rows = [
+        ("a.png", "a man"),
+        ("b.png", "a dog"),
+        ("./a.png", ["a boy", "a lad"]),
+        ("a.png", None),
+        ("a.png", "a man"),
+    ]
+    _jsonl(tmp_path, *({"file_name": name, "text": text, "tag": str(text)} for name, text in rows))
+    first, second, empty, repeated = _entries("folder", tmp_path)
+    assert isinstance(first, Entry) and isinstance(second, Entry)
+    assert clean_captions(first.captions) == ("a man", "a boy", "a lad")
+    assert (first.name, first.attributes) == ("a.png", {"tag": "a man"})
+    assert (second.name, second.captions) == ("b.png", "a dog")
+    assert {empty.name, repeated.name} == {"a.png"}, "rows that add no caption stay, and are rejected as such"
+
+
+@pytest.mark.parametrize("name", ["Metadata.JSONL", "METADATA.jsonl", "sub/metadata.Jsonl"])
+def test_tables_are_found_whatever_the_case_of_their_names(tmp_path: Path, name: str) -> None:
+    table = tmp_path / name
+    _picture(table.parent / "a.png")
+    table.write_text(json.dumps({"file_name": "a.png", "text": "a man"}))
+    (entry,) = _entries("folder", tmp_path)
+    assert isinstance(entry, Entry) and entry.captions == "a man"
+
+
+def test_two_tables_in_one_folder_are_named_whatever_their_case(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text("{}")
+    (tmp_path / "Metadata.jsonl").write_text("{}")
+    with pytest.raises(StageError, match=r"holds both [mM]etadata\.jsonl and [mM]etadata\.jsonl"):
+        _entries("folder", tmp_path)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_file_with_another_separator_is_an_error_that_says_so(tmp_path: Path, separator: str) -> None:
+    _picture(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text(f"file_name{separator}text\na.png{separator}a man\n")
+    with pytest.raises(StageError, match=r"has no column 'file_name'; .*; separate columns by commas"):
+        _entries("folder", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["captions.json", "metadata.json", "labels.tsv"])
+def test_captions_in_a_file_that_is_not_read_are_an_error_that_says_how_to_write_them(
+    tmp_path: Path, name: str
+) -> None:
+    _picture(tmp_path / "a.png")
+    (tmp_path / name).write_text(json.dumps({"a.png": "a man"}))
+    with pytest.raises(StageError, match=rf"{name} is not read: write it as metadata\.jsonl"):
+        _entries("folder", tmp_path)

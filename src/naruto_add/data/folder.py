@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from naruto_add.config.schema import Ingest
 from naruto_add.data.entries import Entry, FolderListing, Reject, Source, list_folder, locate, split_of_folder
 from naruto_add.data.formats import is_unread_picture, picture_suffixes, unread_detail
-from naruto_add.data.metadata import find_tables, table_entries
+from naruto_add.data.metadata import find_tables, is_table, table_entries
 from naruto_add.data.sidecars import sidecar_entries
 from naruto_add.runtime.errors import StageError, shown
 
@@ -117,6 +117,10 @@ def _fitting(listing: FolderListing, params: Ingest) -> str:
     choices = []
     if any("/" in name or params.captions != "auto" for name in _tables(listing)):
         choices.append("ingest.captions metadata reads its tables")
+    if others := [name for name in listing.files if name.lower().endswith((".json", ".tsv", ".xlsx"))]:
+        choices.append(
+            f"{shown(others[0])} is not read: write it as metadata.jsonl, an object for each picture on a line"
+        )
     suffixes = picture_suffixes()
     pictures = [name for name in listing.files if PurePosixPath(name).suffix.lower() in suffixes]
     phrases = [caption for name in pictures if " " in (caption := caption_in_name(name))]
@@ -130,7 +134,7 @@ def _fitting(listing: FolderListing, params: Ingest) -> str:
 
 
 def _tables(listing: FolderListing) -> list[str]:
-    return [name for name in listing.files if PurePosixPath(name).name in ("metadata.jsonl", "metadata.csv")]
+    return [name for name in listing.files if is_table(name)]
 
 
 def _check_unpacked(entries: _Entries, listing: FolderListing, params: Ingest) -> None:

@@ -1,11 +1,14 @@
-"""Captions in the tables of a folder: metadata.jsonl or metadata.csv, at any depth."""
+"""Captions in the tables of a folder: metadata.jsonl or metadata.csv, in any case, at any depth."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from naruto_add.config.schema import Ingest
+from naruto_add.data.captions import clean_captions
 from naruto_add.data.entries import Entry, FolderListing, Reject, given_split, locate, plain_attributes, split_of_folder
 from naruto_add.data.formats import is_unread_picture, picture_suffixes, unread_detail
 from naruto_add.data.tables import Row, Table, read_table
@@ -19,7 +22,7 @@ def find_tables(root: Path, listing: FolderListing, params: Ingest) -> list[str]
     """The tables at any depth. Raises StageError for a link out of the folder, and for two tables in one folder."""
     by_folder: dict[PurePosixPath, list[str]] = defaultdict(list)
     for name in listing.files:
-        if PurePosixPath(name).name in _NAMES:
+        if is_table(name):
             found = locate(root, name, name=name)
             if isinstance(found, Reject) and found.reason == "path_escape":
                 raise StageError(
@@ -29,14 +32,24 @@ def find_tables(root: Path, listing: FolderListing, params: Ingest) -> list[str]
                 by_folder[PurePosixPath(name).parent].append(name)
     for folder, names in by_folder.items():
         if len(names) > 1:
+            names.sort(key=str.lower, reverse=True)
             raise StageError(
-                f"ingest.path: {str(root / folder)!r} holds both metadata.jsonl and metadata.csv; keep one of them"
+                f"ingest.path: {str(root / folder)!r} holds both {PurePosixPath(names[0]).name} and "
+                f"{PurePosixPath(names[1]).name}; keep one of them"
             )
     return [name for names in by_folder.values() for name in names]
 
 
+def is_table(name: str) -> bool:
+    """Whether the file has the name of a table, in any case."""
+    return PurePosixPath(name).name.lower() in _NAMES
+
+
 def table_entries(root: Path, names: Sequence[str], listing: FolderListing, params: Ingest) -> list[Entry | Reject]:
-    """The rows of the tables, then rejects for pictures that no row names and for folders that cannot be listed."""
+    """The pictures that rows name, then rejects for pictures that none names and for folders that cannot be listed.
+
+    Several rows of one picture are alternative captions, as in data sets with a row for each caption.
+    """
     entries: list[Entry | Reject] = []
     mentioned: set[str] = set()
     for name in names:
@@ -51,14 +64,42 @@ def table_entries(root: Path, names: Sequence[str], listing: FolderListing, para
     unnamed = [name for name in listing.files if name not in mentioned and _is_picture(name)]
     where = PurePosixPath(names[0]).name if len(names) == 1 else f"the {len(names)} tables"
     rejects = [_unnamed(name, where) for name in unnamed if locate(root, name, name=name) not in taken]
-    return [*entries, *rejects, *listing.unreadable]
+    return [*_one_for_each_picture(entries), *rejects, *listing.unreadable]
+
+
+def _one_for_each_picture(entries: Sequence[Entry | Reject]) -> list[Entry | Reject]:
+    """The entries without those that only add captions to an earlier one of the same picture, which then has them.
+
+    Rows without a new caption stay: they are rejected later, as copies or because they have none.
+    """
+    kept: list[Entry | Reject] = []
+    first_of: dict[Any, int] = {}
+    for entry in entries:
+        captions = clean_captions(entry.captions) if isinstance(entry, Entry) else ()
+        if isinstance(entry, Reject) or not captions:
+            kept.append(entry)
+        elif entry.picture not in first_of:
+            first_of[entry.picture] = len(kept)
+            kept.append(entry)
+        else:
+            index = first_of[entry.picture]
+            first = kept[index]
+            assert isinstance(first, Entry), "only entries are in first_of"
+            earlier = clean_captions(first.captions)
+            if set(captions) <= set(earlier):
+                kept.append(entry)
+            else:
+                kept[index] = replace(first, captions=[*earlier, *captions])
+    return kept
 
 
 def _check_columns(file: Path, table: Table, params: Ingest) -> None:
     for column, key in (("file_name", "ingest.path"), (params.caption_column, "ingest.caption_column")):
         if column not in table.columns:
             names = ", ".join(map(shown, table.columns)) or "none"
-            raise StageError(f"{key}: {shown(file)} has no column {column!r}; its columns: {names}")
+            is_other = len(table.columns) == 1 and re.search(r"[;\t|]", table.columns[0])
+            hint = "; separate columns by commas" if is_other else ""
+            raise StageError(f"{key}: {shown(file)} has no column {column!r}; its columns: {names}{hint}")
 
 
 def _row_entry(root: Path, folder: PurePosixPath, row: Row, params: Ingest) -> Entry | Reject:
