@@ -21,6 +21,7 @@ FILES = {
     "lora/README.md": b"# A LoRA\n",
     "lora/lora_kohya.safetensors": b"weights",
     "onnx/unet.onnx": b"network",
+    "demo.html": b"<!DOCTYPE html>",
 }
 
 
@@ -109,6 +110,14 @@ def test_a_dry_run_lists_the_files_and_needs_nothing(export_dir: Path) -> None:
     assert {line.split()[-1] for line in text.splitlines()} >= set(FILES)
     assert f"{len(FILES)} files" in text
     assert "nothing was uploaded to me/my-student" in text
+
+
+def test_an_export_without_a_lora_says_how_to_make_one(export_dir: Path) -> None:
+    (export_dir / "lora/README.md").unlink()
+    message = run_error("publish", "me/x", "--lora", "--dry-run", "--folder", str(export_dir))
+    assert "is an export without a LoRA; add lora to export.formats and run `dvc repro export`" in message
+    message = run_error("publish", "me/x", "--lora", "--dry-run", "--folder", str(export_dir / "none"))
+    assert "is not an export" in message
 
 
 def test_wrong_names_and_folders_are_messages(export_dir: Path, tmp_path: Path) -> None:

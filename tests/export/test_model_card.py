@@ -31,6 +31,9 @@ def _facts(**changes: object) -> CardFacts:
         "precision": "fp32",
         "metrics": METRICS,
         "has_plot": True,
+        "formats": ["diffusers"],
+        "student_scheduler": "ddim",
+        "unfit_reason": "",
     }
     return CardFacts(**(facts | changes))  # type: ignore[arg-type]
 
@@ -101,6 +104,18 @@ def test_a_base_model_in_a_folder_is_no_repository_of_the_hub() -> None:
     values = ModelCard(_card()).data.to_dict()
     assert "base_model" not in values
     assert "base_model_relation" not in values
+
+
+def test_it_lists_the_other_files_with_the_settings_of_their_tools() -> None:
+    assert "Other files" not in _card()
+    card = _card(formats=["diffusers", "lora", "single_file", "onnx", "onnx_int8", "demo"])
+    for path in ("lora/", "single_file/", "onnx/", "onnx_int8/", "demo.html"):
+        assert f"\n- `{path}`: " in card
+    assert "sampler `euler`, scheduler `simple`, 2 steps, cfg 1" in card
+    assert "euler" not in _card(formats=["single_file"], student_scheduler="lcm")
+    card = _card(formats=["single_file"], unfit_reason="its U-Net is small")
+    assert "No tool for Stable Diffusion 1.5 loads them: its U-Net is small." in card
+    assert "euler" not in card
 
 
 def test_it_shows_grid_plot_and_limits() -> None:

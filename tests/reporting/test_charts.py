@@ -29,10 +29,12 @@ def test_long_curves_are_thinned_and_keep_their_last_point() -> None:
 
 
 def test_points_are_placed_in_proportion_and_text_is_escaped() -> None:
-    chart = Chart("A <loss>", "step", [Series("a", [Point(0, 0), Point(5, 1, "5"), Point(10, 2)])], log_x=False)
+    chart = Chart(
+        "A <loss>", "step", [Series("a", [Point(0, 0), Point(5, 1, "5"), Point(10, 2)])], log_x=False, y_name="<y>"
+    )
     line = re.search(r'points="([^"]+)"', chart.svg)
     assert line
     xs, ys = zip(*([float(value) for value in pair.split(",")] for pair in line[1].split()), strict=True)
     assert xs[1] == pytest.approx((xs[0] + xs[2]) / 2, abs=0.1)
     assert ys[0] > ys[1] > ys[2]  # SVG's y axis points down
-    assert "A &lt;loss&gt;" in chart.svg
+    assert "A &lt;loss&gt;" in chart.svg and "&lt;y&gt;</text>" in chart.svg

@@ -31,19 +31,21 @@ def test_empty_cells_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "teacher.tsv").write_text("step\tloss\n1\t2.5\n2\t\n3\t0.5\n")
     (chart,) = read_charts(tmp_path)
     assert (chart.title, chart.x_name, chart.log_x) == ("Teacher, training loss", "step", False)
+    assert chart.y_name == "loss"
     assert [series.points for series in chart.series] == [[Point(1, 2.5), Point(3, 0.5)]]
 
 
 def test_each_subject_is_a_line_and_steps_are_labels(tmp_path: Path) -> None:
     rows = [
-        "subject\tsteps\tlatency_ms\tdistance",
-        "teacher\t4\t40\t30",
-        "teacher\t100\t1000\t12",
-        "distilled\t4\t31\t13",
+        "subject\tsteps\tlatency_ms\tmetric\tdistance",
+        "teacher\t4\t40\tfd_lite1\t30",
+        "teacher\t100\t1000\tfd_lite1\t12",
+        "distilled\t4\t31\tfd_lite1\t13",
     ]
     (tmp_path / "sweep.tsv").write_text("\n".join(rows) + "\n")
     (chart,) = read_charts(tmp_path)
     assert chart.log_x
+    assert chart.y_name == "distance (fd_lite1)"
     assert {series.name: series.points for series in chart.series} == {
         "teacher": [Point(40, 30, "4"), Point(1000, 12, "100")],
         "distilled": [Point(31, 13, "4")],

@@ -4,9 +4,6 @@ from pathlib import Path
 
 import click
 
-LORA = "lora"
-"""Sub-folder of an export."""
-
 
 @click.command(short_help="Upload the exported model to a hub.")
 @click.argument("repository", metavar="OWNER/NAME")
@@ -32,7 +29,7 @@ def publish(*, repository: str, private: bool, dry_run: bool, lora: bool, folder
       naruto-add publish me/my-student --private
       naruto-add publish me/my-lora --lora
     """
-    from naruto_add.export.publish import MIB, check_repository, publish_folder, uploads
+    from naruto_add.export.publish import LORA, MIB, check_repository, publish_folder, uploads
 
     check_repository(repository)
     source = folder / LORA if lora else folder

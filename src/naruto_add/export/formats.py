@@ -100,6 +100,9 @@ def export_student(
             precision=params.precision,
             metrics=read_json(evaluate_metrics_path),
             has_plot=write_plot(folder, sweep_path),
+            formats=params.formats,
+            student_scheduler=sampling.student_scheduler,
+            unfit_reason=single_file.unfit_reason(teacher.unet.config),
         )
         run = _Run(params, base, sampling, teacher, student, scheduler, prompts, folder)
         run.export_diffusers(facts)

@@ -4,14 +4,14 @@ Names of data sets, models and prompts may come from elsewhere: YAML quotes them
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from naruto_add.config.schema import AddMethod
+from naruto_add.config.schema import AddMethod, ExportFormat, StudentScheduler
 from naruto_add.evaluation.catalog import describe, headline, notes
 from naruto_add.export import card_pictures
 from naruto_add.export.lora import TOKENS_PER_CHUNK
@@ -38,6 +38,11 @@ class CardFacts:
     metrics: Metrics
     has_plot: bool
     """Whether there is a plot of latency and quality."""
+    formats: Sequence[ExportFormat]
+    """What else the folder has."""
+    student_scheduler: StudentScheduler
+    unfit_reason: str
+    """Why no tool for Stable Diffusion 1.x loads the single files; empty if they do."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def model_card(facts: CardFacts) -> str:
     return _card(
         facts,
         _front_matter(facts, "distilled", relation="finetune", tags=[_METHOD_TAGS[facts.method]]),
-        [_student_introduction(facts), _student_usage(facts)],
+        [_student_introduction(facts), _student_usage(facts), *_other_files(facts)],
         [
             f"Use {len(facts.timesteps)} steps; the model was trained at their timesteps only.",
             "Guidance scale and negative prompts have no effect.",
@@ -246,6 +251,29 @@ image.save("picture.png")
 Use {len(facts.timesteps)} steps: other numbers lead to timesteps that the model was not trained at. Guidance is
 distilled into the model: `guidance_scale` and `negative_prompt` have no effect, because the U-Net's
 `time_cond_proj_dim` turns classifier-free guidance off."""
+
+
+def _other_files(facts: CardFacts) -> list[str]:
+    """A section about what else the folder has, or nothing."""
+    num_steps = len(facts.timesteps)
+    single = "Teacher and student in the original layout of Stable Diffusion, in fp16. "
+    if facts.unfit_reason:
+        single += f"No tool for Stable Diffusion 1.5 loads them: {facts.unfit_reason}."
+    else:
+        single += "Tools for Stable Diffusion 1.5 load the teacher; ComfyUI loads the student."
+        if facts.student_scheduler == "ddim":
+            single += (
+                f" Settings for the student in ComfyUI: sampler `euler`, scheduler `simple`, {num_steps} steps, cfg 1."
+            )
+    descriptions: dict[ExportFormat, tuple[str, str]] = {
+        "lora": ("lora/", "The teacher's LoRA in kohya's layout, for the base model, with a card of its own."),
+        "single_file": ("single_file/", single),
+        "onnx": ("onnx/", "The student for onnxruntime, without torch: networks in fp32, tokenizer and sampler."),
+        "onnx_int8": ("onnx_int8/", "The same with int8 weights, a quarter of the size, and small differences."),
+        "demo": ("demo.html", "A page that draws in a browser, offline: download it and open it with a double click."),
+    }
+    rows = [f"- `{path}`: {text}" for name, (path, text) in descriptions.items() if name in facts.formats]
+    return ["## Other files\n\n" + "\n".join(rows)] if rows else []
 
 
 def _lora_usage(facts: CardFacts, file: str) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from naruto_add.runtime.errors import StageError
 
 CARD = "README.md"
+LORA = "lora"
+"""Sub-folder of an export with the teacher's LoRA."""
 MIB = 2**20
 
 
@@ -20,6 +22,11 @@ class Upload:
 
 def uploads(folder: Path) -> list[Upload]:
     """What `publish_folder` uploads. Raises StageError for a folder without a card, which no export wrote."""
+    if folder.name == LORA and (folder.parent / CARD).is_file() and not (folder / CARD).is_file():
+        raise StageError(
+            f"--lora: {folder.parent} is an export without a LoRA; add lora to export.formats and run "
+            "`dvc repro export`, or leave --lora out"
+        )
     if not (folder / CARD).is_file():
         raise StageError(f"--folder: {folder} has no {CARD}, so it is not an export; run `dvc repro export`")
     return list(_files(folder))

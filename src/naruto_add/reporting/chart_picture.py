@@ -8,7 +8,7 @@ from naruto_add.imaging.grid import FAINT, INK, PAPER, load_font
 from naruto_add.reporting.charts import Chart, Point, axis, log_ticks, ticks
 
 SIZE_PX = (840, 500)
-LEFT, RIGHT, TOP, BOTTOM = 90, 30, 50, 70
+LEFT, RIGHT, TOP, BOTTOM = 110, 30, 50, 70
 COLOURS = ("#d1495b", "#1f6f8b", "#3a7d44", "#8a5a9e")
 DOT_PX = 5
 
@@ -26,6 +26,7 @@ def draw_chart(chart: Chart) -> Image.Image:
     for value in (log_ticks if x.log else ticks)(x.low, x.high):
         pen.text((x.place(value), SIZE_PX[1] - BOTTOM + 10), f"{value:,.4g}", fill=FAINT, font=font, anchor="ma")
     pen.text(((LEFT + SIZE_PX[0] - RIGHT) / 2, SIZE_PX[1] - 12), chart.x_name, fill=INK, font=font, anchor="ms")
+    _draw_y_name(image, chart.y_name)
     pen.text((LEFT, 12), chart.title, fill=INK, font=font, anchor="la")
     for index, series in enumerate(chart.series):
         colour = COLOURS[index % len(COLOURS)]
@@ -33,6 +34,14 @@ def draw_chart(chart: Chart) -> Image.Image:
         _draw_line(pen, series.points, places, colour)
         pen.text((SIZE_PX[0] - RIGHT, TOP + 20 * index), series.name, fill=colour, font=font, anchor="ra")
     return image
+
+
+def _draw_y_name(image: Image.Image, name: str) -> None:
+    """Upwards, along the axis."""
+    height = SIZE_PX[1] - TOP - BOTTOM
+    strip = Image.new("RGB", (height, 28), PAPER)
+    ImageDraw.Draw(strip).text((height / 2, 14), name, fill=INK, font=load_font(16), anchor="mm")
+    image.paste(strip.transpose(Image.Transpose.ROTATE_90), (8, TOP))
 
 
 def _draw_line(

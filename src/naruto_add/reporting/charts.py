@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40
-"""Margins for the tick labels and the name of the x axis."""
+LEFT, RIGHT, TOP, BOTTOM = 66, 12, 10, 40
+"""Margins for the tick labels and the names of the axes."""
 MAX_POINTS = 400
 NUM_TICKS = 5
 DECADE = 10.0
@@ -39,6 +39,8 @@ class Chart:
     x_name: str
     series: Sequence[Series]
     log_x: bool
+    y_name: str = ""
+    """Empty if the lines are different quantities, which the legend names."""
 
     @property
     def svg(self) -> Markup:
@@ -92,6 +94,13 @@ def _draw(chart: Chart) -> Markup:
     parts.append(
         Markup('<text class="name" x="{}" y="{}">{}</text>').format((LEFT + WIDTH) / 2, HEIGHT - 4, chart.x_name)
     )
+    if chart.y_name:
+        middle = (TOP + HEIGHT - BOTTOM) / 2
+        parts.append(
+            Markup('<text class="name" x="12" y="{at}" transform="rotate(-90 12 {at})">{}</text>').format(
+                chart.y_name, at=middle
+            )
+        )
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, chart.title, Markup("").join(parts)
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 from naruto_add.reporting.charts import Chart, Point, Series, thin
 from naruto_add.runtime.errors import StageError
 
+Row = Mapping[str, str]
+
 
 @dataclass(frozen=True)
 class Plot:
@@ -49,19 +51,31 @@ def read_charts(folder: Path) -> Iterator[Chart]:
     for plot in PLOTS:
         path = folder / plot.file
         try:
-            series = _series(path, plot.x, plot.columns) if path.exists() else []
+            rows = _rows(path) if path.exists() else []
+            series = _series(rows, plot.x, plot.columns)
         except (ValueError, csv.Error) as error:
             raise StageError(
                 f"{path}: this file is damaged ({error}); delete it and run `dvc repro`, which makes it again"
             ) from error
         if series:
-            yield Chart(plot.title, plot.x.replace("_", " "), series, log_x=plot.x != "step")
+            yield Chart(plot.title, plot.x.replace("_", " "), series, plot.x != "step", _y_name(plot, rows))
 
 
-def _series(path: Path, x: str, columns: Sequence[str]) -> list[Series]:
-    """One line per column. If the file has a column `subject`, one line per subject."""
+def _rows(path: Path) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _y_name(plot: Plot, rows: Sequence[Row]) -> str:
+    """The name of the only column, with what the column `metric` says that it is; the legend names several columns."""
+    if len(plot.columns) > 1:
+        return ""
+    metrics = {row["metric"] for row in rows if row.get("metric")}
+    return plot.columns[0].replace("_", " ") + (f" ({', '.join(sorted(metrics))})" if metrics else "")
+
+
+def _series(rows: Sequence[Row], x: str, columns: Sequence[str]) -> list[Series]:
+    """One line per column. If the file has a column `subject`, one line per subject."""
     subjects = list(dict.fromkeys(row.get("subject", "") for row in rows))
     lines = [
         Series(subject or column, _points([row for row in rows if row.get("subject", "") == subject], x, column))
@@ -71,7 +85,7 @@ def _series(path: Path, x: str, columns: Sequence[str]) -> list[Series]:
     return [line for line in lines if line.points]
 
 
-def _points(rows: Sequence[Mapping[str, str]], x: str, column: str) -> list[Point]:
+def _points(rows: Sequence[Row], x: str, column: str) -> list[Point]:
     """Rows without a value (skipped steps) are left out. A column `steps` labels the points."""
     return thin(
         [
