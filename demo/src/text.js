@@ -1,12 +1,21 @@
-// The inline code of the model card, as nodes.
+// The inline code and the links of the model card, as nodes.
 
 export function withCode(text) {
-  return text.split(/(`+[^`]+`+)/).map((part) => {
+  return text.split(/(`+[^`]+`+|https:\/\/[^\s`]+)/).map((part) => {
+    if (part.startsWith("https://")) return link(part);
     if (!part.startsWith("`")) return document.createTextNode(part);
     const code = document.createElement("code");
     code.textContent = part.replace(/^`+ ?| ?`+$/g, "");
     return code;
   });
+}
+
+function link(address) {
+  const element = document.createElement("a");
+  element.href = address;
+  element.rel = "noreferrer";
+  element.textContent = address;
+  return element;
 }
 
 // The text as part of a file name: lower-case ASCII letters and digits, separated by hyphens.

@@ -125,7 +125,8 @@ def lora_card(facts: CardFacts, file: str) -> str:
 def student_about(facts: CardFacts) -> list[str]:
     """Paragraphs for the demo page: what the student is, its limits and its licences."""
     (use, *limits) = _limit_points(facts, [])
-    return [_student_description(facts), use, " ".join(limits), f"{_licence(facts).text} {_dataset_licence(facts)}"]
+    licences = [_licence(facts).text, _licence(facts).link, _dataset_licence(facts)]
+    return [_student_description(facts), use, " ".join(limits), " ".join(filter(None, licences))]
 
 
 def code(text: str) -> str:
