@@ -29,6 +29,8 @@ from tests.soak_trials import KILLS, STAGES, Trial, damages, run_trial
 
 MIN_COUNTS = {"kills": 30, "kills after a checkpoint": 15, "kills while a file was written": 5}
 """What `make soak` must have done at least; more kills are tried until it has."""
+LONGER = {"student.num_steps": 40, "student.knowledge_steps": 12, "add.num_steps": 40}
+"""Changes of tests/project.py's tiny parameters: enough steps for several disturbances after a checkpoint."""
 MIN_KILLS_PER_STAGE = 4
 """Of each stage that is soaked."""
 
@@ -79,7 +81,7 @@ def undisturbed(folder: Path) -> Project:
         "import sys, pathlib; from tests.conftest import save_tiny_pipeline as save; save(pathlib.Path(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-c", write_base, folder / "base"], cwd=ROOT, check=True)
-    project = Project(root, folder / "base")
+    project = Project(root, folder / "base", LONGER)
     project.dvc("repro", "evaluate")
     project.commit()
     (folder / "is_finished").touch()

@@ -24,6 +24,8 @@ KILLS = ("kill", "dvc_killed")
 MAX_OPENS = 40
 MEASURED = ("latency", "_ms", "seconds", "threads", "speedup", "per_second", "peak_")
 """Parts of the names of metrics that differ between any two runs: times, and the memory of the process."""
+_SECONDS: dict[str, float] = {}
+"""How long each stage took when it last ran to its end."""
 FREE_FOR_CHECKS = 1_200_000_000
 """Bytes of the file system that is filled: stages ask for half a gigabyte before they start."""
 
@@ -101,7 +103,9 @@ class _Run:
 
     def end(self, project: Project) -> None:
         """Run the stage to its end without disturbance, in which it may refuse nothing, and compare its outputs."""
+        started = time.monotonic()
         status, output = self.start(project).finish()
+        _SECONDS[self.stage] = time.monotonic() - started
         if status:
             raise SoakError(f"it ended with status {status}: {output[-1500:]}")
         self.compare(project)
@@ -135,8 +139,7 @@ def damages(finished: Project) -> Iterator[tuple[str, str]]:
 def _kill(run: _Run) -> None:
     """Kill the stage five times: at random moments, after a checkpoint, and while a file is written."""
     project = run.project()
-    moments = [_any_moment, _any_moment, _after_checkpoint, _while_saving, _while_saving]
-    run.rng.shuffle(moments)
+    moments = [_any_moment, _while_saving, _any_moment, _after_checkpoint, _while_saving]
     for wait in moments:
         old = set(_partial(project, run.stage))
         process = run.start(project)
@@ -156,7 +159,7 @@ def _kill(run: _Run) -> None:
 
 
 def _any_moment(run: _Run, _project: Project, process: StageProcess) -> None:
-    process.wait(run.rng.uniform(0.5, 30.0))
+    process.wait(run.rng.uniform(0.2, _SECONDS.get(run.stage, 6.0)))
 
 
 def _after_checkpoint(run: _Run, project: Project, process: StageProcess) -> None:
@@ -238,7 +241,7 @@ def _filled_tmpfs(run: _Run) -> None:
     try:
         inside = _Run(run.trial, run.finished, run.root / "trial", run.rng, run.counts)
         project = inside.project()
-        for moment in (_any_moment, _while_saving, _while_saving):
+        for moment in (_while_saving, _while_saving, _any_moment):
             process = inside.start(project)
             moment(inside, project, process)
             with _filled(run.root, run.rng.randrange(16_384)):

@@ -615,3 +615,30 @@ def test_captions_in_a_file_that_is_not_read_are_an_error_that_says_how_to_write
     (tmp_path / name).write_text(json.dumps({"a.png": "a man"}))
     with pytest.raises(StageError, match=rf"{name} is not read: write it as metadata\.jsonl"):
         _entries("folder", tmp_path)
+
+
+@pytest.mark.parametrize("form", ["sub\\a.png", "sub/A.PNG", ".\\Sub\\a.Png"])
+def test_rows_may_name_files_as_windows_does(tmp_path: Path, form: str) -> None:
+    for name in ("sub/a.png", "b.png"):
+        _picture(tmp_path / name)
+    _jsonl(tmp_path, {"file_name": form, "text": "a man"}, {"file_name": "b.png", "text": "a dog"})
+    assert _reasons(_entries("folder", tmp_path)) == {"sub/a.png": "taken", "b.png": "taken"}
+
+
+def test_a_row_whose_name_fits_two_files_in_other_cases_is_rejected(tmp_path: Path) -> None:
+    for name in ("a.png", "A.png"):
+        _picture(tmp_path / name)
+    _jsonl(tmp_path, {"file_name": "A.PNG", "text": "a man"}, {"file_name": "a.png", "text": "a dog"})
+    assert _reasons(_entries("folder", tmp_path)) == {"A.PNG": "missing_file", "a.png": "taken", "A.png": "no_caption"}
+
+
+def test_a_plain_string_in_a_parquet_file_is_a_path(tmp_path: Path) -> None:
+    _picture(tmp_path / "a.png")
+    names = ["a.png", "https://example.org/b.png", "../c.png", ""]
+    pq.write_table(pa.table({"image": names, "text": ["a man"] * len(names)}), tmp_path / "x.parquet")
+    first, *others = _entries("parquet", tmp_path)
+    assert isinstance(first, Entry) and first.picture == tmp_path / "a.png"
+    assert [entry.reason for entry in others if isinstance(entry, Reject)] == [
+        "missing_file", "path_escape", "missing_file",
+    ]  # fmt: skip
+    assert isinstance(others[0], Reject) and others[0].detail == "https://example.org/b.png does not exist"

@@ -52,11 +52,16 @@ def table_entries(root: Path, names: Sequence[str], listing: FolderListing, para
     """
     entries: list[Entry | Reject] = []
     mentioned: set[str] = set()
+    similar: dict[str, list[str]] = defaultdict(list)
+    for name in listing.files:
+        similar[name.lower()].append(name)
     for name in names:
         table = read_table(root / name, name=name)
         _check_columns(root / name, table, params)
         folder = PurePosixPath(name).parent
-        rows = [row if isinstance(row, Reject) else _row_entry(root, folder, row, params) for row in table.rows]
+        rows = [
+            row if isinstance(row, Reject) else _row_entry(root, folder, row, similar, params) for row in table.rows
+        ]
         entries += rows
         mentioned |= {(folder / each.name).as_posix() for each in rows} | {each.name for each in rows}
         mentioned |= {(folder / piece).as_posix() for piece in table.damaged}
@@ -102,12 +107,23 @@ def _check_columns(file: Path, table: Table, params: Ingest) -> None:
             raise StageError(f"{key}: {shown(file)} has no column {column!r}; its columns: {names}{hint}")
 
 
-def _row_entry(root: Path, folder: PurePosixPath, row: Row, params: Ingest) -> Entry | Reject:
+def _row_entry(
+    root: Path, folder: PurePosixPath, row: Row, similar: Mapping[str, Sequence[str]], params: Ingest
+) -> Entry | Reject:
+    """`similar` are the files of the folder by their names in lower case.
+
+    A row may name its file as Windows does: with backslashes, and in another case if only one file has that name then.
+    """
     file_name = row.values.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         return Reject(name=row.place, reason="bad_row", detail=f"no file_name in {_shortened(row.values)}")
     name = file_name if folder == PurePosixPath() else (folder / file_name).as_posix()
     picture = locate(root, name, name=name)
+    if isinstance(picture, Reject) and picture.reason == "missing_file":
+        names = similar.get(PurePosixPath(name.replace("\\", "/")).as_posix().lower(), ())
+        if len(names) == 1:
+            (name,) = names
+            picture = locate(root, name, name=name)
     if isinstance(picture, Reject):
         return picture
     if is_unread_picture(name):

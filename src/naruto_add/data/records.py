@@ -156,9 +156,9 @@ def _check_columns(where: str, columns: list[str], params: Ingest) -> None:
 def _record_entry(
     name: str, row: Mapping[str, Any], params: Ingest, *, roots: tuple[Path, ...], split: Split | None = None
 ) -> Entry | Reject:
-    """The entry of a row whose picture is `{bytes, path}`, as the datasets library writes it, or plain bytes."""
+    """The entry of a row whose picture is `{bytes, path}`, as the datasets library writes it, plain bytes or a path."""
     image = row[params.image_column]
-    content, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+    content, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, image)
     attributes = plain_attributes(row, without=(params.image_column, params.caption_column))
     split = given_split(row.get("split")) or split
     entry = partial(Entry, name=name, captions=row[params.caption_column], attributes=attributes, split=split)
