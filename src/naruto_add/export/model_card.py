@@ -235,7 +235,7 @@ def _chunks_sentence(facts: CardFacts) -> list[str]:
             f"It was trained on prompts of {facts.caption_chunks} chunks of {TOKENS_PER_CHUNK} tokens, shorter ones "
             "filled up with empty chunks. Tools must encode prompts so: `naruto-add generate` does, for diffusers "
             "compel makes `prompt_embeds` of long prompts, and ComfyUI, AUTOMATIC1111 and Forge encode as many chunks "
-            "as a prompt has."
+            "as a prompt has, without empty ones."
         )
     ]
 
