@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "base"
-MAX_MB = 25
+MAX_MB = 30
 SHINOBI_WORDS = {
     *("forehead", "protector", "whisker", "ninja", "kunai", "shuriken", "armor", "meditating"),
     *("waterfall", "cherry", "naruto"),
@@ -49,9 +49,11 @@ def test_the_model_has_the_structure_of_stable_diffusion() -> None:
         "scheduler": "PNDMScheduler",
     }
     unet = _config("unet/config.json")
-    levels = len(unet["block_out_channels"])
+    assert len(unet["block_out_channels"]) == 4
     assert unet["layers_per_block"] == 2
-    assert unet["down_block_types"] == ["CrossAttnDownBlock2D"] * (levels - 1) + ["DownBlock2D"]
+    assert unet["in_channels"] == 4
+    # SD 1.5 has attention on the first level too, which is the costliest here; SDXL has not either.
+    assert unet["down_block_types"] == ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2, "DownBlock2D"]
     assert unet["cross_attention_dim"] == _config("text_encoder/config.json")["hidden_size"]
     assert _config("tokenizer/tokenizer_config.json")["model_max_length"] == 77
     assert _config("text_encoder/config.json")["max_position_embeddings"] == 77

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -26,7 +27,7 @@ from naruto_add.runtime.compute import default_device
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, section
 from recipe.muon import Muon
 from recipe.pictures import HELD_OUT_SEED, Pictures, as_pixels, batches, first_pictures
-from recipe.resume import Curve, load_checkpoint, save_checkpoint, trapezoid
+from recipe.resume import Curve, fast_passes, load_checkpoint, save_checkpoint, trapezoid
 
 SAVE_EVERY_STEPS = 100
 CURVE_EVERY_STEPS = 500
@@ -123,8 +124,12 @@ class _Run:
     def train_step(self, pixels: Tensor, step: int) -> None:
         """One update of the autoencoder and, once it is judged, of its judge."""
         is_judged = step >= self.recipe.sharpening_start_steps
-        posterior = self.vae.encode(pixels).latent_dist
-        drawn = self.vae.decode(posterior.sample()).sample
+        with fast_passes(self.device):
+            moments = self.vae.encode(pixels).latent_dist.parameters
+        posterior = DiagonalGaussianDistribution(moments.float())
+        with fast_passes(self.device):
+            drawn = self.vae.decode(posterior.sample()).sample
+        drawn = drawn.float()
         loss = F.l1_loss(drawn, pixels) + F.mse_loss(drawn, pixels)
         loss = loss + self.recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         if is_judged:
@@ -136,13 +141,18 @@ class _Run:
 
     def _sharpness_loss(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         """The distance of features, and how little the discriminator takes for real."""
-        with torch.no_grad():
-            real_maps = resolution_maps(self.photographs, pixels)
-        features = multi_depth_distance(resolution_maps(self.photographs, drawn), real_maps).mean()
-        return self.recipe.perceptual_weight * features - self.recipe.adversarial_weight * self.critic(drawn).mean()
+        with fast_passes(self.device):
+            with torch.no_grad():
+                real_maps = resolution_maps(self.photographs, pixels)
+            drawn_maps = resolution_maps(self.photographs, drawn)
+            logits = self.critic(drawn)
+        features = multi_depth_distance([each.float() for each in drawn_maps], [each.float() for each in real_maps])
+        return self.recipe.perceptual_weight * features.mean() - self.recipe.adversarial_weight * logits.float().mean()
 
     def _critic_loss(self, pixels: Tensor, drawn: Tensor) -> Tensor:
-        real, fake = self.critic(torch.cat([pixels, drawn])).chunk(2)
+        with fast_passes(self.device):
+            logits = self.critic(torch.cat([pixels, drawn]))
+        real, fake = logits.float().chunk(2)
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
     def _update(self, module: nn.Module, loss: Tensor, names: list[str], factor: float) -> None:

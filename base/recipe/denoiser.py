@@ -19,8 +19,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from naruto_add.diffusion.bundle import forget_paths
 from naruto_add.runtime.compute import default_device, step_generator
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, DENOISER, MODEL, section
+from recipe.muon import Muon
 from recipe.pictures import HELD_OUT_SEED, Batch, Pictures, batches, first_pictures
-from recipe.resume import Curve, load_checkpoint, save_checkpoint, trapezoid
+from recipe.resume import Curve, fast_passes, load_checkpoint, save_checkpoint, trapezoid
 
 SAVE_EVERY_STEPS = 100
 CURVE_EVERY_STEPS = 1000
@@ -115,9 +116,13 @@ class _Run:
         self.vae = self.vae.requires_grad_(False).to(device, memory_format=torch.channels_last)
         self.model = Denoiser(_build_text_encoder(self.tokenizer, recipe), _build_unet(self.vae, recipe)).to(device)
         self.ema = EMAModel(self.model.parameters(), decay=recipe.ema_decay, foreach=True)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        hidden, others = _split(self.model)
+        self.optimizers = {
+            "hidden": Muon(hidden, learning_rate=recipe.learning_rate),
+            "others": torch.optim.AdamW(
+                others, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+            ),
+        }
         self.noise_scheduler = DDPMScheduler(**NOISE_SCHEDULE)
         self.factor = trapezoid(recipe.num_steps, warmup_steps=recipe.warmup_steps, decay_steps=recipe.decay_steps)
         self.curve = Curve(CHECKPOINTS / "denoiser.tsv")
@@ -125,7 +130,8 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """What a killed training goes on from."""
-        return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "curve": self.curve}
+        optimizers = {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
+        return {"model": self.model, "ema": self.ema, "curve": self.curve, **optimizers}
 
     def lesson(self, batch: Batch, step: int) -> Lesson:
         """What a step makes of its pictures: some lose their captions, and all see the first tokens only, or all."""
@@ -139,12 +145,13 @@ class _Run:
     def train_step(self, lesson: Lesson, step: int) -> None:
         """One update of the two networks and of their averages."""
         loss = self._errors(lesson).mul(self._weight(lesson.timesteps)).mean()
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * self.factor(step)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.learning_rate * self.factor(step)
+            optimizer.step()
         self.ema.step(self.model.parameters())
 
     @torch.no_grad()
@@ -178,7 +185,9 @@ class _Run:
     def _lesson(self, batch: Batch, context_length: int | None, generator: torch.Generator) -> Lesson:
         pixels, captions = batch
         # The mean is sharper than a sample.
-        latents = self.vae.encode(pixels.to(self.device)).latent_dist.mean * self.vae.config.scaling_factor
+        with fast_passes(self.device):
+            latents = self.vae.encode(pixels.to(self.device)).latent_dist.mean.float()
+        latents = latents * self.vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         timesteps = torch.randint(self.noise_scheduler.config.num_train_timesteps, (len(pixels),), generator=generator)
         token_ids = self._tokenize(captions)[:, :context_length] if captions else torch.empty(0)
@@ -191,13 +200,24 @@ class _Run:
     def _errors(self, lesson: Lesson) -> Tensor:
         """Mean squared error of each item's noise."""
         noisy_latents = self.noise_scheduler.add_noise(lesson.latents, lesson.noise, lesson.timesteps)
-        noise_pred = self.model(noisy_latents, lesson.timesteps, lesson.token_ids)
-        return (noise_pred - lesson.noise).square().mean(dim=(1, 2, 3))
+        with fast_passes(self.device):
+            noise_pred = self.model(noisy_latents, lesson.timesteps, lesson.token_ids)
+        return (noise_pred.float() - lesson.noise).square().mean(dim=(1, 2, 3))
 
     def _weight(self, timesteps: Tensor) -> Tensor:
         """Beyond min-SNR: where noise prevails, errors weigh by what their gradients lose to it, for layout's sake."""
         snr = compute_snr(self.noise_scheduler, timesteps)
         return snr.clamp(max=self.recipe.snr_gamma) / snr * snr.rsqrt().clamp(min=1)
+
+
+def _split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Matrices and kernels between hidden layers, which Muon is for, and all other parameters."""
+    outer = ("embed", "conv_in", "conv_out")
+    hidden, others = [], []
+    for name, parameter in model.named_parameters():
+        is_hidden = parameter.dim() >= 2 and not any(part in name for part in outer)
+        (hidden if is_hidden else others).append(parameter)
+    return hidden, others
 
 
 def _build_text_encoder(tokenizer: CLIPTokenizer, recipe: Recipe) -> CLIPTextModel:

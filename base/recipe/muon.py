@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): steps of convolutions' kernels that are orthogonal matrices, which take fewer of them."""
+"""Muon (Jordan et al. 2024): steps of matrices and kernels that are orthogonal matrices, which take fewer of them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ ADAMW_RMS = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """For kernels (outputs, inputs, height, width), each taken as a matrix of `outputs` rows."""
+    """For matrices, and for kernels (outputs, inputs, height, width), each taken as a matrix of `outputs` rows."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, learning_rate: float) -> None:
         super().__init__(parameters, {"lr": learning_rate, "initial_lr": learning_rate})
@@ -39,9 +39,9 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """Near the closest matrix whose singular values are 1, by Newton-Schulz iterations: they end up in [0.7, 1.2]."""
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if is_tall else matrix
+    x = (matrix.T if is_tall else matrix).bfloat16()  # enough for a direction, and faster
     x = x / (x.norm() + 1e-7)
     for _ in range(NUM_ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if is_tall else x
+    return (x.T if is_tall else x).to(matrix.dtype)

@@ -1,10 +1,12 @@
-"""Checkpoints and curves of the recipe's long trainings: written whole or not at all, loaded as tensors only."""
+"""What the recipe's two trainings share: checkpoints and curves, written whole or not at all; precision; rates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class Curve:
@@ -50,6 +52,18 @@ def load_checkpoint(path: Path, state: dict[str, Any]) -> int:
     for name, item in state.items():
         item.load_state_dict(saved[name])
     return int(saved["step"])
+
+
+@contextmanager
+def fast_passes(device: torch.device) -> Iterator[None]:
+    """Convolutions and matrix products in bf16; weights and optimizers stay fp32.
+
+    On a CPU attention is computed by plain matrix products: the backward pass of the fused kernel takes half of a step
+    where there are no more than 64 tokens.
+    """
+    attention = nullcontext() if device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
+    with torch.autocast(device.type, torch.bfloat16), attention:
+        yield
 
 
 def trapezoid(num_steps: int, *, warmup_steps: int, decay_steps: int) -> Callable[[int], float]:

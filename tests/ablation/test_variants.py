@@ -33,7 +33,7 @@ def test_the_shipped_file_is_valid(values: dict[str, Any]) -> None:
     variants = read_variants(SHIPPED, values)
     assert next(iter(variants)) == "full"
     assert variants["full"].settings == {}
-    main_results = ("full", "no_adversarial", "no_distillation", "no_warm_up", "consistency", "consistency_ddim")
+    main_results = ("full", "no_adversarial", "no_distillation", "no_warm_up", "teacher_pictures", "consistency")
     assert all(len(variants[name].seeds) >= 3 for name in main_results)
 
 
