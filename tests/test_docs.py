@@ -22,6 +22,7 @@ from dvc.cli import DvcParserError, parse_args
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from naruto_add.config import paths
 from naruto_add.config.load import parse_params, read_yaml
 from naruto_add.config.schema import Params
 
@@ -230,12 +231,13 @@ def _is_parameter(key: str) -> bool:
 
 
 def _is_made(path: str) -> bool:
-    """Whether this is an output of a stage, or in one, or the folder of one."""
+    """Whether this is an output of a stage, or in one, or the folder of one, or what another command writes."""
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].values()
     outs = [out for stage in stages for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
     names = [out if isinstance(out, str) else next(iter(out)) for out in outs]
     plain = path.rstrip("/")
-    return plain in (".checkpoints", "models", "data") or any(
+    made_by_commands = (paths.ABLATION_METRICS.as_posix(), paths.ABLATION_GRID.as_posix(), "demo/dist/page.html")
+    return plain in (".checkpoints", "models", "data", *made_by_commands) or any(
         plain == name or plain.startswith(f"{name}/") or name.startswith(f"{plain}/") for name in names
     )
 
