@@ -69,6 +69,15 @@ def test_the_committed_parameters_need_nothing_but_the_base_model() -> None:
     check_requirements(params)
 
 
+@pytest.mark.parametrize(
+    ("discriminators", "is_needed"), [(["latent"], False), (["pixel"], True), (["latent", "pixel"], True)]
+)
+def test_the_pixel_backbone_is_needed_only_by_a_pixel_discriminator(discriminators: list[str], is_needed: bool) -> None:
+    params = _params(add__pixel_backbone="dinov2_small", add__discriminators=discriminators)
+    names = [each.name for each in requirements(params)]
+    assert (f"add.pixel_backbone: {DINOV2_SMALL}" in names) is is_needed
+
+
 def test_every_problem_is_in_one_list(tmp_path: Path) -> None:
     problems = _problems(
         _params(

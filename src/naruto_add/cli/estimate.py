@@ -8,7 +8,7 @@ from naruto_add.cli.folder import pipeline_folder
 from naruto_add.config.schema import Ingest
 
 NUM_PICTURES = 1221
-"""Of the Naruto data set of profile sd15; assumed if `ingest` has not run yet."""
+"""The size of the Naruto data set of profile sd15; assumed if `ingest` has not run yet."""
 
 
 @click.command(short_help="Compute the memory, time and disk that the pipeline needs.")

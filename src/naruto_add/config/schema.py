@@ -1,5 +1,6 @@
 """Types and ranges of every parameter. Values and their explanations are in `profiles/default.yaml`.
 
+The values there are those of profile sd15, except its data set and its pinned revisions.
 `base` and `sampling` are shared; every other section belongs to the stage of its name.
 """
 

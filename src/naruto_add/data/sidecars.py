@@ -10,7 +10,7 @@ from naruto_add.data.formats import is_unread_picture, picture_suffixes, unread_
 from naruto_add.data.text import UnknownEncodingError, decode_text
 
 _TEXT_ENDINGS = (".txt", ".caption")
-"""In the order of preference."""
+"""Endings of caption files, in the order of preference."""
 
 
 def sidecar_entries(root: Path, listing: FolderListing) -> list[Entry | Reject]:

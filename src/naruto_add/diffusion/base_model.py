@@ -143,7 +143,7 @@ def _check_repository(model: str, revision: str) -> None:
 
 
 def base_configs(model: str, revision: str) -> Mapping[str, Config] | None:
-    """Those of vae, unet and scheduler; None if neither the hub nor its local cache has them."""
+    """The configurations of vae, unet and scheduler; None if neither the hub nor its local cache has them."""
     if Path(model).exists():
         return _local_configs(model)
     folder = _downloaded(model, revision)
@@ -158,7 +158,7 @@ def _local_configs(model: str) -> Mapping[str, Config]:
 
 
 def _scheduler_config(folder: Path) -> Config:
-    """Empty if there is none: loading the pipeline reports that."""
+    """The scheduler's configuration, empty if the folder has none: loading the pipeline reports that."""
     return _read_config(folder, _SCHEDULER_FILE) if (folder / _SCHEDULER_FILE).is_file() else {}
 
 

@@ -31,7 +31,7 @@ class Counts:
 
 
 def evaluate_counts(params: Params, num_test: int) -> Counts:
-    """Of `evaluate` with a test split of this size; pictures that several sets share are drawn once."""
+    """The counts of `evaluate` with a test split of this size; pictures that several sets share are drawn once."""
     evaluate, sampling = params.evaluate, params.sampling
     few = sampling.student_steps
     num = evaluate.num_images or num_test
@@ -60,7 +60,7 @@ def evaluate_counts(params: Params, num_test: int) -> Counts:
 
 
 def samples_counts(params: Params, num_test: int) -> Counts:
-    """Of `samples`; the grids share pictures of the same model, prompts and seed."""
+    """The counts of `samples`; the grids share pictures of the same model, prompts and seed."""
     samples, few = params.samples, params.sampling.student_steps
     prompts, captions = len(samples.prompts), min(samples.num_test_captions, num_test)
     others = [steps for steps in samples.steps if steps != few]
@@ -75,7 +75,7 @@ def samples_counts(params: Params, num_test: int) -> Counts:
 
 
 def export_counts(params: Params) -> Counts:
-    """Of `export` without ONNX: the checks and the cards' pictures, then at most `MAX_ROUNDS` of timing."""
+    """The counts of `export` without ONNX: checks and cards' pictures, then at most `MAX_ROUNDS` of timing."""
     export, few = params.export, params.sampling.student_steps
     prompts, formats = len(export.prompts), set(export.formats)
     num_loaded = 2 if export.precision == "fp16" else 1

@@ -11,7 +11,7 @@ from naruto_add.training.checkpoint import bytes_to_train
 
 FP32, FP16 = 4, 2
 PNG_BYTES_PER_PIXEL = 1.5
-"""Of photographs and drawings, about; a picture without compression has 3."""
+"""The approximate size of photographs and drawings; a picture without compression has 3 bytes per pixel."""
 
 
 def disk_bytes(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: bool) -> dict[str, int]:

@@ -49,7 +49,7 @@ class Shapes:
     is_assumed: bool
     """The base model's own configurations could not be read, and these are those of Stable Diffusion 1.5."""
     num_tokens: int = TOKENS_PER_CHUNK
-    """Of a prompt, in all chunks."""
+    """Tokens of a prompt in all chunks."""
 
     @property
     def num_channels(self) -> int:
@@ -71,7 +71,7 @@ class Shapes:
 
 
 def shapes_of(base: Base) -> Shapes:
-    """Those of the base model, from its folder, the hub or its cache; if it is in none of them, SD 1.5's."""
+    """The shapes of the base model, from its folder, the hub or its cache; if it is in none of them, SD 1.5's."""
     configs = base_configs(base.model, base.revision)
     vae, unet = (configs["vae"], configs["unet"]) if configs else (SD15_VAE, SD15_UNET)
     side = base.resolution_px // 2 ** (len(vae["block_out_channels"]) - 1)

@@ -297,7 +297,7 @@ def _autocast(precision: Precision, *, keeps_casts: bool = True) -> AbstractCont
 
 
 def _dtype(precision: Precision) -> torch.dtype:
-    """That of frozen networks; bf16 also for fp16, which has as many bytes."""
+    """The dtype of frozen networks; bf16 also for fp16, which has as many bytes."""
     return torch.float32 if precision == "fp32" else torch.bfloat16
 
 

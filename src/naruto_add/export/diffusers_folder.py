@@ -39,7 +39,7 @@ IMAGE_TOLERANCE = {"fp32": 2e-3, "fp16": 1e-1}
 
 @dataclass(frozen=True)
 class Difference:
-    """Of the same values of student and export: the largest, and the root mean square relative to the student's."""
+    """Difference of student and export: the largest, and the root mean square relative to the student's values."""
 
     largest: float
     relative: float

@@ -35,7 +35,6 @@ from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE, write_diffusers_
 from naruto_add.export.latency import Draw, Job, latencies_ms
 from naruto_add.export.model_card import CardFacts, lora_card, student_about
 from naruto_add.export.onnx_int8 import write_int8
-from naruto_add.export.onnx_packages import require_onnx
 from naruto_add.export.onnx_pipeline import OnnxPipeline
 from naruto_add.export.reload import draw_by_diffusers, load_folder, load_lora, load_single_file
 from naruto_add.export.settings import SamplingSettings
@@ -45,6 +44,7 @@ from naruto_add.imaging.pixels import to_uint8
 from naruto_add.runtime.compute import DTYPES
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_folder, read_json, write_json
+from naruto_add.runtime.onnx_packages import require_onnx
 
 MIB = 2**20
 TEACHER_STEPS = 25
@@ -145,7 +145,7 @@ class _Run:
     folder: Path
     figures: dict[str, Figures] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
-    """Those that draw on torch's device."""
+    """The jobs that draw on torch's device."""
     cpu_jobs: dict[str, Job] = field(default_factory=dict)
 
     def export_diffusers(self, facts: CardFacts) -> None:
@@ -309,7 +309,7 @@ class _Run:
         return found
 
     def _student_pictures(self) -> list[Image.Image]:
-        """One for each of `export.prompts`."""
+        """One picture for each of `export.prompts`."""
         sampler = Sampler(self.scheduler, self.sampling.student_steps, guidance_scale=1.0)
         return self._pictures(self.student, sampler)
 

@@ -24,7 +24,7 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 MAX_TAGS = 200
 """Tags in the metadata: the most frequent ones. Captions in whole sentences rarely repeat, and would fill the file."""
 TOKENS_PER_CHUNK = 75
-"""Of CLIP's text encoder, without begin and end."""
+"""Tokens that CLIP's text encoder takes, without begin and end."""
 SD_CONTEXT_WIDTH = 768
 """Width of the text encoder of Stable Diffusion 1.x."""
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naruto_add.diffusion.token_chunks import token_chunks
-from naruto_add.export.onnx_packages import INSTALL
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.onnx_packages import INSTALL
 
 TEXT_ENCODER, UNET, VAE_DECODER = "text_encoder.onnx", "unet.onnx", "vae_decoder.onnx"
 TOKENIZER, SAMPLER = "tokenizer.json", "sampler.json"

@@ -137,7 +137,7 @@ def _place(name: str, layers: Mapping[str, Mapping[str, str]], path: Path) -> tu
 
 
 def _stated_settings(metadata: Mapping[str, str], path: Path) -> dict[str, _Settings]:
-    """Those of each network, of files of diffusers that state them in their metadata."""
+    """The settings of each network that a file of diffusers states in its metadata."""
     source = f"the metadata lora_adapter_metadata of {str(path)!r}"
     try:
         stated = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")).items())
@@ -151,7 +151,7 @@ def _stated_settings(metadata: Mapping[str, str], path: Path) -> dict[str, _Sett
 
 
 def _peft_settings(path: Path) -> dict[str, _Settings]:
-    """Those that peft wrote next to its file."""
+    """The settings that peft wrote next to its file."""
     config = path.with_name(CONFIG_NAME)
     if not config.is_file():
         return {}

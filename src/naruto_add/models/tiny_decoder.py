@@ -45,7 +45,7 @@ def load_tiny_decoder(source: str, vae: AutoencoderKL, device: torch.device) -> 
 
 
 def new_tiny_decoder(vae: AutoencoderKL, *, seed: int) -> AutoencoderTiny:
-    """An untrained one for the latents of `vae`, on its device; the weights depend only on the seed."""
+    """An untrained tiny decoder for the latents of `vae`, on its device; the weights depend only on the seed."""
     channels, factor = _latent_format(vae)
     num_levels = factor.bit_length()
     with torch.random.fork_rng():
@@ -63,7 +63,7 @@ def new_tiny_decoder(vae: AutoencoderKL, *, seed: int) -> AutoencoderTiny:
 def distil_tiny_decoder(
     vae: AutoencoderKL, latents: Float[Tensor, "pictures c h w"], *, num_steps: int, seed: int
 ) -> AutoencoderTiny:
-    """One that is trained to decode crops of these scaled latents as `vae` does; frozen.
+    """A frozen tiny decoder, trained to decode crops of these scaled latents as `vae` does.
 
     The loss is the mean absolute difference of pixels; the learning rate falls to 0 by a cosine.
     """

@@ -25,6 +25,7 @@ UNTRACKED = frozenset(
         "src/naruto_add/pipeline/weights.py",
         "src/naruto_add/runtime/checkpoints.py",
         "src/naruto_add/runtime/errors.py",
+        "src/naruto_add/runtime/onnx_packages.py",
         "src/naruto_add/runtime/process.py",
         "src/naruto_add/runtime/progress.py",
         "src/naruto_add/runtime/tracking.py",

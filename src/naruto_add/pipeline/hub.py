@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from naruto_add.config.constants import CAPTION_MATCH
-from naruto_add.config.schema import Params
+from naruto_add.config.schema import Add, Params
 
 
 def stay_offline(params: Params) -> None:
@@ -27,5 +27,13 @@ def needs_hub(params: Params) -> bool:
         not all(Path(model).exists() for model in models)
         or params.ingest.source == "hub"
         or params.evaluate.features in {"clip", "dinov2"}
-        or "dinov2_small" in (add.pixel_backbone, add.score_backbone)
+        or "dinov2_small" in feature_networks(add).values()
     )
+
+
+def feature_networks(add: Add) -> dict[str, str]:
+    """The feature networks that `add` loads, by key. A pixel backbone that no discriminator uses is not loaded."""
+    networks: dict[str, str] = {"add.score_backbone": add.score_backbone}
+    if add.method == "adversarial" and "pixel" in add.discriminators:
+        networks["add.pixel_backbone"] = add.pixel_backbone
+    return networks

@@ -20,11 +20,12 @@ from naruto_add.config.constants import (
 )
 from naruto_add.config.schema import Params
 from naruto_add.export.demo_template import read_template
-from naruto_add.export.onnx_packages import require_onnx
 from naruto_add.pipeline.base_use import check_base_use, problem_of
+from naruto_add.pipeline.hub import feature_networks
 from naruto_add.pipeline.pictures import check_source
 from naruto_add.pipeline.weights import fetch_base, fetch_network, fetch_torch_file
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.onnx_packages import require_onnx
 
 _GB = 10**9
 
@@ -101,7 +102,6 @@ def _packages(params: Params) -> Iterator[Requirement]:
         yield _package(tool, f"tracking: {tool}", f"`uv pip install {tool}`, or use none")
     if "onnx" in params.export.formats:
         yield Requirement(name="export.formats: onnx: its packages", check=require_onnx)
-
     if "demo" in params.export.formats:
         yield Requirement(name="export.formats: demo: the built page", check=_check_demo)
 
@@ -124,8 +124,7 @@ def _networks(params: Params) -> Iterator[Requirement]:
     if is_adversarial and add.image_text_weight and add.image_text_network != CAPTION_MATCH:
         instead = f"use '{CAPTION_MATCH}', or set add.image_text_weight to 0"
         yield _network("add.image_text_network", add.image_text_network, "clip", instead)
-    backbones: dict[str, str] = {"add.pixel_backbone": add.pixel_backbone, "add.score_backbone": add.score_backbone}
-    for key, backbone in backbones.items():
+    for key, backbone in feature_networks(add).items():
         if backbone == "dinov2_small":
             yield _network(key, DINOV2_SMALL, "dinov2", "use EfficientNet")
     if evaluate.clip_score != "off":

@@ -1,4 +1,4 @@
-"""Device, precision and random generators: the only module that looks at this machine's hardware."""
+"""Device, precision and random generators of a stage's computation."""
 
 from typing import TypeVar
 

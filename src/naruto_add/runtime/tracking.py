@@ -105,7 +105,7 @@ def _name_metrics(name: str) -> None:
 
 
 def _options(tool: Tracking, name: str, folder: Path) -> dict[str, Any]:
-    """Of the tracker; DVCLive makes no experiment, because the pipeline does, and no dvc.yaml in the project's root."""
+    """The tracker's options. DVCLive writes no experiment, because DVC does, and no dvc.yaml in the project's root."""
     match tool:
         case "wandb":
             return {"name": name, "dir": str(folder)}

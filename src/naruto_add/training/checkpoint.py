@@ -64,7 +64,7 @@ class Checkpoint:
         self._path = path
         self._previous_path = path.with_suffix(f".previous{path.suffix}")
         self._apart: dict[str, str] = {}
-        """Of the checkpoint that was saved or loaded last: the hashes of the states in files of their own."""
+        """Hashes of the states in files of their own, of the checkpoint that was saved or loaded last."""
         self._is_damaged = False
         """Whether the file at `path` could not be read, so that it must not replace the checkpoint before it."""
         self._state, self._margin_bytes = state, margin_bytes

@@ -125,7 +125,7 @@ class FiniteGuard:
         return False
 
     def state_dict(self) -> dict[str, int]:
-        """Both counts."""
+        """The counts of skipped steps in all and in a row."""
         return {"in_a_row": self._in_a_row, "num_skipped": self.num_skipped}
 
     def load_state_dict(self, state_dict: dict[str, int], /) -> None:

@@ -82,7 +82,7 @@ class Ema:
             item.copy_(state_dict["average"][name])
 
     def _copies(self) -> dict[str, Tensor]:
-        """Of the current parameters, where the average is."""
+        """Copies of the current parameters on the device of the average."""
         return {
             name: item.detach().to("cpu" if self._on_cpu else item.device, copy=True)
             for name, item in self._live.items()

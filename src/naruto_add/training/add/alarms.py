@@ -12,7 +12,7 @@ SATURATED_LOSS = 0.05
 LARGEST_GAP = 10.0
 LARGEST_DRIFT = 0.5
 SMALLEST_DIVERSITY = 0.8
-"""As a fraction of the diversity at the first validation."""
+"""A fraction of the diversity at the first validation."""
 LARGEST_MATCH_LOSS = 0.05
 MAX_WINDOW_STEPS = 200
 

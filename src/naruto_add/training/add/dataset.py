@@ -58,8 +58,9 @@ class AddData:
     """All data, on the CPU. Row i of `prompts`, `prompt_embeds` and `pooled` is one prompt; row 0 is the empty one.
 
     `held_out` pairs are for the validation score and never trained on. `other_sizes` are pairs of other picture sizes,
-    which are trained on too; everything else has the base model's size. `real_pixels`, in [-1, 1], are those that
-    the validation score compares with (see `score_examples`).
+    which are trained on too; everything else has the base model's size. `real_pixels`, in [-1, 1], are the pictures
+    that the validation score compares with: of the validation split, filled up with training pictures if it is small
+    (see `score_examples`).
     """
 
     train: Pairs

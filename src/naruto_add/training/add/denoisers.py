@@ -54,7 +54,7 @@ class Denoisers:
         timesteps: Int[Tensor, " batch"],
         prompt_embeds: Float[Tensor, "batch tokens width"],
     ) -> Float[Tensor, "batch c h w"]:
-        """With classifier-free guidance."""
+        """The teacher's prediction of the noise with classifier-free guidance."""
         return guided_noise_pred(
             self.teacher,
             noisy_latents,
@@ -71,6 +71,6 @@ class Denoisers:
         timesteps: Int[Tensor, " batch"],
         prompt_embeds: Float[Tensor, "batch tokens width"],
     ) -> Float[Tensor, "batch c h w"]:
-        """With classifier-free guidance."""
+        """The teacher's prediction of x0 with classifier-free guidance."""
         noise = self.teacher_noise(noisy_latents, timesteps, prompt_embeds)
         return x0_from_noise_pred(noisy_latents, noise, timesteps, alphas_cumprod=self.alphas_cumprod)

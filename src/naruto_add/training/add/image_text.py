@@ -51,19 +51,19 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True)
 class ClipMatcher:
-    """CLIP."""
+    """A CLIP model."""
 
     clip: ClipNetwork
 
     def images(self, pixels: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch width"]:
-        """Of pixels in [-1, 1], resized. Unlike in `evaluate` they are not clamped, which would stop gradients."""
+        """Vectors of pixels in [-1, 1], resized. They are not clamped as in `evaluate`: that would stop gradients."""
         side = (self.clip.input_px, self.clip.input_px)
         resized = F.interpolate(pixels, size=side, mode="bicubic", antialias=True)
         mean, std = (resized.new_tensor(item).view(1, 3, 1, 1) for item in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         return image_vectors(self.clip, (resized / 2 + 0.5 - mean) / std).float()
 
     def texts(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
-        """By CLIP's text encoder."""
+        """Vectors of prompts by CLIP's text encoder."""
         return text_vectors(self.clip, prompts).float()
 
 
@@ -75,11 +75,11 @@ class CaptionMatcher:
     bundle: ModelBundle
 
     def images(self, pixels: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch width"]:
-        """Of pixels in [-1, 1]."""
+        """Vectors of pixels in [-1, 1]."""
         return self.network.image_vectors(pixels)
 
     def texts(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
-        """Of the prompts' pooled embeddings."""
+        """Vectors of the prompts' pooled embeddings."""
         return self.network.text_vectors(_pooled(self.bundle, prompts))
 
 

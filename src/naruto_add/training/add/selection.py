@@ -18,9 +18,9 @@ TOLERATED_LOSS = 0.2
 class Selection:
     """Remembers the first, the best and the last validation, and the weights of the best one.
 
-    The last average is the result of training, and the one with the lowest score is partly a matter of luck. So the
-    best weights are kept only if the last ones' distance exceeds theirs by more than the error of the difference, and
-    by more than TOLERATED_LOSS of what training has gained.
+    The last averaged weights are kept, unless their validation score is worse than the best one by more than twice the
+    error of the difference and by more than a fifth of the improvement since the start. The last ones are the result of
+    training, and which ones have the lowest score is partly a matter of luck.
 
     The best weights are in `best`, which has a state of its own, because it changes at few validations.
     """
@@ -30,13 +30,13 @@ class Selection:
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
         self._distance: KernelDistance | None = None
-        """That of `best`."""
+        """The distance that belongs to the weights in `best`."""
         self._last_step = -1
         self._is_last_worse = False
 
     @property
     def is_last_worse(self) -> bool:
-        """Whether the last distance exceeds the best one by more than error and tolerance."""
+        """Whether the last score is worse than the best one by more than twice the error and by more than tolerated."""
         return self._is_last_worse
 
     @property
@@ -66,7 +66,7 @@ class Selection:
         """What training has lost since its best validation, in words."""
         assert self._distance is not None, "there was no validation"
         return (
-            f"after step {self._last_step} the distance to real pictures is {self._last['score']:.3g}, but it was "
+            f"after step {self._last_step} the validation score is {self._last['score']:.3g}, but it was "
             f"{self.best.score:.3g} after step {self.best.step}, whose weights are kept"
         )
 
@@ -95,7 +95,7 @@ class Selection:
         return {**first, **last, **best}
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it except `best`."""
+        """The state of this object without that of `best`."""
         distance = None if self._distance is None else vars(self._distance)
         return {
             "first": self._first,
@@ -106,7 +106,7 @@ class Selection:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Restore all of it except `best`."""
+        """Restore the state of this object without that of `best`."""
         self._first, self._last = dict(state_dict["first"]), dict(state_dict["last"])
         distance = state_dict["distance"]
         self._distance = None if distance is None else KernelDistance(**distance)

@@ -35,7 +35,7 @@ def distill(
     validation_grid_path: Path,
     run: TrainingRun,
 ) -> None:
-    """Write the distilled U-Net: the averaged weights after the last step, unless earlier ones have a better score.
+    """Write the distilled U-Net: the averaged weights that are kept (see `Selection`).
 
     `run.checkpoint_dir` also contains caches. `pool_cache_dir` may be shared by all configurations that have the same
     `POOL_CODE`.

@@ -142,7 +142,7 @@ class DistillationTrainer(ABC):
         return scalars
 
     def copy_kept_weights(self) -> None:
-        """Overwrite the student by the last average, or by the best one if the last is worse by more than the error."""
+        """Overwrite the student by the averaged weights that are kept (see `Selection`)."""
         self.selection.copy_to(self.student, last=self.ema.average())
 
     def check_student(self) -> None:

@@ -22,7 +22,7 @@ class WarmupData:
     bundle: ModelBundle
     pool: Pool
     prompt_embeds: Float[Tensor, "prompts tokens width"]
-    """Of `pool.prompts`, on the CPU."""
+    """Embeddings of `pool.prompts`, on the CPU."""
     negative_embeds: Float[Tensor, "1 tokens width"]
     guidance_scale: float
     sampler: Sampler
