@@ -14,7 +14,7 @@ from naruto_add.runtime.clip_tokenizer import VOCABULARY_SIZE, write_clip_tokeni
 from naruto_add.runtime.errors import StageError
 
 HEAD_WIDTH = 64
-"""The width of an attention head of text encoders, and of the U-Net of Stable Diffusion 2.x; that of 1.x has eight heads at every width."""
+"""Width of a head of text encoders and of the U-Net of Stable Diffusion 2.x; 1.x has eight heads at every width."""
 _UNET, _VAE, _CLIP, _OPEN_CLIP = (
     "model.diffusion_model.",
     "first_stage_model.",

@@ -26,7 +26,7 @@ from naruto_add.runtime.errors import StageError
 
 FILE = "demo.html"
 MAX_MIB = 300
-"""The largest total size of the files in the page. Browsers read no script element of 512 MiB, and a page must fit the memory of a phone."""
+"""Limit of all files in the page. Browsers read no script element of 512 MiB, and phones have little memory."""
 MIB = 2**20
 STEP_COUNTS = range(1, 9)
 """Numbers of steps that the page offers, besides the trained one."""

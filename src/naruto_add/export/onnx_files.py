@@ -179,7 +179,7 @@ def _write_tokenizer(student: ModelBundle, path: Path) -> None:
 def _noise_pred_difference(
     student: ModelBundle, pipeline: OnnxPipeline, noise: Tensor, embeds: Tensor, prompts: list[str], timestep: int
 ) -> float:
-    """The largest difference for inputs at the noise level of this timestep; each pipeline encodes the prompts itself."""
+    """The largest difference for inputs noised to this timestep; each pipeline encodes the prompts itself."""
     timesteps = torch.full((len(noise),), timestep, device=noise.device)
     noisy = add_noise(noise.roll(1, 0), noise, timesteps, alphas_cumprod=alphas_cumprod(student.scheduler))
     with torch.no_grad(), at_work(student.device, student.unet):
