@@ -60,6 +60,16 @@ def test_the_list_of_files_is_up_to_date() -> None:
     assert MAP.read_text(encoding="utf-8") == code_map(), "run `python -m tests.test_docs`"
 
 
+def test_the_tree_in_the_readme_names_every_folder_and_package() -> None:
+    tree = _text("README.md").partition("## Where things are")[2].split("```")[1]
+    named = set(re.findall(r"^ *([\w/ .]+?/)(?= )", tree, flags=re.MULTILINE))
+    named |= {name for names in named for name in names.split()}
+    packages = {f"{path.parent.name}/" for path in (ROOT / "src/naruto_add").glob("*/__init__.py")}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {f"{_first(line)}/" for line in tracked.splitlines() if "/" in line and not line.startswith(".")}
+    assert packages | (folders - {"src/"}) <= named
+
+
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if path != MAP], ids=lambda path: path.name)
 def test_commands_can_be_parsed_by_the_programs_that_they_call(document: Path) -> None:
     for command in commands(document):

@@ -496,7 +496,11 @@ def test_pictures_in_formats_that_are_not_read_are_rejected_with_the_remedy(tmp_
     for name in ("a.png", "b.HEIC", "c.jxl", "d.psd"):
         _picture(tmp_path / "a.png") if name == "a.png" else (tmp_path / name).write_bytes(b"?")
     (tmp_path / "a.txt").write_text("a man")
-    unread = {"b.HEIC": "naruto-add[heic]", "c.jxl": "naruto-add[jxl]", "d.psd": "save it as PNG"}
+    unread = {
+        "b.HEIC": "--python .venv pillow-heif`",
+        "c.jxl": "--python .venv pillow-jxl-plugin`",
+        "d.psd": "save it as PNG",
+    }
     kinds = [{"captions": "sidecar"}, {"captions": "constant", "caption": "x"}, {"captions": "metadata"}]
     _jsonl(tmp_path, {"file_name": "a.png", "text": "a man"}, {"file_name": "b.HEIC", "text": "a man"})
     for changes in kinds:

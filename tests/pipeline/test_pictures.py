@@ -138,4 +138,4 @@ def test_many_things_that_are_not_files_are_counted(
     _manifest(tmp_path / "out", pictures)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) < 30
-    assert "30 more" in lines[-1]
+    assert "30 further" in lines[-1]

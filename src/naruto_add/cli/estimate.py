@@ -40,18 +40,19 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     """
     from naruto_add.config import paths
     from naruto_add.config.load import load_params
-    from naruto_add.estimate.disk import disk_bytes
+    from naruto_add.estimate.disk import disk_bytes, dvc_links_files
     from naruto_add.estimate.machine import find_machine
     from naruto_add.estimate.networks import shapes_of
     from naruto_add.estimate.report import estimate_lines
     from naruto_add.estimate.tasks import all_tasks
     from naruto_add.pipeline.base_use import check_base_use
 
-    params = load_params(pipeline_folder() / paths.PARAMS)
+    folder = pipeline_folder()
+    params = load_params(folder / paths.PARAMS)
     check_base_use(params)
     shapes = shapes_of(params.base)
     num_pictures = pictures or _num_pictures(paths.DATASET) or _assumed_pictures(params.ingest)
-    disk = disk_bytes(params, shapes, num_pictures=num_pictures, is_linked=_is_linked())
+    disk = disk_bytes(params, shapes, num_pictures=num_pictures, is_linked=dvc_links_files(folder))
     notes = [f"Computed for {num_pictures} pictures of {params.base.resolution_px} px."]
     if shapes.is_assumed:
         notes.append(f"base.model {params.base.model!r} is not here yet; its networks are taken to be SD 1.5's.")
@@ -67,9 +68,3 @@ def _num_pictures(dataset: Path) -> int | None:
 
 def _assumed_pictures(ingest: Ingest) -> int:
     return ingest.num_drawings if ingest.source == "shinobi" else NUM_PICTURES
-
-
-def _is_linked() -> bool:
-    """Whether DVC is configured to link files instead of copying them."""
-    configs = [path for path in (Path(".dvc/config"), Path(".dvc/config.local")) if path.exists()]
-    return any("hardlink" in path.read_text(encoding="utf-8") for path in configs)

@@ -8,9 +8,9 @@ from PIL import Image
 
 # Single bitmaps only: Pillow's other formats start programs (EPS) or hold several pictures (ICO, ICNS, PSD).
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-_EXTRA_OF = {".heic": "heic", ".heif": "heic", ".hif": "heic", ".jxl": "jxl"}
-"""The project's optional extra that reads files with this ending."""
-_MODULE_OF = {"heic": "pillow_heif", "jxl": "pillow_jxl"}
+_PACKAGE_OF = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+"""The optional package that reads files with this ending."""
+_MODULES = ("pillow_heif", "pillow_jxl")
 _UNREAD = frozenset(
     ".3fr .ai .arw .cr2 .cr3 .cur .dds .dng .djvu .emf .eps .exr .fits .hdr .icns .ico .indd .jng .jxr .kra .mng .nef "  # noqa: SIM905
     ".orf .pcx .pdf .pict .psb .psd .qoi .raf .raw .rw2 .sgi .svg .svgz .wdp .wmf .xbm .xcf .xpm".split()
@@ -33,7 +33,7 @@ def picture_suffixes() -> set[str]:
 def is_unread_picture(name: str) -> bool:
     """Whether the ending is that of a picture format that cannot be read here."""
     suffix = PurePosixPath(name).suffix.lower()
-    return suffix not in picture_suffixes() and (suffix in _UNREAD or suffix in _EXTRA_OF)
+    return suffix not in picture_suffixes() and (suffix in _UNREAD or suffix in _PACKAGE_OF)
 
 
 def unread_detail(name: str) -> str:
@@ -41,18 +41,19 @@ def unread_detail(name: str) -> str:
     ending = PurePosixPath(name).suffix
     if not ending:
         return "its name has no ending; save it as PNG"
-    if (extra := _EXTRA_OF.get(ending.lower())) and ending.lower() not in picture_suffixes():
-        return f"{ending} is read only with the extra {extra}: `pip install 'naruto-add[{extra}]'`, or save it as PNG"
+    if (package := _PACKAGE_OF.get(ending.lower())) and ending.lower() not in picture_suffixes():
+        install = f"uv pip install --python .venv {package}"
+        return f"{ending} is read only with the package {package}: `{install}`, or save it as PNG"
     return f"{ending} is not a supported picture format; save it as PNG"
 
 
 @cache
 def _load_plugins() -> None:
-    """Register Pillow's own formats and those of the extras that are installed."""
+    """Register Pillow's own formats and those of the optional packages that are installed."""
     Image.init()
-    for name in _MODULE_OF.values():
+    for name in _MODULES:
         try:
-            module = import_module(name)  # by name: stages without the extras do not depend on these packages
+            module = import_module(name)  # by name, so that stages do not depend on these packages
         except ImportError:
             continue
         if hasattr(module, "register_heif_opener"):

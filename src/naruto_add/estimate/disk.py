@@ -1,6 +1,9 @@
 """The disk that the pipeline's files need, in the stage at which they need most."""
 
 from collections.abc import Mapping
+from configparser import ConfigParser
+from itertools import takewhile
+from pathlib import Path
 
 import torch
 
@@ -41,6 +44,17 @@ def disk_bytes(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: 
         "checkpoint of add": bytes_to_train(num_student),
         "caches": further + num_pictures * latents * (1 + params.teacher.flip),
     }
+
+
+def dvc_links_files(root: Path) -> bool:
+    """Whether DVC's configuration in the folder `root` lets it link files (`cache.type`) before it copies them.
+
+    Reflinks alone do not count: most file systems have none, and then DVC copies.
+    """
+    config = ConfigParser(interpolation=None, strict=False)
+    config.read([root / ".dvc/config", root / ".dvc/config.local"], encoding="utf-8")
+    kinds = [kind.strip(" \"'") for kind in config.get("cache", "type", fallback="reflink,copy").split(",")]
+    return not {"hardlink", "symlink"}.isdisjoint(takewhile(lambda kind: kind != "copy", kinds))
 
 
 def _other_weights(shapes: Shapes) -> int:

@@ -1,4 +1,4 @@
-"""The manifest of the pictures: names and hashes of the files in `ingest.path`, by a look that reads no pipe or device.
+"""The manifest of the pictures: names and hashes of the files in `ingest.path`, without opening pipes or devices.
 
 What is not a file is named, in the manifest and on the terminal, and not read. `ingest` rejects it if it has the name
 of a picture or of a parquet file.
@@ -29,8 +29,8 @@ _KINDS = {
 def write_picture_manifest(ingest: Ingest, *, manifest_path: Path, cache_path: Path) -> None:
     """Write the hash of each file in `ingest.path` by its relative name, or why it is not read.
 
-    Of drawings and of a hub data set, which the parameters identify, the manifest only names the source. Hidden files
-    are left out. Hashes are taken from `cache_path` for files whose size and modification time are unchanged.
+    For `shinobi` and `hub`, whose pictures the parameters identify, the manifest contains the source's name only.
+    Hidden files are left out. Hashes are taken from `cache_path` for files of unchanged size and modification time.
 
     Raises StageError as `check_source` does, and if a file or the folder itself cannot be read.
     """

@@ -41,7 +41,7 @@ class KernelDistance:
 
 
 @torch.no_grad()
-def kernel_distance(
+def kernel_distance_with_error(
     features: Float[Tensor, "samples width"], reference: Float[Tensor, "pictures width"]
 ) -> KernelDistance:
     """Squared maximum mean discrepancy with KID's kernel (Binkowski et al. 2018), unbiased; fp64.
