@@ -1,4 +1,4 @@
-"""Idle networks leave the GPU and come back, and an autoencoder's batches follow from the memory that is free."""
+"""Unused networks leave the GPU and come back, and an autoencoder's batches follow from the free memory."""
 
 from typing import Any
 
@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_pixels
-from naruto_add.diffusion.placement import VAE_BATCH, at_work, picture_bytes, pictures_at_once, rest, vae_at_work
+from naruto_add.diffusion.placement import (
+    VAE_BATCH,
+    move_to_cpu,
+    on_device,
+    picture_bytes,
+    pictures_at_once,
+    vae_on_device,
+)
 from naruto_add.runtime.compute import free_memory
 
 GPU = torch.device("meta")
@@ -26,11 +33,11 @@ class Network(nn.Linear):
         return self.to_empty(device=device)
 
 
-def test_a_network_is_on_the_device_only_while_it_works() -> None:
+def test_a_network_is_on_the_device_only_while_it_is_used() -> None:
     network = Network()
-    with at_work(GPU, network):
+    with on_device(GPU, network):
         assert network.weight.device == GPU
-        with at_work(GPU, network):  # it is there already, so that the inner block leaves it there
+        with on_device(GPU, network):  # it is there already, so that the inner block leaves it there
             pass
         assert network.weight.device == GPU
     assert network.visited == ["meta", "cpu"]
@@ -38,16 +45,16 @@ def test_a_network_is_on_the_device_only_while_it_works() -> None:
 
 def test_a_network_returns_after_an_error() -> None:
     network = Network()
-    with pytest.raises(KeyError), at_work(GPU, network):
+    with pytest.raises(KeyError), on_device(GPU, network):
         raise KeyError
     assert network.weight.device.type == "cpu"
 
 
-def test_a_resting_network_is_on_the_cpu_and_is_not_moved_twice() -> None:
+def test_a_network_that_is_moved_to_the_cpu_stays_there_and_is_not_moved_twice() -> None:
     network = Network()
     network.to(GPU)
-    rest(network)
-    rest(network)
+    move_to_cpu(network)
+    move_to_cpu(network)
     assert network.visited == ["meta", "cpu"]
 
 
@@ -73,7 +80,7 @@ def test_a_picture_that_does_not_fit_is_decoded_in_tiles(
     latents = torch.randn(1, 4, 48, 48, generator=generator)
     whole = decode_latents(tiny_bundle, latents)
     monkeypatch.setattr("naruto_add.diffusion.placement.free_memory", lambda device: 1)
-    with vae_at_work(tiny_bundle.vae, torch.device("cpu"), num_pixels=384**2) as number:
+    with vae_on_device(tiny_bundle.vae, torch.device("cpu"), num_pixels=384**2) as number:
         assert number == 1
         assert tiny_bundle.vae.use_tiling
     tiled = decode_latents(tiny_bundle, latents)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: half precision, compilation, resuming, layouts of memory, idle networks, computed memory.
+"""What only a GPU can show: half precision, compilation, resuming, layouts of memory, unused networks, computed memory.
 
 These tests are skipped on a machine without a GPU.
 """
@@ -20,7 +20,7 @@ from naruto_add.diffusion.bundle import (
     save_bundle,
 )
 from naruto_add.diffusion.half_decoder import halve_decoder
-from naruto_add.diffusion.placement import pictures_at_once, rest
+from naruto_add.diffusion.placement import move_to_cpu, pictures_at_once
 from naruto_add.diffusion.sampling import noise_pred
 from naruto_add.estimate.fake import materialized, measuring
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet
@@ -54,10 +54,10 @@ def test_half_precision_is_close_to_fp32_at_the_noisiest_timestep(
     assert (_epsilon(half_bundle) - exact).norm() < 0.05 * exact.norm()
 
 
-def test_idle_networks_leave_the_gpu_and_prompts_are_encoded_all_the_same(half_bundle: ModelBundle) -> None:
+def test_unused_networks_leave_the_gpu_and_prompts_are_encoded_all_the_same(half_bundle: ModelBundle) -> None:
     before = encode_prompts(half_bundle, ["a man"])
     allocated = torch.cuda.memory_allocated()
-    rest(half_bundle.text_encoder, half_bundle.vae)
+    move_to_cpu(half_bundle.text_encoder, half_bundle.vae)
     assert torch.cuda.memory_allocated() < allocated
     assert torch.equal(encode_prompts(half_bundle, ["a man"]), before)
     assert half_bundle.text_encoder.device.type == "cpu"
@@ -126,7 +126,7 @@ def test_an_fp16_export_draws_the_students_pictures_in_fp16(tiny_pipeline_dir: P
 def test_a_tiny_decoder_is_trained_although_the_autoencoder_waits_on_the_cpu(
     half_bundle: ModelBundle, tiny_dataset_dir: Path, tmp_path: Path
 ) -> None:
-    rest(*half_bundle.networks)
+    move_to_cpu(*half_bundle.networks)
     options = {"num_steps": 2, "dataset_dir": tiny_dataset_dir, "seed": 0, "dtype": torch.float32}
     assert write_tiny_decoder(half_bundle, tmp_path / "tiny", source="distilled", **options)["speedup"] > 0
     assert {module.device.type for module in half_bundle.networks} == {"cpu"}

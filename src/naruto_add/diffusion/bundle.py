@@ -22,7 +22,7 @@ from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import check_base_model, check_scheduler, downsampling, latent_side
 from naruto_add.diffusion.half_decoder import decoder_dtype
-from naruto_add.diffusion.placement import at_work, vae_at_work
+from naruto_add.diffusion.placement import on_device, vae_on_device
 from naruto_add.diffusion.single_file import is_single_file, write_configs
 from naruto_add.diffusion.token_chunks import token_chunks
 from naruto_add.runtime.compute import Precision, default_device, frozen_dtype, gpu_layout
@@ -43,7 +43,7 @@ transformers_logging.disable_progress_bar()
 class ModelBundle:
     """The networks of one pipeline, frozen and in eval mode as loaded, with its tokenizer and scheduler.
 
-    `device` is where the networks work; those that are idle may wait on the CPU (`diffusion.placement`).
+    `device` is where the networks compute; those that are not in use may be in CPU memory (`diffusion.placement`).
     `caption_chunks` is the number of chunks in which prompts are encoded.
     """
 
@@ -274,7 +274,7 @@ def prompt_options(pipeline: Any, prompts: list[str], num_chunks: int, *, is_gui
 @torch.no_grad()
 def encode_prompts(bundle: ModelBundle, prompts: list[str]) -> Float[Tensor, "batch tokens width"]:
     """The text encoder's last hidden state, fp32, on the bundle's device."""
-    with at_work(bundle.device, bundle.text_encoder):
+    with on_device(bundle.device, bundle.text_encoder):
         parts = [
             embed_tokens(bundle.text_encoder, ids.to(bundle.device), bundle.caption_chunks)
             for ids in tokenize(bundle, prompts).split(ENCODE_BATCH)
@@ -293,7 +293,7 @@ def embed_tokens(
 @torch.no_grad()
 def encode_pixels(bundle: ModelBundle, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch c h w"]:
     """Scaled posterior means of the latents, fp32, on the bundle's device, of pixels in [-1, 1]."""
-    with vae_at_work(bundle.vae, bundle.device, num_pixels=pixels[0, 0].numel()) as batch_size:
+    with vae_on_device(bundle.vae, bundle.device, num_pixels=pixels[0, 0].numel()) as batch_size:
         parts = [
             bundle.vae.encode(part.to(bundle.device, bundle.vae.dtype)).latent_dist.mean.float()
             for part in pixels.split(batch_size)
@@ -306,7 +306,7 @@ def decode_latents(bundle: ModelBundle, latents: Float[Tensor, "batch c h w"]) -
     """Pixels in [-1, 1], fp32, on the latents' device, of scaled latents."""
     unscaled = latents / bundle.vae.config.scaling_factor
     num_pixels = latents[0, 0].numel() * downsampling(bundle.vae.config) ** 2
-    with vae_at_work(bundle.vae, latents.device, num_pixels=num_pixels) as batch_size:
+    with vae_on_device(bundle.vae, latents.device, num_pixels=num_pixels) as batch_size:
         dtype = decoder_dtype(bundle.vae)
         parts = [bundle.vae.decode(part.to(dtype)).sample.float() for part in unscaled.split(batch_size)]
     return torch.cat(parts).clamp(-1, 1)

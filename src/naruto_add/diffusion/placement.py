@@ -1,4 +1,6 @@
-"""Which networks are on the GPU: those that work, while the others wait on the CPU, and how many pictures fit at once.
+"""Which networks are on the GPU, and how many pictures fit at once.
+
+Networks that are not in use are kept in CPU memory.
 
 On a CPU nothing moves, and batches have one fixed size, so that results do not depend on the machine's memory.
 """
@@ -22,15 +24,15 @@ TILE_PX = 256
 """Side of the tiles of a picture that does not fit as a whole."""
 
 
-def rest(*modules: nn.Module) -> None:
-    """Move these modules to the CPU, where they wait until `at_work` needs them."""
+def move_to_cpu(*modules: nn.Module) -> None:
+    """Move these modules to CPU memory."""
     for module in modules:
         if _device(module).type != "cpu":
             module.to("cpu")
 
 
 @contextmanager
-def at_work(device: torch.device, *modules: nn.Module) -> Generator[None]:
+def on_device(device: torch.device, *modules: nn.Module) -> Generator[None]:
     """Within the block the modules are on `device`; afterwards each is where it was before."""
     moved = [(module, _device(module)) for module in modules if _device(module).type != device.type]
     for module, _ in moved:
@@ -43,13 +45,13 @@ def at_work(device: torch.device, *modules: nn.Module) -> Generator[None]:
 
 
 @contextmanager
-def vae_at_work(vae: AutoencoderKL, device: torch.device, *, num_pixels: int) -> Generator[int]:
+def vae_on_device(vae: AutoencoderKL, device: torch.device, *, num_pixels: int) -> Generator[int]:
     """Within the block the autoencoder is on `device`. Yields how many pictures of `num_pixels` it takes at once.
 
-    If not even one fits into the free memory, the autoencoder works in overlapping tiles within the block. That changes
-    a picture slightly where tiles meet.
+    If not even one fits into the free memory, the autoencoder processes overlapping tiles within the block. That
+    changes a picture slightly where tiles meet.
     """
-    with at_work(device, vae):
+    with on_device(device, vae):
         number = pictures_at_once(vae, num_pixels=num_pixels, free_bytes=free_memory(device))
         if number:
             yield number

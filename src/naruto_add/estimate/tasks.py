@@ -71,7 +71,7 @@ def teacher_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterator
 
 
 def student_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
-    """Drawing the pool, the two phases of the warm-up. In the second, the teacher's U-Net waits on the CPU."""
+    """Drawing the pool, the two phases of the warm-up. In the second, the teacher's U-Net is in CPU memory."""
     student, sampling = params.student, params.sampling
     num_calls = student.pool_size * sampling.pool_steps
     precision = params.base.frozen_precision

@@ -123,13 +123,13 @@ def peak_rss_mib() -> float | None:
 def _measure(jobs: dict[str, Job], prompts: Sequence[str], seed: int, rounds: int) -> Arrays:
     """Warm all jobs up, then time every job in every round."""
     for job in jobs.values():
-        with job.subject.at_work():
+        with job.subject.on_device():
             job.warm_up().draw(prompts, seed)
     ms: dict[str, list[float]] = {name: [] for name in jobs}
     vram: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in progress(range(rounds), desc="evaluate: timing"):
         for name, job in jobs.items():
-            with job.subject.at_work(), peak_vram_mib() as peak:
+            with job.subject.on_device(), peak_vram_mib() as peak:
                 ms[name] += [milliseconds_of(partial(job.draw, prompts, seed)) for _ in range(job.calls_per_round)]
             vram[name] += peak
     arrays = {f"{name}.ms": np.array(values) for name, values in ms.items()}

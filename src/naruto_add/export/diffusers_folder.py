@@ -20,10 +20,10 @@ from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, forget_paths, prompt_options
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_from_v_pred
-from naruto_add.diffusion.placement import at_work
+from naruto_add.diffusion.placement import on_device
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred
 from naruto_add.export.model_card import CardFacts, model_card
-from naruto_add.export.reload import pipeline_at_work
+from naruto_add.export.reload import pipeline_on_device
 from naruto_add.export.settings import SamplingSettings, write_settings
 from naruto_add.generation.draw import draw_pixels, step_noise_generators
 from naruto_add.runtime.compute import DTYPES
@@ -174,9 +174,9 @@ def _noise_pred_difference(
         noisy = add_noise(noise.roll(1, 0), noise, steps, alphas_cumprod=alphas_cumprod(student.scheduler))
         inputs.append((noisy, steps))
     embeds = encode_prompts(student, prompts)
-    with at_work(noise.device, student.unet):
+    with on_device(noise.device, student.unet):
         ours = [noise_pred(student.unet, *item, embeds) for item in inputs]
-    with pipeline_at_work(pipeline, noise.device, num_pictures=len(prompts)):
+    with pipeline_on_device(pipeline, noise.device, num_pictures=len(prompts)):
         theirs = _predictions_of(pipeline, inputs, prompts, num_chunks=student.caption_chunks)
     return _difference(torch.stack(ours), torch.stack(theirs))
 
@@ -213,7 +213,7 @@ def _image_difference(
         "generator": step_noise_generators(seed, indices),
         "output_type": "pt",
     }
-    with pipeline_at_work(pipeline, noise.device, num_pictures=len(prompts)):
+    with pipeline_on_device(pipeline, noise.device, num_pictures=len(prompts)):
         prompt = prompt_options(pipeline, prompts, student.caption_chunks, is_guided=False)
         theirs = pipeline(**prompt, num_inference_steps=num_steps, **options).images
     return _difference(ours, theirs.float())

@@ -3,7 +3,7 @@
 Everything is in one folder. diffusers reads only the sub-folders that model_index.json names, so its files are at the
 top and the others are in `lora/`, `single_file/`, `onnx/` and `tiny_decoder/`. The demo page is one file, `demo.html`.
 
-Every network waits on the CPU until it works, so that one pipeline at a time is on the GPU.
+Networks that are not in use are kept in CPU memory, so that one pipeline at a time is on the GPU.
 """
 
 import shutil
@@ -23,7 +23,7 @@ from naruto_add.config.schema import Base, Export, Sampling
 from naruto_add.data.dataset import load_split
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, load_unet
-from naruto_add.diffusion.placement import at_work, rest
+from naruto_add.diffusion.placement import move_to_cpu, on_device
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, initial_noise, make_student_scheduler
 from naruto_add.export import lora, onnx_files, single_file
 from naruto_add.export.card_pictures import PLOT, write_pictures, write_plot
@@ -79,9 +79,9 @@ def export_student(
         require_onnx()
     template = read_template(demo_dir) if "demo" in params.formats else ""
     teacher = load_pipeline_folder(teacher_dir, precision="fp32", caption_chunks=base.caption_chunks)
-    rest(*teacher.networks)
+    move_to_cpu(*teacher.networks)
     student = replace(teacher, unet=load_unet(distilled_dir, precision="fp32", scheduler=teacher.scheduler))
-    rest(student.unet)
+    move_to_cpu(student.unet)
     scheduler = make_student_scheduler(student.scheduler, sampling.student_scheduler, sampling.student_steps)
     prompts = [fill_template(base.prompt_template, prompt) for prompt in params.prompts]
     dataset = read_json(dataset_dir / "source.json")
@@ -345,7 +345,7 @@ class _Run:
             ).cpu()
 
         networks = pipeline.text_encoder, pipeline.unet, pipeline.vae
-        return Job(draw, partial(at_work, self.student.device, *networks))
+        return Job(draw, partial(on_device, self.student.device, *networks))
 
     def _draw_by_torch(self, bundle: ModelBundle) -> Draw:
         def draw(batch: int) -> object:
@@ -379,7 +379,7 @@ def time_all(
     Afterwards every network is where it was before.
     """
     timed = {
-        name: Job(draw_by(bundle), partial(at_work, bundle.device, *bundle.networks))
+        name: Job(draw_by(bundle), partial(on_device, bundle.device, *bundle.networks))
         for name, bundle in bundles.items()
     }
     student = bundles["student"]
@@ -387,7 +387,7 @@ def time_all(
         return latencies_ms({"student": timed.pop("student"), **jobs, **timed, **cpu_jobs})
     cpu = torch.device("cpu")
     on_cpu = replace(student, device=cpu)
-    slow = {"student_cpu": Job(draw_by(on_cpu), partial(at_work, cpu, *on_cpu.networks)), **cpu_jobs}
+    slow = {"student_cpu": Job(draw_by(on_cpu), partial(on_device, cpu, *on_cpu.networks)), **cpu_jobs}
     return latencies_ms({**timed, **jobs}) | latencies_ms(slow)
 
 

@@ -17,10 +17,10 @@ Draw = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Job:
-    """What is timed. Within a block of `at_work` its networks are where they work; moving them is not timed."""
+    """What is timed. Within a block of `on_device` its networks are where they compute; moving them is not timed."""
 
     draw: Draw
-    at_work: Callable[[], AbstractContextManager[object]] = nullcontext
+    on_device: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def latencies_ms(jobs: Mapping[str, Job]) -> dict[str, dict[str, float]]:
@@ -49,7 +49,7 @@ def _rounds(jobs: Mapping[str, Job], batch: int) -> dict[str, list[float]]:
 
 
 def _seconds(job: Job, batch: int) -> float:
-    with job.at_work():
+    with job.on_device():
         start = time.perf_counter()
         job.draw(batch)
         return time.perf_counter() - start

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prompts, tokenize
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
-from naruto_add.diffusion.placement import at_work
+from naruto_add.diffusion.placement import on_device
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred, sample_latents
 from naruto_add.export.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
 from naruto_add.runtime.errors import StageError
@@ -49,7 +49,7 @@ def write_onnx(student: ModelBundle, folder: Path, *, scheduler: Any, num_steps:
     embeds, timesteps = encode_prompts(student, ["", ""]), torch.tensor([1, 2], device=student.device)
     one_chunk = ids[:, : student.tokenizer.model_max_length].contiguous()
     inputs = {"latents": noise, "timesteps": timesteps, "prompt_embeds": embeds}
-    with at_work(student.device, *student.networks):
+    with on_device(student.device, *student.networks):
         _write(_TextEncoder(student.text_encoder), {"input_ids": one_chunk}, "prompt_embeds", folder / TEXT_ENCODER)
         _write(_Unet(student.unet), inputs, "noise_pred", folder / UNET)
         _write(_Decoder(student.vae), {"latents": noise}, "pixels", folder / VAE_DECODER)
@@ -182,7 +182,7 @@ def _noise_pred_difference(
     """The largest difference for inputs noised to this timestep; each pipeline encodes the prompts itself."""
     timesteps = torch.full((len(noise),), timestep, device=noise.device)
     noisy = add_noise(noise.roll(1, 0), noise, timesteps, alphas_cumprod=alphas_cumprod(student.scheduler))
-    with torch.no_grad(), at_work(student.device, student.unet):
+    with torch.no_grad(), on_device(student.device, student.unet):
         ours = noise_pred(student.unet, noisy, timesteps, embeds).cpu().numpy()
     theirs = pipeline.noise_pred(noisy.cpu().numpy(), timestep, pipeline.encode(prompts))
     return float(np.abs(ours - theirs).max())
@@ -200,7 +200,7 @@ def _image_difference(
 def draw_by_torch(student: ModelBundle, noise: Tensor, scheduler: Any, num_steps: int, prompts: list[str]) -> Tensor:
     """Pixels in [-1, 1] of complete prompts, drawn without guidance."""
     embeds = encode_prompts(student, prompts)
-    with at_work(student.device, student.unet):
+    with on_device(student.device, student.unet):
         latents = sample_latents(
             student.unet,
             noise=noise,

@@ -1,6 +1,6 @@
 """Exported files as diffusers loads them for their users, and their pictures, for comparison.
 
-Loaded pipelines wait on the CPU. Only the one that draws is on the GPU.
+Loaded pipelines are kept in CPU memory. Only the one that draws is on the GPU.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ from torch import Tensor
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import downsampling
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, prompt_options
-from naruto_add.diffusion.placement import at_work, rest, vae_at_work
+from naruto_add.diffusion.placement import move_to_cpu, on_device, vae_on_device
 from naruto_add.generation.draw import step_noise_generators
 
 
@@ -40,14 +40,14 @@ def load_single_file(path: Path, like: ModelBundle) -> Any:
 def load_lora(path: Path, base: Base) -> Any:
     """The base model in fp32 with the adapters in `path`, by `load_lora_weights`."""
     bundle = load_bundle(base.model_copy(update={"frozen_precision": "fp32"}))
-    rest(*bundle.networks)
+    move_to_cpu(*bundle.networks)
     pipeline = bundle.pipeline()
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     return _quiet(pipeline)
 
 
 @contextmanager
-def pipeline_at_work(pipeline: Any, device: torch.device, *, num_pictures: int) -> Generator[None]:
+def pipeline_on_device(pipeline: Any, device: torch.device, *, num_pictures: int) -> Generator[None]:
     """Within the block the networks of the pipeline are on `device`; afterwards each is where it was before.
 
     If the memory that is free is too small to decode this many pictures at once, they are decoded one by one.
@@ -55,8 +55,8 @@ def pipeline_at_work(pipeline: Any, device: torch.device, *, num_pictures: int) 
     vae = pipeline.vae
     side = pipeline.unet.config.sample_size * downsampling(vae.config)
     with (
-        at_work(device, pipeline.text_encoder, pipeline.unet),
-        vae_at_work(vae, device, num_pixels=side**2) as at_once,
+        on_device(device, pipeline.text_encoder, pipeline.unet),
+        vae_on_device(vae, device, num_pixels=side**2) as at_once,
     ):
         is_slicing, vae.use_slicing = vae.use_slicing, at_once < num_pictures
         try:
@@ -78,7 +78,7 @@ def draw_by_diffusers(
     """Pictures in [0, 1] by this scheduler in so many steps, without guidance, drawn on the device of the noise."""
     predicted = pipeline.scheduler.config.prediction_type  # by the pipeline's U-Net; the scheduler's is epsilon
     pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=predicted)
-    with pipeline_at_work(pipeline, noise.device, num_pictures=len(prompts)):
+    with pipeline_on_device(pipeline, noise.device, num_pictures=len(prompts)):
         pictures: Tensor = pipeline(
             **prompt_options(pipeline, list(prompts), num_chunks, is_guided=False),
             num_inference_steps=num_steps,

@@ -13,7 +13,7 @@ from torch import Tensor
 from naruto_add.data.dataset import load_split
 from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, forget_paths
-from naruto_add.diffusion.placement import at_work
+from naruto_add.diffusion.placement import on_device
 from naruto_add.models.tiny_decoder import decode_full, decode_tiny, distil_tiny_decoder, load_tiny_decoder, psnr_db
 
 OFF = "off"
@@ -33,7 +33,7 @@ def write_tiny_decoder(
     Figures are the signal-to-noise ratio and the mean difference (of 255) to the full decoder's pictures, the number of
     the decoder's parameters, and how many times faster it is on this machine.
     """
-    with at_work(bundle.device, bundle.vae):
+    with on_device(bundle.device, bundle.vae):
         tiny = _make(bundle, source, num_steps=num_steps, dataset_dir=dataset_dir, seed=seed)
         latents = _latents(bundle, dataset_dir, "test", MAX_TEST_PICTURES)
         full = torch.cat([decode_full(bundle.vae, part).cpu() for part in latents.split(DECODE_BATCH)])

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prompts
-from naruto_add.diffusion.placement import at_work
+from naruto_add.diffusion.placement import on_device
 from naruto_add.diffusion.sampling import Sampler, sample_latents
 from naruto_add.runtime.compute import step_generator
 
@@ -32,7 +32,7 @@ def draw_pixels(
     """
     is_guided = sampler.guidance_scale != 1
     negative_embeds = encode_prompts(bundle, [""]) if is_guided else prompt_embeds[:1]
-    with at_work(bundle.device, bundle.unet):
+    with on_device(bundle.device, bundle.unet):
         latents = sample_latents(
             bundle.unet,
             noise=noise,

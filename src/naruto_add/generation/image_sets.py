@@ -32,7 +32,7 @@ def draw_set(subject: Subject, prompts: list[str], *, seed: int, batch_size: int
         batch = slice(first, first + batch_size)
         return _draw_batch(subject, prompts[batch], noise[batch], seed=seed, indices=range(len(prompts))[batch])
 
-    with subject.at_work():
+    with subject.on_device():
         return np.concatenate(compute_across_processes(range(0, len(prompts), batch_size), draw))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from naruto_add.config.schema import Base, Sampling
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder, load_unet
 from naruto_add.diffusion.half_decoder import decoder_dtype, halve_decoder
-from naruto_add.diffusion.placement import at_work, rest
+from naruto_add.diffusion.placement import move_to_cpu, on_device
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, student_sampler, teacher_sampler
 from naruto_add.runtime.files import content_hash
 
@@ -53,9 +53,9 @@ class Subject:
         weights = [weight for module in self.bundle.networks for weight in module.parameters()]
         return sum(weight.numel() * weight.element_size() for weight in weights) / MIB
 
-    def at_work(self) -> AbstractContextManager[None]:
+    def on_device(self) -> AbstractContextManager[None]:
         """A block within which the networks are on the GPU, if there is one."""
-        return at_work(self.bundle.device, *self.bundle.networks)
+        return on_device(self.bundle.device, *self.bundle.networks)
 
     def key(self) -> list[Any]:
         """Everything that its pictures depend on, except prompts, seed and batch size."""
@@ -77,15 +77,15 @@ class Subject:
 def load_subjects(models: Models) -> dict[str, Subject]:
     """`base` and `teacher` with the teacher's own sampler, `student` and `distilled` with the student's.
 
-    Their networks wait on the CPU; those of a subject are on the GPU only while it draws.
+    Networks that are not in use are kept in CPU memory; those of a subject are on the GPU only while it draws.
     """
     base, sampling = models.base, models.sampling
     base_bundle = load_bundle(base)
-    rest(*base_bundle.networks)
+    move_to_cpu(*base_bundle.networks)
     teacher = load_pipeline_folder(
         models.teacher_dir, precision=base.frozen_precision, caption_chunks=base.caption_chunks
     )
-    rest(*teacher.networks)
+    move_to_cpu(*teacher.networks)
     if teacher.device.type == "cuda" and base.frozen_precision != "fp32":
         for bundle in (base_bundle, teacher):
             halve_decoder(bundle.vae)
@@ -102,12 +102,12 @@ def load_subjects(models: Models) -> dict[str, Subject]:
 def load_student(models: Models, teacher: ModelBundle, folder: Path) -> Subject:
     """A student's U-Net with the student's sampler. Its text encoder and autoencoder are the teacher's.
 
-    The U-Net waits on the CPU until the subject draws.
+    The U-Net is kept in CPU memory until the subject draws.
     """
     bundle = replace(
         teacher, unet=load_unet(folder, precision=models.base.frozen_precision, scheduler=teacher.scheduler)
     )
-    rest(bundle.unet)
+    move_to_cpu(bundle.unet)
     other_mib = _stored_mib(models.teacher_dir) - _stored_mib(models.teacher_dir / "unet")
     sampler = student_sampler(teacher, models.sampling, models.sampling.student_steps)
     return Subject(bundle, sampler, content_hash(models.teacher_dir, folder), other_mib + _stored_mib(folder))

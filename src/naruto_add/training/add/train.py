@@ -6,7 +6,7 @@ from typing import Any
 
 from naruto_add.config.schema import Add, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet, save_unet
-from naruto_add.diffusion.placement import rest
+from naruto_add.diffusion.placement import move_to_cpu
 from naruto_add.runtime.files import new_folder, write_json
 from naruto_add.runtime.sharing import is_main, main_first
 from naruto_add.training.add.adversarial import AdversarialTrainer
@@ -44,7 +44,7 @@ def distill(
         teacher_dir, precision=settings.frozen_precision, caption_chunks=settings.caption_chunks
     )
     student = load_unet(student_dir, precision="fp32", scheduler=bundle.scheduler).requires_grad_(True)
-    rest(student)  # until the data is ready
+    move_to_cpu(student)  # until the data is ready
     data, image_text = _load_inputs(
         bundle,
         pool_path,

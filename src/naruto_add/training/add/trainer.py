@@ -10,7 +10,7 @@ from torch import Tensor
 
 from naruto_add.config.schema import Add, Precision, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents
-from naruto_add.diffusion.placement import rest
+from naruto_add.diffusion.placement import move_to_cpu
 from naruto_add.diffusion.sampling import Sampler, make_student_scheduler
 from naruto_add.runtime.compute import frozen_dtype, make_accelerator, step_generator
 from naruto_add.training.add.alarms import Alarms
@@ -59,7 +59,7 @@ class DistillationTrainer(ABC):
         self.accelerator = make_accelerator(
             autocast_dtype(settings.autocast), keeps_casts=not params.gradient_checkpointing
         )
-        rest(bundle.text_encoder, bundle.vae)
+        move_to_cpu(bundle.text_encoder, bundle.vae)
         if params.gradient_checkpointing:
             student.enable_gradient_checkpointing()
         self.denoisers = Denoisers(

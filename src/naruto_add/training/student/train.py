@@ -18,7 +18,7 @@ from diffusers import UNet2DConditionModel
 
 from naruto_add.config.schema import Student
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet, save_unet
-from naruto_add.diffusion.placement import rest
+from naruto_add.diffusion.placement import move_to_cpu
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.files import new_folder, write_json
 from naruto_add.runtime.sharing import is_main
@@ -50,9 +50,9 @@ def build_student(
     bundle = load_pipeline_folder(
         teacher_dir, precision=settings.frozen_precision, caption_chunks=settings.caption_chunks
     )
-    rest(bundle.vae)
+    move_to_cpu(bundle.vae)
     teacher_unet = load_unet(teacher_dir / "unet", precision="fp32", scheduler=bundle.scheduler)
-    rest(teacher_unet)
+    move_to_cpu(teacher_unet)
     student = shrink_unet(teacher_unet, params.architecture)
     del teacher_unet
     pool = draw_pool(
@@ -76,7 +76,7 @@ def build_student(
         )
         for part in split_pool(pool)
     )
-    rest(bundle.text_encoder)
+    move_to_cpu(bundle.text_encoder)
     student.to(bundle.device)
     trainer = StudentTrainer(
         student,

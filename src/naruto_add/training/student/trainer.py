@@ -9,7 +9,7 @@ from torch import Tensor
 
 from naruto_add.config.schema import Precision, Student
 from naruto_add.diffusion.bundle import decode_latents
-from naruto_add.diffusion.placement import rest
+from naruto_add.diffusion.placement import move_to_cpu
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.imaging.pixels import Images, to_uint8
 from naruto_add.losses.knowledge import feature_loss, weighted_error
@@ -72,7 +72,7 @@ class StudentTrainer:
         """One optimizer step: knowledge distillation in the first `knowledge_steps`, then trajectory distillation."""
         is_knowledge = step < self.params.knowledge_steps
         if not is_knowledge:
-            rest(self.data.bundle.unet)
+            move_to_cpu(self.data.bundle.unet)
         draw = draw_knowledge_batch if is_knowledge else draw_trajectory_batch
         batch = draw(self.data, batch_size=self.params.batch_size, seed=self.params.seed, step=step)
         rows = []

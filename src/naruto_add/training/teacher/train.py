@@ -5,7 +5,7 @@ from pathlib import Path
 from naruto_add.config.schema import Base, Teacher
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, save_bundle
-from naruto_add.diffusion.placement import rest
+from naruto_add.diffusion.placement import move_to_cpu
 from naruto_add.models.lora import merge_lora, save_lora
 from naruto_add.runtime.files import new_folder, write_json
 from naruto_add.runtime.sharing import is_main, main_first
@@ -65,7 +65,7 @@ def train_teacher(
 def _make_trainer(
     bundle: ModelBundle, dataset_dir: Path, *, params: Teacher, base: Base, guidance_scale: float, cache_dir: Path
 ) -> TeacherTrainer:
-    rest(bundle.unet)  # until pictures and prompts are encoded
+    move_to_cpu(bundle.unet)  # until pictures and prompts are encoded
     with main_first():
         data = load_data(
             bundle,

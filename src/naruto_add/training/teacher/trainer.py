@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from naruto_add.config.schema import Precision, Teacher
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, embed_tokens
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, snr
-from naruto_add.diffusion.placement import rest
+from naruto_add.diffusion.placement import move_to_cpu
 from naruto_add.diffusion.sampling import dpm_solver_sampler, initial_noise, noise_pred, sample_latents
 from naruto_add.losses.denoising import min_snr_loss
 from naruto_add.models.lora import add_lora
@@ -76,7 +76,7 @@ class TeacherTrainer:
             start_path=Path(params.lora_start) if params.lora_start else None,
         )
         self.denoiser = Denoiser(bundle.unet, text_encoder, num_chunks=bundle.caption_chunks)
-        rest(*([bundle.vae] if text_encoder else [bundle.vae, bundle.text_encoder]))
+        move_to_cpu(*([bundle.vae] if text_encoder else [bundle.vae, bundle.text_encoder]))
         if params.gradient_checkpointing:
             bundle.unet.enable_gradient_checkpointing()
         self.best = Best()
