@@ -32,7 +32,7 @@ MIN_COUNTS = {"kills": 30, "kills after a checkpoint": 15, "kills while a file w
 LONGER = {"student.num_steps": 40, "student.knowledge_steps": 12, "add.num_steps": 40}
 """Changes of tests/project.py's tiny parameters: enough steps for several disturbances after a checkpoint."""
 MIN_KILLS_PER_STAGE = 4
-"""Of each stage that is soaked."""
+"""The least number of kills of each stage that is soaked."""
 
 Row = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from naruto_add.runtime.errors import StageError
 
 
 def _read(file: Path, content: bytes) -> dict[str, str | None]:
-    """By place: the caption of a good row, the start of a bad row's detail."""
+    """The caption of a good row or the start of a bad row's detail, by place."""
     file.write_bytes(content)
     rows = read_table(file, name=file.name).rows
     return {

@@ -26,7 +26,7 @@ from naruto_add.runtime.errors import StageError
 ROOT = Path(__file__).parents[2]
 VAE: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512]}
 UNET: dict[str, Any] = {"block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2}
-"""Of Stable Diffusion 1.5."""
+"""The values of Stable Diffusion 1.5."""
 COMMIT = "0" * 40
 PARAMS = load_params(ROOT / "params.yaml")
 USE: dict[str, Any] = {

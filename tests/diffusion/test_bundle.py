@@ -127,7 +127,7 @@ def _predict(unet: UNet2DConditionModel, bundle: ModelBundle) -> Tensor:
 
 
 def _head_dtypes(unet: UNet2DConditionModel, bundle: ModelBundle) -> list[torch.dtype]:
-    """Of the outputs of the last two layers, under autocast to bf16."""
+    """The dtypes of the outputs of the last two layers, under autocast to bf16."""
     dtypes: list[torch.dtype] = []
     hooks = [
         layer.register_forward_hook(lambda _layer, _inputs, output: dtypes.append(output.dtype))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _params(section: str, **changes: Any) -> Params:
-    """Those of profile mini, with changes in one section."""
+    """The parameters of profile mini, with changes in one section."""
     params = load_params(ROOT / "params.yaml")
     return params.model_copy(update={section: getattr(params, section).model_copy(update=changes)})
 

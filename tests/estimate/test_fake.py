@@ -64,7 +64,7 @@ def test_under_autocast_norms_return_fp32_and_products_half_precision_as_on_a_gp
 
 
 def test_attention_does_not_store_its_weights() -> None:
-    """As with a GPU's fused kernels: memory is linear in the number of positions."""
+    """Memory is, as with a GPU's fused kernels, linear in the number of positions."""
     peaks = []
     for length in (1024, 4096):
         with measuring() as meter:

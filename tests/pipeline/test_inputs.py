@@ -28,7 +28,7 @@ def model(tmp_path: Path) -> Path:
 def _manifests(
     model: Path | str, folder: Path, lora_start: str = "", **changes: Any
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Those of the model and of its tokenizer."""
+    """The manifests of the model and of its tokenizer."""
     write_manifests(
         BASE.model_copy(update={"model": str(model), **changes}),
         lora_start=lora_start,

@@ -31,7 +31,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _params(**changes: Any) -> Params:
-    """Those of params.yaml, with changes such as add__score_backbone."""
+    """The values of params.yaml, with changes such as add__score_backbone."""
     values = load_params(ROOT / "params.yaml").model_dump()
     for name, value in changes.items():
         *sections, key = name.split("__")

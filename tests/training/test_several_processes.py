@@ -103,7 +103,7 @@ def rows(path: Path) -> list[list[float]]:
 def test_two_processes_have_the_losses_of_one_with_the_same_batch(
     root: Path, tmp_path: Path, stage: str, changes: dict[str, Any]
 ) -> None:
-    """Also if the two accumulate gradients and recompute activations, and the one does not."""
+    """This holds also if the two accumulate gradients and recompute activations, and the one does not."""
     in_one = {name: value for name, value in changes.items() if name not in SAVING_MEMORY}
     finish(start(root, stage, tmp_path / "1", num_processes=1, **in_one))
     finish(start(root, stage, tmp_path / "2", num_processes=2, **changes))

@@ -26,7 +26,7 @@ class TokenCounts:
     mean: float
     max: int
     lost: dict[str, str]
-    """By caption that exceeds the model's limit: its end from the first token that is cut off."""
+    """The end of each caption that exceeds the model's limit, from the first token that is cut off, by caption."""
 
 
 def clean_caption(text: object) -> str:

@@ -241,7 +241,7 @@ def _draw(
 
 @contextmanager
 def _unused_folder() -> Generator[Path]:
-    """For processes whose grids, which are those of the first process, are not kept."""
+    """A temporary folder, for processes other than the first: only the grids of the first process are kept."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 

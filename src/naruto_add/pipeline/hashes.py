@@ -7,7 +7,7 @@ from pathlib import Path
 from naruto_add.runtime.files import atomic_write_bytes, content_hash
 
 _Known = Mapping[str, tuple[str, str]]
-"""By absolute file name: what identifies the file's state, and the hash of its content."""
+"""What identifies a file's state, and the hash of its content, by absolute file name."""
 
 
 def cached_hashes(files: Iterable[Path], cache_path: Path) -> dict[Path, str]:

@@ -30,7 +30,7 @@ COMPUTING = {
     "torchvision": ["torchvision"],
     "transformers": ["safetensors", "tokenizers", "transformers"],
 }
-"""By imported name: the package and those that compute on its behalf. torch's own lock its CUDA libraries."""
+"""The package and those that compute on its behalf, by imported name. torch's own lock its CUDA libraries."""
 
 NOT_COMPUTING = {
     "charset_normalizer",

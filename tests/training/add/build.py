@@ -59,7 +59,7 @@ ALL_LOSSES: dict[str, Any] = {
 
 
 def add_params(**values: Any) -> Add:
-    """Those of profile mini with SMALL and these values; keys of `add.optimizer` are given without it."""
+    """The parameters of profile mini with SMALL and these values; keys of `add.optimizer` are given without it."""
     values = {**SMALL, **values}
     optimizer = {name: values.pop(name) for name in Optimizer.model_fields if name in values}
     section = MINI.add.model_dump()

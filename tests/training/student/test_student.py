@@ -196,7 +196,7 @@ def test_only_the_students_weights_are_trained_and_all_of_them(data: WarmupData,
 @pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny", "none"])
 @pytest.mark.parametrize("knowledge_steps", [0, 1])
 def test_checkpointing_changes_no_result(data: WarmupData, architecture: Architecture, knowledge_steps: int) -> None:
-    """Also with the hooks that record the outputs of blocks."""
+    """This holds also with the hooks that record the outputs of blocks."""
     weights = []
     for checkpointing in (False, True):
         student = shrink_unet(data.bundle.unet, architecture)
