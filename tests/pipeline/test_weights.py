@@ -1,4 +1,4 @@
-"""Of a base model on the hub, only the parts that are used are downloaded."""
+"""Only those parts of a base model on the hub that are used are downloaded."""
 
 import json
 import os
@@ -26,7 +26,12 @@ def test_unused_parts_are_not_downloaded(tmp_path: Path) -> None:
     index = {part: ["library", "Class"] for part in (*PARTS, *UNUSED)}
     (repository / "model_index.json").write_text(json.dumps(index))
     with loopback_hub.serve(tmp_path / "hub") as address:
-        settings = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+        settings = {
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",  # a stage that ran in this process may have set it
+        }
         command = [sys.executable, "-c", FETCH, loopback_hub.COMMIT]
         subprocess.run(command, env={**os.environ, **settings}, check=True)
     log = (tmp_path / "hub/requests.log").read_text()
