@@ -148,19 +148,19 @@ def test_it_states_the_values_of_the_files(page: Path) -> None:
     assert "7.125" in text and "0.9625" in text
     assert "colour: 2 alarms, first at step 7" in text and "gap: 0 alarms" in text
     assert f"add: best validation score at step {PARAMS.add.num_steps} of {PARAMS.add.num_steps}: the last" in text
-    assert f"best validation score at step 0 of {PARAMS.student.num_steps}: training did not improve" in text
+    assert f"best validation score at step 0 of {PARAMS.student.num_steps:,}: training did not improve" in text
     assert (ROOT / "params.yaml").read_text().splitlines()[-1] in page.read_text()
     assert re.search(r"torch ?\d+\.\d+", text)
 
 
 def test_failed_checks_are_marked(page: Path) -> None:
     marked = re.findall(r'<li class="(\w+)">(.*?)</li>', page.read_text())
-    assert {re.split(",|: the last|: training", text)[0]: kind for kind, text in marked} == {
+    assert {re.split(", |: the last|: training", text)[0]: kind for kind, text in marked} == {
         "add: colour: 2 alarms": "failed",
         "add: gap: 0 alarms": "passed",
         f"add: best validation score at step {PARAMS.add.num_steps} of {PARAMS.add.num_steps}": "passed",
         "add: 0 steps skipped because of non-finite gradients": "passed",
-        f"student: best validation score at step 0 of {PARAMS.student.num_steps}": "failed",
+        f"student: best validation score at step 0 of {PARAMS.student.num_steps:,}": "failed",
     }
 
 

@@ -1,11 +1,14 @@
 """`naruto-add estimate`: memory, time and disk of the pipeline, computed before anything starts."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from naruto_add.cli.folder import pipeline_folder
-from naruto_add.config.schema import Ingest
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Ingest
 
 NUM_PICTURES = 1221
 """The size of the Naruto data set of profile sd15; assumed if `ingest` has not run yet."""
@@ -66,5 +69,5 @@ def _num_pictures(dataset: Path) -> int | None:
     return sum(1 for _ in table.open(encoding="utf-8")) if table.exists() else None
 
 
-def _assumed_pictures(ingest: Ingest) -> int:
+def _assumed_pictures(ingest: "Ingest") -> int:
     return ingest.num_drawings if ingest.source == "shinobi" else NUM_PICTURES
