@@ -194,8 +194,9 @@ def test_a_stage_whose_dvc_is_killed_saves_and_exits(project: Project, monkeypat
     process = project.start(*DVC, "repro", "teacher")
     checkpoint = project.wait_for(".checkpoints/teacher/*/teacher.pt", process)
     process.kill()
-    process.communicate(timeout=WAIT_SECONDS)  # returns when the stage has closed its output too
+    output, _ = process.communicate(timeout=WAIT_SECONDS)  # returns when the stage has closed its output too
 
+    assert "interrupted: the next `dvc repro` runs this stage again" in output
     assert 0 < _steps_in(checkpoint) < ENDLESS["teacher.num_steps"]
     _assert_nothing_is_half_written(project, "teacher")
 

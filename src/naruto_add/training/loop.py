@@ -116,14 +116,17 @@ def _first_values(scalars: Scalars) -> dict[str, str]:
 
 @contextmanager
 def _interruptible() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal raises KeyboardInterrupt immediately."""
+    """An event that SIGINT and SIGTERM set; a second SIGINT raises KeyboardInterrupt immediately.
+
+    SIGTERM may come several times: once for each thread of a killed parent. So it is ignored after the first.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # only the main thread may install signal handlers
         return
 
-    def interrupt(*_: object) -> None:
-        if event.is_set():
+    def interrupt(number: int, _: object) -> None:
+        if event.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         event.set()
 
@@ -132,4 +135,5 @@ def _interruptible() -> Generator[threading.Event]:
         yield event
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            is_ending = number == signal.SIGTERM and event.is_set()
+            signal.signal(number, signal.SIG_IGN if is_ending else handler)
