@@ -64,9 +64,9 @@ class Sampling(_Section):
 
 
 class Optimizer(_Section):
-    """AdamW, its learning rate schedule, and the moving average of the weights that it trains."""
+    """AdamW or Muon, its learning rate schedule, and the moving average of the weights that it trains."""
 
-    name: Literal["adamw", "adamw_8bit"]
+    name: Literal["adamw", "adamw_8bit", "muon"]
     learning_rate: Rate
     warmup_steps: Count
     schedule: Schedule

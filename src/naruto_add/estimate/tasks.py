@@ -267,14 +267,15 @@ def _new_student(params: Params, shapes: Shapes, *, is_checkpointing: bool = Fal
 
 
 def _training_state(meter: Meter, module: nn.Module, optimizer: Optimizer, *, is_accumulating: bool) -> list[Tensor]:
-    """AdamW's two averages and the moving average of the weights; counted from now on, with the module's weights.
+    """The optimizer's averages and the moving average of the weights; counted from now on, with the module's weights.
 
     Gradients of earlier parts of the batch are kept while the others are computed.
     """
     meter.hold(module)
     trainable = [item for item in module.parameters() if item.requires_grad]
     dtype = torch.uint8 if optimizer.name == "adamw_8bit" else torch.float32
-    state = [torch.empty(item.shape, dtype=dtype) for item in trainable for _ in range(2)]
+    num_averages = 1 if optimizer.name == "muon" else 2  # of few weights Muon has two, by AdamW
+    state = [torch.empty(item.shape, dtype=dtype) for item in trainable for _ in range(num_averages)]
     if not optimizer.ema_on_cpu:
         state += [torch.empty(item.shape) for item in trainable]
     if is_accumulating:
@@ -285,8 +286,9 @@ def _training_state(meter: Meter, module: nn.Module, optimizer: Optimizer, *, is
 
 
 def _bytes_between_steps(optimizer: Optimizer) -> int:
-    """Bytes on the GPU for each trained weight: itself, AdamW's two averages and the moving average; no gradient."""
-    return 4 + (2 if optimizer.name == "adamw_8bit" else 8) + (0 if optimizer.ema_on_cpu else 4)
+    """GPU bytes of each trained weight: the weight, the optimizer's averages, the moving average; no gradient."""
+    optimizer_bytes = {"adamw": 8, "adamw_8bit": 2, "muon": 4}[optimizer.name]
+    return 4 + optimizer_bytes + (0 if optimizer.ema_on_cpu else 4)
 
 
 def _autocast(precision: Precision, *, keeps_casts: bool = True) -> AbstractContextManager[object]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from naruto_add.config.schema import Optimizer
 from naruto_add.runtime.errors import StageError
+from naruto_add.training.muon import Muon
 from naruto_add.training.weights import Ema, TrainableState
 
 MAX_GRAD_NORM = 1.0
@@ -22,7 +23,7 @@ BUCKET_SIZE = 2**24
 
 
 class Learner:
-    """AdamW for the trainable parameters of a module, with a schedule, gradient clipping and a moving average.
+    """AdamW or Muon for the trainable parameters of a module, with a schedule, gradient clipping and a moving average.
 
     Weight decay is 0, because trainings are short and start from pretrained weights. A step whose gradient is not
     finite is skipped: weights, schedule and average stay as they were.
@@ -46,12 +47,15 @@ class Learner:
         advice: str,
     ) -> None:
         """`section` is named in errors about `optimizer`, `advice` in the error about gradients that are not finite."""
-        self.trainable = [item for item in module.parameters() if item.requires_grad]
-        adamw_class = _adamw_class(optimizer.name, section=section)
-        adamw = adamw_class(self.trainable, lr=learning_rate, betas=betas, weight_decay=0.0)
+        trainable = {name: item for name, item in module.named_parameters() if item.requires_grad}
+        self.trainable = list(trainable.values())
+        optimizer_class = _optimizer_class(optimizer.name, section=section)
+        # Muon has to know the names of the weights.
+        weights = trainable if optimizer.name == "muon" else self.trainable
+        built = optimizer_class(weights, lr=learning_rate, betas=betas, weight_decay=0.0)
         factor = partial(learning_rate_factor, optimizer=optimizer, num_steps=num_steps)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor)
-        self.optimizer: Any = accelerator.prepare_optimizer(adamw)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(built, factor)
+        self.optimizer: Any = accelerator.prepare_optimizer(built)
         self.guard = FiniteGuard(advice)
         self._weights = TrainableState(module)
         self._accelerator, self._ema, self._accumulation_steps = accelerator, ema, accumulation_steps
@@ -149,9 +153,11 @@ def learning_rate_factor(step: int, *, optimizer: Optimizer, num_steps: int) -> 
             return (1 + math.cos(math.pi * min(1.0, (step - warmup_steps) / (num_steps - warmup_steps)))) / 2
 
 
-def _adamw_class(name: str, *, section: str) -> Any:
+def _optimizer_class(name: str, *, section: str) -> Any:
     if name == "adamw":
         return partial(torch.optim.AdamW, fused=True)
+    if name == "muon":
+        return Muon
     try:
         bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError as error:

@@ -1,0 +1,71 @@
+"""Muon (Jordan et al. 2024): updates of weight matrices with their singular values made equal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic polynomial of the Newton-Schulz iteration, which drives singular values towards 1."""
+NUM_ITERATIONS = 5
+MOMENTUM = 0.95
+ADAMW_RMS = 0.2
+"""Root mean square of AdamW's updates at learning rate 1; these get the same, so that one learning rate suits both."""
+OUTER_LAYERS = ("embed", "conv_in", "conv_out")
+"""Parts of the names of layers at the input and the output, which keep AdamW."""
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for matrices and convolution kernels of hidden layers, AdamW for all other parameters.
+
+    A kernel (outputs, inputs, height, width) is taken as a matrix of `outputs` rows. torch.optim.Muon has no kernels.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], **adamw: Any) -> None:
+        """`parameters` by their names in the module; `adamw` are options of torch.optim.AdamW for all of them."""
+        hidden: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in parameters.items():
+            is_hidden = parameter.dim() >= 2 and not any(part in name for part in OUTER_LAYERS)
+            (hidden if is_hidden else others).append(parameter)
+        groups = [{"params": hidden, "is_muon": True}, {"params": others, "is_muon": False}]
+        super().__init__([group for group in groups if group["params"]], fused=True, **adamw)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update of every parameter that has a gradient; gradients of Muon's parameters are removed."""
+        for group in self.param_groups:
+            if group["is_muon"]:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._update(
+                            parameter, parameter.grad, learning_rate=group["lr"], weight_decay=group["weight_decay"]
+                        )
+                        parameter.grad = None  # AdamW skips parameters without a gradient
+        return super().step(closure)
+
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, *, learning_rate: float, weight_decay: float) -> None:
+        """Nesterov's momentum, orthogonalised."""
+        state = self.state[parameter]
+        if not state:
+            # AdamW expects the number of steps in a state that it loads.
+            state.update(momentum=torch.zeros_like(parameter), step=torch.zeros(()))
+        state["step"] += 1
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        matrix = gradient.lerp(momentum, MOMENTUM).flatten(1)
+        length = ADAMW_RMS * max(matrix.shape) ** 0.5
+        parameter.mul_(1 - learning_rate * weight_decay)
+        parameter.add_(orthogonalise(matrix).view_as(parameter), alpha=-learning_rate * length)
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The matrix with its singular values moved into [0.7, 1.2]."""
+    a, b, c = COEFFICIENTS
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if is_tall else matrix).bfloat16()  # precise enough for a direction, and faster
+    x = x / (x.norm() + 1e-7)
+    for _ in range(NUM_ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if is_tall else x).to(matrix.dtype)
