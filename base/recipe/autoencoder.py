@@ -1,6 +1,6 @@
 """Train the base model's AutoencoderKL: `python -m recipe.autoencoder` in base/.
 
-In one training, first differences of pixels count alone; then those of features too, and a discriminator judges (Esser
+In one training, first differences of pixels count alone; then those of features too, and a discriminator (Esser
 et al. 2021, VQGAN), as for the autoencoder of Stable Diffusion. Pixels alone would leave a blur.
 """
 
@@ -24,8 +24,8 @@ from naruto_add.data.shinobi.draw import draw_shinobi
 from naruto_add.losses.perceptual import multi_depth_distance
 from naruto_add.models.backbones import load_efficientnet, resolution_maps
 from naruto_add.runtime.compute import default_device
+from naruto_add.training.muon import Muon
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, section
-from recipe.muon import Muon
 from recipe.pictures import HELD_OUT_SEED, Pictures, as_pixels, batches, first_pictures
 from recipe.resume import Curve, fast_passes, load_checkpoint, save_checkpoint, trapezoid
 
@@ -39,7 +39,8 @@ RESIDUAL_GAIN = 0.1
 """Of the last convolution of every residual block at the start: a short training begins near the identity."""
 LOG_VARIANCE = -6.0
 """Of the posterior at the start. Left near 0, its noise hides the latents, and takes thousands of steps to shrink."""
-BETAS = (0.9, 0.99)
+ADAMW: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": 1e-4}
+KERNEL_WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True)
@@ -98,19 +99,22 @@ def _steps(recipe: Recipe, first_step: int, device: torch.device) -> Iterator[tu
 
 
 class _Run:
-    """The autoencoder, the discriminator that judges it, and a step of both."""
+    """The autoencoder, its discriminator, and a step of both."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
         self.vae = _build(recipe).to(device, memory_format=torch.channels_last)
-        self.critic = _Critic().to(device, memory_format=torch.channels_last)
+        self.discriminator = _Discriminator().to(device, memory_format=torch.channels_last)
         self.photographs = load_efficientnet("lite0", device)
         self.ema = EMAModel(self.vae.parameters(), decay=recipe.ema_decay, foreach=True)
-        kernels, others = _split(self.vae)
+        discriminator_weights = dict(self.discriminator.named_parameters())
         self.optimizers = {
-            "kernels": Muon(kernels, learning_rate=recipe.learning_rate),
-            "others": _adamw(others, recipe.learning_rate),
-            "critic": _adamw(self.critic.parameters(), recipe.discriminator_learning_rate),
+            "vae": _with_initial_rate(_muon(self.vae, recipe.learning_rate)),
+            "discriminator": _with_initial_rate(
+                torch.optim.AdamW(
+                    discriminator_weights.values(), lr=recipe.discriminator_learning_rate, fused=True, **ADAMW
+                )
+            ),
         }
         self.factor = trapezoid(recipe.num_steps, warmup_steps=recipe.warmup_steps, decay_steps=recipe.decay_steps)
         self.curve = Curve(CHECKPOINTS / "autoencoder.tsv")
@@ -119,11 +123,17 @@ class _Run:
     def state(self) -> dict[str, Any]:
         """What a killed training goes on from."""
         optimizers = {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
-        return {"vae": self.vae, "critic": self.critic, "ema": self.ema, "curve": self.curve, **optimizers}
+        return {
+            "vae": self.vae,
+            "discriminator": self.discriminator,
+            "ema": self.ema,
+            "curve": self.curve,
+            **optimizers,
+        }
 
     def train_step(self, pixels: Tensor, step: int) -> None:
-        """One update of the autoencoder and, once it is judged, of its judge."""
-        is_judged = step >= self.recipe.sharpening_start_steps
+        """One update of the autoencoder and, from `sharpening_start_steps` on, of the discriminator."""
+        is_sharpening = step >= self.recipe.sharpening_start_steps
         with fast_passes(self.device):
             moments = self.vae.encode(pixels).latent_dist.parameters
         posterior = DiagonalGaussianDistribution(moments.float())
@@ -132,12 +142,17 @@ class _Run:
         drawn = drawn.float()
         loss = F.l1_loss(drawn, pixels) + F.mse_loss(drawn, pixels)
         loss = loss + self.recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
-        if is_judged:
+        if is_sharpening:
             loss = loss + self._sharpness_loss(pixels, drawn)
-        self._update(self.vae, loss, ["kernels", "others"], self.factor(step))
+        self._update(self.vae, loss, ["vae"], self.factor(step))
         self.ema.step(self.vae.parameters())
-        if is_judged:
-            self._update(self.critic, self._critic_loss(pixels, drawn.detach()), ["critic"], self.factor(step))
+        if is_sharpening:
+            self._update(
+                self.discriminator,
+                self._discriminator_loss(pixels, drawn.detach()),
+                ["discriminator"],
+                self.factor(step),
+            )
 
     def _sharpness_loss(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         """The distance of features, and how little the discriminator takes for real."""
@@ -145,13 +160,13 @@ class _Run:
             with torch.no_grad():
                 real_maps = resolution_maps(self.photographs, pixels)
             drawn_maps = resolution_maps(self.photographs, drawn)
-            logits = self.critic(drawn)
+            logits = self.discriminator(drawn)
         features = multi_depth_distance([each.float() for each in drawn_maps], [each.float() for each in real_maps])
         return self.recipe.perceptual_weight * features.mean() - self.recipe.adversarial_weight * logits.float().mean()
 
-    def _critic_loss(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+    def _discriminator_loss(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         with fast_passes(self.device):
-            logits = self.critic(torch.cat([pixels, drawn]))
+            logits = self.discriminator(torch.cat([pixels, drawn]))
         real, fake = logits.float().chunk(2)
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
@@ -204,23 +219,21 @@ def _build(recipe: Recipe) -> AutoencoderKL:
     return vae
 
 
-def _split(vae: AutoencoderKL) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Kernels between hidden layers, which Muon is for, and all other parameters."""
-    outer = ("encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out", "quant_conv", "post_quant")
-    kernels, others = [], []
-    for name, parameter in vae.named_parameters():
-        (kernels if parameter.dim() == 4 and not name.startswith(outer) else others).append(parameter)
-    return kernels, others
+def _muon(vae: AutoencoderKL, learning_rate: float) -> Muon:
+    muon = Muon(dict(vae.named_parameters()), lr=learning_rate, **ADAMW)
+    for group in muon.param_groups:
+        if group["is_muon"]:
+            group["weight_decay"] = KERNEL_WEIGHT_DECAY
+    return muon
 
 
-def _adamw(parameters: Any, learning_rate: float) -> torch.optim.Optimizer:
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=1e-4, fused=True)
+def _with_initial_rate(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     for group in optimizer.param_groups:
-        group["initial_lr"] = learning_rate
+        group["initial_lr"] = group["lr"]
     return optimizer
 
 
-class _Critic(nn.Sequential):
+class _Discriminator(nn.Sequential):
     """Logits of overlapping squares of a picture (Isola et al. 2017, PatchGAN), spectrally normalised."""
 
     def __init__(self, width: int = 32) -> None:

@@ -6,6 +6,7 @@ comes: none is seen twice.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from naruto_add.diffusion.bundle import forget_paths
 from naruto_add.runtime.compute import default_device, step_generator
+from naruto_add.training.muon import Muon
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, DENOISER, MODEL, section
-from recipe.muon import Muon
 from recipe.pictures import HELD_OUT_SEED, Batch, Pictures, batches, first_pictures
-from recipe.resume import Curve, fast_passes, load_checkpoint, save_checkpoint, trapezoid
+from recipe.resume import Curve, cyclic, fast_passes, load_checkpoint, save_checkpoint
 
 SAVE_EVERY_STEPS = 100
 CURVE_EVERY_STEPS = 1000
@@ -42,7 +43,7 @@ class Recipe:
     text_width: int
     text_layers: int
     text_heads: int
-    num_steps: int
+    cycles: list[int]
     warmup_steps: int
     decay_steps: int
     batch_size: int
@@ -52,6 +53,11 @@ class Recipe:
     short_context_share: float
     context_length: int
     ema_decay: float
+
+    @property
+    def restarts(self) -> list[int]:
+        """First step of every cycle but the first."""
+        return list(accumulate(self.cycles))[:-1]
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,14 @@ def train_denoiser(out_dir: Path, recipe: Recipe) -> None:
     checkpoint = CHECKPOINTS / "denoiser.pt"
     first_step = load_checkpoint(checkpoint, run.state())
     for step, batch in _steps(recipe, first_step, run):
+        if step in recipe.restarts:
+            run.restart()
         if step % CURVE_EVERY_STEPS == 0:
             run.draw_curve(step)
         run.train_step(run.lesson(batch, step), step)
         if (step + 1) % SAVE_EVERY_STEPS == 0:
             save_checkpoint(checkpoint, run.state(), step + 1)
-    run.draw_curve(recipe.num_steps)
+    run.draw_curve(sum(recipe.cycles))
     run.ema.copy_to(run.model.parameters())
     _save(out_dir, run)
     checkpoint.unlink(missing_ok=True)
@@ -100,9 +108,9 @@ def train_denoiser(out_dir: Path, recipe: Recipe) -> None:
 def _steps(recipe: Recipe, first_step: int, run: "_Run") -> Iterator[tuple[int, Batch]]:
     """The steps that are left, each with its pictures."""
     pictures = Pictures(recipe.families, seed=recipe.pictures_seed, size_px=run.vae.config.sample_size)
-    steps = range(first_step, recipe.num_steps)
+    steps = range(first_step, sum(recipe.cycles))
     drawn = batches(pictures, steps, batch_size=recipe.batch_size, device=run.device)
-    shown = tqdm(steps, initial=first_step, total=recipe.num_steps, desc="denoiser", mininterval=30)
+    shown = tqdm(steps, initial=first_step, total=sum(recipe.cycles), desc="denoiser", mininterval=30)
     yield from zip(shown, drawn, strict=True)
 
 
@@ -116,22 +124,20 @@ class _Run:
         self.vae = self.vae.requires_grad_(False).to(device, memory_format=torch.channels_last)
         self.model = Denoiser(_build_text_encoder(self.tokenizer, recipe), _build_unet(self.vae, recipe)).to(device)
         self.ema = EMAModel(self.model.parameters(), decay=recipe.ema_decay, foreach=True)
-        hidden, others = _split(self.model)
-        self.optimizers = {
-            "hidden": Muon(hidden, learning_rate=recipe.learning_rate),
-            "others": torch.optim.AdamW(
-                others, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-            ),
-        }
+        self.optimizer = self._new_optimizer()
         self.noise_scheduler = DDPMScheduler(**NOISE_SCHEDULE)
-        self.factor = trapezoid(recipe.num_steps, warmup_steps=recipe.warmup_steps, decay_steps=recipe.decay_steps)
+        self.factor = cyclic(recipe.cycles, warmup_steps=recipe.warmup_steps, decay_steps=recipe.decay_steps)
         self.curve = Curve(CHECKPOINTS / "denoiser.tsv")
         self.held_out = self._held_out_lesson()
 
     def state(self) -> dict[str, Any]:
         """What a killed training goes on from."""
-        optimizers = {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
-        return {"model": self.model, "ema": self.ema, "curve": self.curve, **optimizers}
+        return {"model": self.model, "ema": self.ema, "curve": self.curve, "optimizer": self.optimizer}
+
+    def restart(self) -> None:
+        """Begin a cycle: the averaged weights become the weights, and the optimizer is new."""
+        self.ema.copy_to(self.model.parameters())
+        self.optimizer = self._new_optimizer()
 
     def lesson(self, batch: Batch, step: int) -> Lesson:
         """What a step makes of its pictures: some lose their captions, and all see the first tokens only, or all."""
@@ -148,10 +154,9 @@ class _Run:
         self.model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = self.recipe.learning_rate * self.factor(step)
-            optimizer.step()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * self.factor(step)
+        self.optimizer.step()
         self.ema.step(self.model.parameters())
 
     @torch.no_grad()
@@ -167,6 +172,10 @@ class _Run:
         self.ema.restore(self.model.parameters())
         quarters = {f"error_{256 * i}": float(part.mean()) for i, part in enumerate(errors.chunk(4))}
         self.curve.append({"step": step, "pictures": step * self.recipe.batch_size, **quarters})
+
+    def _new_optimizer(self) -> Muon:
+        weights = dict(self.model.named_parameters())
+        return Muon(weights, lr=self.recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
 
     def _held_out_lesson(self) -> Lesson:
         """Pictures that are not learned from, their timesteps evenly from 0 to 999."""
@@ -208,16 +217,6 @@ class _Run:
         """Beyond min-SNR: where noise prevails, errors weigh by what their gradients lose to it, for layout's sake."""
         snr = compute_snr(self.noise_scheduler, timesteps)
         return snr.clamp(max=self.recipe.snr_gamma) / snr * snr.rsqrt().clamp(min=1)
-
-
-def _split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Matrices and kernels between hidden layers, which Muon is for, and all other parameters."""
-    outer = ("embed", "conv_in", "conv_out")
-    hidden, others = [], []
-    for name, parameter in model.named_parameters():
-        is_hidden = parameter.dim() >= 2 and not any(part in name for part in outer)
-        (hidden if is_hidden else others).append(parameter)
-    return hidden, others
 
 
 def _build_text_encoder(tokenizer: CLIPTokenizer, recipe: Recipe) -> CLIPTextModel:

@@ -1,7 +1,9 @@
 """What the recipe's two trainings share: checkpoints and curves, written whole or not at all; precision; rates."""
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,18 @@ def trapezoid(num_steps: int, *, warmup_steps: int, decay_steps: int) -> Callabl
     The level part does not depend on the length, so a training that shall be longer can go on from its checkpoint.
     """
     return lambda step: max(0.0, min(1.0, (step + 1) / (warmup_steps + 1), (num_steps - step) / decay_steps))
+
+
+def cyclic(cycles: Sequence[int], *, warmup_steps: int, decay_steps: int) -> Callable[[int], float]:
+    """The learning rate's factor by step over one trapezoid after another, each of so many steps.
+
+    Warm restarts (Loshchilov and Hutter 2017): a training that has ended goes on in another cycle.
+    """
+    starts = [0, *accumulate(cycles)]
+
+    def factor(step: int) -> float:
+        cycle = bisect_right(starts, step) - 1
+        shape = trapezoid(cycles[cycle], warmup_steps=warmup_steps, decay_steps=decay_steps)
+        return shape(step - starts[cycle])
+
+    return factor

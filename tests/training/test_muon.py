@@ -74,6 +74,19 @@ def test_first_layers_and_biases_are_trained_by_adamw() -> None:
         assert not torch.allclose(module.get_parameter(name), other.get_parameter(name))
 
 
+def test_the_gradient_scaler_skips_a_step_whose_gradient_is_not_finite() -> None:
+    module = nn.Linear(4, 4)
+    before = copy.deepcopy(module.state_dict())
+    optimizer, scaler = muon(module), torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(module(torch.full((1, 4), torch.inf)).sum()).backward()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    for name, weight in module.state_dict().items():
+        assert torch.equal(weight, before[name])
+    assert scaler.get_scale() < 8
+
+
 def test_a_resumed_training_has_the_same_weights() -> None:
     torch.manual_seed(0)
     whole = Net()

@@ -12,7 +12,7 @@ NUM_ITERATIONS = 5
 MOMENTUM = 0.95
 ADAMW_RMS = 0.2
 """Root mean square of AdamW's updates at learning rate 1; these get the same, so that one learning rate suits both."""
-OUTER_LAYERS = ("embed", "conv_in", "conv_out")
+OUTER_LAYERS = ("embed", "conv_in", "conv_out", "quant_conv")
 """Parts of the names of layers at the input and the output, which keep AdamW."""
 
 
@@ -31,10 +31,13 @@ class Muon(torch.optim.AdamW):
             (hidden if is_hidden else others).append(parameter)
         groups = [{"params": hidden, "is_muon": True}, {"params": others, "is_muon": False}]
         super().__init__([group for group in groups if group["params"]], fused=True, **adamw)
+        # The gradient scaler of fp16 skips a step whose gradient is not finite, unless the optimizer says it does so.
+        self._step_supports_amp_scaling = False
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One update of every parameter that has a gradient; gradients of Muon's parameters are removed."""
+        assert closure is None
         for group in self.param_groups:
             if group["is_muon"]:
                 for parameter in group["params"]:
@@ -43,7 +46,7 @@ class Muon(torch.optim.AdamW):
                             parameter, parameter.grad, learning_rate=group["lr"], weight_decay=group["weight_decay"]
                         )
                         parameter.grad = None  # AdamW skips parameters without a gradient
-        return super().step(closure)
+        return super().step()
 
     def _update(self, parameter: nn.Parameter, gradient: Tensor, *, learning_rate: float, weight_decay: float) -> None:
         """Nesterov's momentum, orthogonalised."""

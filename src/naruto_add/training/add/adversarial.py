@@ -52,11 +52,13 @@ class AdversarialTrainer(DistillationTrainer):
             bundle.vae.to(bundle.device)  # crops are decoded in every step
         self.crop_losses = CropLosses(bundle.vae, params=params, image_text=image_text, device=bundle.device)
         self.discriminators = Discriminators(bundle, params=params, pooled_width=data.pooled.shape[1])
+        # Muon has momentum, which a discriminator goes without: its target moves.
+        name = "adamw" if params.optimizer.name == "muon" else params.optimizer.name
         self.discriminator_learner = Learner(
             self.discriminators.heads,
             self.accelerator,
             section="add",
-            optimizer=params.optimizer,
+            optimizer=params.optimizer.model_copy(update={"name": name}),
             learning_rate=params.discriminator_learning_rate,
             num_steps=params.num_steps,
             accumulation_steps=params.accumulation_steps,
