@@ -203,6 +203,13 @@ def test_files_that_are_no_pictures_are_rejected(file: bytes) -> None:
     assert _rejected(file).reason in ("broken", "truncated")
 
 
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tmp_path / "a.png").write_bytes(pointer)
+    for file in (pointer, tmp_path / "a.png"):
+        assert "`git lfs pull`" in _rejected(file).detail
+
+
 def test_a_damaged_picture_is_rejected() -> None:
     file = bytearray(_file(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))))
     file[1000:1100] = bytes(100)

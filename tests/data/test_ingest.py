@@ -287,6 +287,21 @@ def test_duplicates_do_not_count_as_rejected(tmp_path: Path) -> None:
     assert (written["metrics"]["duplicates"], written["metrics"]["rejected"]) == (20, 0)
 
 
+def test_texts_of_no_picture_are_named_and_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for row in _folder(tmp_path / "set", 10):
+        (tmp_path / "set" / row["file_name"]).with_suffix(".txt").write_text(row["text"])
+    (tmp_path / "set/metadata.jsonl").unlink()
+    for name in ("README.txt", "LICENSE.txt"):
+        (tmp_path / "set" / name).write_text("about this set")
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), max_rejected=0.0)
+    assert (written["metrics"]["entries"], written["metrics"]["rejected"]) == (10, 0)
+    assert [(row["file"], row["reason"]) for row in written["rejects"]] == [
+        ("LICENSE.txt", "left_aside"),
+        ("README.txt", "left_aside"),
+    ]
+    assert "LICENSE.txt, README.txt belong to no picture" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("num_pictures", "num_copies"), [(1, 0), (1, 12), (3, 0), (9, 0)])
 def test_too_few_different_pictures_are_an_error_that_says_how_many_are_needed(
     tmp_path: Path, num_pictures: int, num_copies: int

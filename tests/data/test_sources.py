@@ -1,7 +1,10 @@
 """Each source yields its entries in a fixed order; a bad entry costs only itself."""
 
+import base64
 import json
 import os
+import time
+import unicodedata
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -117,24 +120,85 @@ def test_a_folder_with_text_files_yields_its_pictures(tmp_path: Path) -> None:
 
 
 def test_text_files_without_a_supported_picture_are_rejected(tmp_path: Path) -> None:
-    _picture(tmp_path / "a.png")
-    for name in ("b.heic", "sub/c.PSD", "d", "f.json", "a.json", "e.svg", "e.ico"):
+    _picture(tmp_path / "a1.png")
+    for name in ("b.heic", "sub/c.PSD", "a2", "f.json", "a1.json", "e.svg", "e.ico"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"?")
-    for name in ("a", "b", "sub/c", "d", "e", "lost", "sub/b"):
+    for name in ("a1", "b", "sub/c", "a2", "e", "a3", "sub/A12"):
         (tmp_path / f"{name}.txt").write_text("a man")
+    (tmp_path / "other.caption").write_text("a man")
     entries = _entries("folder", tmp_path)
     assert _reasons(entries) == {
-        "a.png": "taken",
-        **dict.fromkeys(("b.heic", "d", "e.ico", "e.svg", "sub/c.PSD"), "unsupported"),
-        **dict.fromkeys(("lost.txt", "sub/b.txt"), "missing_file"),
+        "a1.png": "taken",
+        **dict.fromkeys(("b.heic", "a2", "e.ico", "e.svg", "sub/c.PSD"), "unsupported"),
+        **dict.fromkeys(("a3.txt", "sub/A12.txt", "other.caption"), "missing_file"),
     }
-    assert {entry.name: entry.detail for entry in entries if isinstance(entry, Reject)}["d"] == (
+    assert {entry.name: entry.detail for entry in entries if isinstance(entry, Reject)}["a2"] == (
         "its name has no ending; save it as PNG"
     )
-    (tmp_path / "a.png").unlink()
-    with pytest.raises(StageError, match=r"has no captioned pictures; .*; a\.json: \.json is not a supported"):
+    (tmp_path / "a1.png").unlink()
+    with pytest.raises(StageError, match=r"has no captioned pictures; .*; a1\.json: \.json is not a supported"):
         _entries("folder", tmp_path)
+
+
+def test_texts_that_belong_to_no_picture_are_left_aside(tmp_path: Path) -> None:
+    documents = ["LICENSE.txt", "README.txt", "docs/how_to_cite.TXT", "readme2.txt"]
+    for name in ("0001.png", "0002.png", "3f2a9c01.jpg"):
+        _picture(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text("a man")
+    for name in (*documents, "README.md", "0003.txt", "9d04be77.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("about")
+    source = open_source(_PARAMS.model_copy(update={"path": str(tmp_path)}))
+    assert source.left_aside == documents
+    lost = [entry.name for entry in source.entries if isinstance(entry, Reject) and entry.reason == "missing_file"]
+    assert lost == ["0003.txt", "9d04be77.txt"], "they are named as pictures are, so their pictures are missing"
+
+
+def test_a_picture_without_a_known_ending_is_named_although_its_text_is_named_as_no_other(tmp_path: Path) -> None:
+    for name in ("0001.png", "fox.png"):
+        _picture(tmp_path / name)
+    for name in ("0001", "fox", "README", "pipe"):
+        (tmp_path / f"{name}.txt").write_text("a man")
+    (tmp_path / "fox.png").rename(tmp_path / "fox.jpg_large")
+    (tmp_path / "README.md").write_text("P6 is a format of pictures")
+    os.mkfifo(tmp_path / "pipe.bin")
+    source = open_source(_PARAMS.model_copy(update={"path": str(tmp_path)}))
+    assert _reasons(list(source.entries)) == {"0001.png": "taken", "fox.jpg_large": "unsupported"}
+    assert source.left_aside == ["README.txt", "pipe.txt"]
+
+
+def test_a_folder_in_place_of_a_text_is_named(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        _picture(tmp_path / name)
+    (tmp_path / "a.txt").write_text("a man")
+    (tmp_path / "b.txt").mkdir()
+    _, entry = _entries("folder", tmp_path)
+    assert entry == Reject(name="b.png", reason="no_caption", detail="b.txt is not a regular file")
+
+
+@pytest.mark.parametrize(
+    ("picture", "text"),
+    [
+        (unicodedata.normalize("NFD", "ガンダム.png"), unicodedata.normalize("NFC", "ガンダム.txt")),
+        ("IMG_1.JPG", "img_1.txt"),
+        ("a.png", "a.png.txt"),
+        ("a.b.png", "a.b.PNG.caption"),
+    ],
+)
+def test_a_text_of_a_similar_name_is_the_caption(tmp_path: Path, picture: str, text: str) -> None:
+    _picture(tmp_path / picture)
+    (tmp_path / text).write_text("a man")
+    (entry,) = _entries("folder", tmp_path)
+    assert isinstance(entry, Entry)
+    assert (entry.name, entry.captions) == (picture, ["a man"])
+
+
+def test_a_text_of_a_similar_name_is_not_taken_from_its_own_picture(tmp_path: Path) -> None:
+    for name in ("a.png", "A.png"):
+        _picture(tmp_path / name)
+    (tmp_path / "a.txt").write_text("a man")
+    assert _reasons(_entries("folder", tmp_path)) == {"A.png": "no_caption", "a.png": "taken"}
 
 
 @pytest.fixture
@@ -228,10 +292,12 @@ def test_bad_rows_and_pictures_without_a_row_are_rejected(tmp_path: Path) -> Non
     ]
 
 
-@pytest.mark.parametrize(("content", "message"), [("", "holds no"), ("{}", "file_name"), ("[]", "file_name")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("", "no row"), ("{}", "has no column 'file_name'"), ("[]", "no row")]
+)
 def test_tables_without_rows_or_file_names_are_errors(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(content)
-    with pytest.raises(StageError, match=rf"ingest\.path: .*({message}|has no column)"):
+    with pytest.raises(StageError, match=rf"ingest\.path: .*{message}"):
         _entries("folder", tmp_path)
 
 
@@ -482,7 +548,7 @@ def test_a_folder_without_captions_is_an_error_that_lists_its_files_and_what_wou
         _entries("folder", tmp_path, captions="sidecar")
 
 
-@pytest.mark.parametrize("archive", ["images.zip", "00000.tar", "train.tar.gz"])
+@pytest.mark.parametrize("archive", ["images.ZIP", "00000.tar", "train.tar.gz", "train.tar.zst"])
 @pytest.mark.parametrize("has_table", [False, True])
 def test_packed_pictures_are_one_error_that_says_to_unpack_them(tmp_path: Path, archive: str, has_table: bool) -> None:
     (tmp_path / archive).write_bytes(b"?")
@@ -587,6 +653,19 @@ def test_the_rows_of_one_picture_are_its_captions(tmp_path: Path) -> None:
     assert {empty.name, repeated.name} == {"a.png"}, "rows that add no caption stay, and are rejected as such"
 
 
+def test_many_rows_of_few_pictures_are_read_in_linear_time(tmp_path: Path) -> None:
+    for index in range(2):
+        _picture(tmp_path / f"{index}.png")
+    rows = ({"file_name": f"{index % 2}.png", "text": f"caption {index}"} for index in range(10_000))
+    _jsonl(tmp_path, *rows)
+    start = time.process_time()
+    first, second = _entries("folder", tmp_path)
+    assert time.process_time() - start < 20
+    assert isinstance(first, Entry) and isinstance(second, Entry)
+    assert first.captions == [f"caption {index}" for index in range(0, 10_000, 2)]
+    assert second.captions == [f"caption {index}" for index in range(1, 10_000, 2)]
+
+
 @pytest.mark.parametrize("name", ["Metadata.JSONL", "METADATA.jsonl", "sub/metadata.Jsonl"])
 def test_tables_are_found_whatever_the_case_of_their_names(tmp_path: Path, name: str) -> None:
     table = tmp_path / name
@@ -611,7 +690,7 @@ def test_a_csv_file_with_another_separator_is_an_error_that_says_so(tmp_path: Pa
         _entries("folder", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["captions.json", "metadata.json", "labels.tsv"])
+@pytest.mark.parametrize("name", ["captions.json", "metadata.json", "labels.tsv", "captions.csv", "metadata.jsonl.gz"])
 def test_captions_in_a_file_that_is_not_read_are_an_error_that_says_how_to_write_them(
     tmp_path: Path, name: str
 ) -> None:
@@ -621,12 +700,20 @@ def test_captions_in_a_file_that_is_not_read_are_an_error_that_says_how_to_write
         _entries("folder", tmp_path)
 
 
-@pytest.mark.parametrize("form", ["sub\\a.png", "sub/A.PNG", ".\\Sub\\a.Png"])
+@pytest.mark.parametrize("form", ["sub\\a.png", "sub/A.PNG", ".\\Sub\\a.Png", " sub/a.png ", "sub/a.png\r"])
 def test_rows_may_name_files_as_windows_does(tmp_path: Path, form: str) -> None:
     for name in ("sub/a.png", "b.png"):
         _picture(tmp_path / name)
     _jsonl(tmp_path, {"file_name": form, "text": "a man"}, {"file_name": "b.png", "text": "a dog"})
     assert _reasons(_entries("folder", tmp_path)) == {"sub/a.png": "taken", "b.png": "taken"}
+
+
+def test_rows_may_name_files_in_another_unicode_form(tmp_path: Path) -> None:
+    _picture(tmp_path / unicodedata.normalize("NFD", "ガンダム.png"))
+    _jsonl(tmp_path, {"file_name": unicodedata.normalize("NFC", "ガンダム.png"), "text": "a robot"})
+    (entry,) = _entries("folder", tmp_path)
+    assert isinstance(entry, Entry)
+    assert entry.captions == "a robot"
 
 
 def test_a_row_whose_name_fits_two_files_in_other_cases_is_rejected(tmp_path: Path) -> None:
@@ -646,3 +733,31 @@ def test_a_plain_string_in_a_parquet_file_is_a_path(tmp_path: Path) -> None:
         "missing_file", "path_escape", "missing_file",
     ]  # fmt: skip
     assert isinstance(others[0], Reject) and others[0].detail == "https://example.org/b.png does not exist"
+
+
+def test_a_picture_as_text_in_a_parquet_file_is_a_short_reject(tmp_path: Path) -> None:
+    table = pa.table({"image": [base64.b64encode(os.urandom(9000)).decode(), ""], "text": ["a", "b"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    long, empty = _entries("parquet", tmp_path)
+    assert isinstance(long, Reject) and isinstance(empty, Reject)
+    assert (long.reason, empty.reason) == ("missing_file", "missing_file")
+    assert len(long.detail) < 200
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            json.dumps({"file_name": "a.png", "text": "a man"}, indent=2),
+            r"metadata\.jsonl:1: not JSON.*an object for each",
+        ),
+        (json.dumps([{"file_name": "a.png", "text": "a man"}]), r"metadata\.jsonl:1: not a JSON object.*on a line"),
+        ("", "the file is empty.*write an object for each picture"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS.*`git lfs pull`"),
+    ],
+)
+def test_a_table_without_any_row_is_an_error_that_says_what_it_is(tmp_path: Path, content: str, message: str) -> None:
+    _picture(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(content)
+    with pytest.raises(StageError, match=message):
+        _entries("folder", tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from naruto_add.data.entries import Reject
-from naruto_add.data.tables import read_table
+from naruto_add.data.tables import Row, read_table
 from naruto_add.runtime.errors import StageError
 
 
@@ -102,3 +102,12 @@ def test_a_row_that_names_a_key_twice_is_bad(tmp_path: Path) -> None:
     assert _read(tmp_path / "metadata.jsonl", b'{"text": "a man", "text": "a girl"}') == {
         "metadata.jsonl:1": "names 'text' twice"
     }
+
+
+def test_spaces_around_the_values_of_a_csv_file_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text('file_name , text\na.png, "a man, with a sword"\n')
+    table = read_table(tmp_path / "metadata.csv", name="metadata.csv")
+    assert table.columns == ["file_name", "text"]
+    assert [row.values for row in table.rows if isinstance(row, Row)] == [
+        {"file_name": "a.png", "text": "a man, with a sword"}
+    ]

@@ -230,8 +230,8 @@ def _evaluate_problems(params: Params) -> list[str]:
 
 def _chunk_problems(params: Params) -> list[str]:
     if params.base.caption_chunks > 1 and "demo" in params.export.formats:
-        problem = f"demo encodes prompts in one chunk, and base.caption_chunks is {params.base.caption_chunks}"
-        return [f"export.formats: {problem}; leave demo out, or use 1"]
+        problem = f"demo encodes prompts in one chunk only, and base.caption_chunks is {params.base.caption_chunks}"
+        return [f"export.formats: {problem}; leave demo out, or set base.caption_chunks to 1"]
     return []
 
 

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from naruto_add.data.images import Reason
 
 Split = Literal["train", "validation", "test"]
+_MAX_SHOWN_CHARS = 120
 
 
 _SPLIT_OF: dict[str, Split] = {
@@ -50,11 +52,21 @@ class Reject:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """What a folder holds: its entries, and the text files that belong to no picture, such as README.txt."""
+
+    entries: list[Entry | Reject]
+    left_aside: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """The entries of a source in its own order; some may already be rejects."""
 
     num_entries: int
     entries: Iterable[Entry | Reject]
+    left_aside: Sequence[str] = ()
+    """Text files that belong to no picture, such as README.txt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +107,23 @@ def locate(root: Path, file_name: str, *, name: str) -> Path | Reject:
     try:
         path = (root / file_name).resolve()
         if not path.is_relative_to(root.resolve()):
-            return Reject(name=name, reason="path_escape", detail=f"{file_name} leads out of {root}")
+            return Reject(name=name, reason="path_escape", detail=f"{shortened(file_name)} leads out of {root}")
         if path.is_file():
             return path
         problem = "is not a regular file" if path.exists() else "does not exist"
     except (OSError, ValueError, RuntimeError) as error:  # names that the file system refuses, and circular links
-        problem = f"cannot be found: {error}"
-    return Reject(name=name, reason="missing_file", detail=f"{file_name} {problem}")
+        problem = f"cannot be found: {error.strerror if isinstance(error, OSError) else error}"
+    return Reject(name=name, reason="missing_file", detail=f"{shortened(file_name)} {problem}")
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text that may be of any length."""
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."
+
+
+def folded(name: str) -> str:
+    """The name without what systems and editors change in it: case, composed letters, backslashes, spaces around it."""
+    return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).lower()
 
 
 def given_split(name: object) -> Split | None:

@@ -5,13 +5,23 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from naruto_add.config.schema import Ingest
-from naruto_add.data.entries import Entry, FolderListing, Reject, Source, list_folder, locate, split_of_folder
+from naruto_add.data.entries import (
+    Captioned,
+    Entry,
+    FolderListing,
+    Reject,
+    Source,
+    list_folder,
+    locate,
+    split_of_folder,
+)
 from naruto_add.data.formats import is_unread_picture, picture_suffixes, unread_detail
 from naruto_add.data.metadata import find_tables, is_table, table_entries
-from naruto_add.data.sidecars import sidecar_entries
+from naruto_add.data.sidecars import read_sidecars
 from naruto_add.runtime.errors import StageError, shown
 
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+_ARCHIVES = tuple(".zip .7z .rar .tar .tgz .tbz2 .txz .tar.gz .tar.bz2 .tar.xz .tar.zst".split())  # noqa: SIM905
+_OTHER_TABLES = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".xml", ".gz")
 _MAX_ENDINGS = 6
 _Entries = list[Entry | Reject]
 
@@ -22,41 +32,42 @@ def open_folder(params: Ingest) -> Source:
     if not root.is_dir():
         raise StageError(f"ingest.path: {params.path!r} is not a folder; name one that holds captioned pictures")
     listing = list_folder(root)
-    entries = _captioned(root, listing, params)
+    found = _captioned(root, listing, params)
+    entries = found.entries
     _check_unpacked(entries, listing, params)
     named = {entry.name for entry in entries}
     entries += [_archive(name) for name in _archives(listing) if name not in named]
-    return Source(num_entries=len(entries), entries=entries)
+    return Source(num_entries=len(entries), entries=entries, left_aside=found.left_aside)
 
 
-def _captioned(root: Path, listing: FolderListing, params: Ingest) -> _Entries:
+def _captioned(root: Path, listing: FolderListing, params: Ingest) -> Captioned:
     """The entries by `ingest.captions`; `auto` takes a table in the folder, text files, or deeper tables."""
     match params.captions:
         case "metadata":
             tables = find_tables(root, listing, params)
-            entries = table_entries(root, tables, listing, params) if tables else []
+            found = Captioned(entries=table_entries(root, tables, listing, params) if tables else [])
         case "sidecar":
-            entries = sidecar_entries(root, listing)
+            found = read_sidecars(root, listing)
         case "file_name" | "constant":
-            entries = _named_entries(root, listing, params)
+            found = Captioned(entries=_named_entries(root, listing, params))
         case "auto":
             return _found_entries(root, listing, params)
-    if not any(isinstance(entry, Entry) for entry in entries):
-        raise _no_captions(entries, listing, params)
-    return entries
+    if not any(isinstance(entry, Entry) for entry in found.entries):
+        raise _no_captions(found.entries, listing, params)
+    return found
 
 
-def _found_entries(root: Path, listing: FolderListing, params: Ingest) -> _Entries:
+def _found_entries(root: Path, listing: FolderListing, params: Ingest) -> Captioned:
     tables = find_tables(root, listing, params)
     outermost = [table for table in tables if "/" not in table]
     if outermost:
-        return table_entries(root, outermost, listing, params)
-    entries = sidecar_entries(root, listing)
-    if any(isinstance(entry, Entry) for entry in entries):
-        return entries
+        return Captioned(entries=table_entries(root, outermost, listing, params))
+    found = read_sidecars(root, listing)
+    if any(isinstance(entry, Entry) for entry in found.entries):
+        return found
     if tables:
-        return table_entries(root, tables, listing, params)
-    raise _no_captions(entries, listing, params)
+        return Captioned(entries=table_entries(root, tables, listing, params))
+    raise _no_captions(found.entries, listing, params)
 
 
 # --- captions without any text ---
@@ -117,7 +128,7 @@ def _fitting(listing: FolderListing, params: Ingest) -> str:
     choices = []
     if any("/" in name or params.captions != "auto" for name in _tables(listing)):
         choices.append("ingest.captions metadata reads its tables")
-    if others := [name for name in listing.files if name.lower().endswith((".json", ".tsv", ".xlsx"))]:
+    if others := [name for name in listing.files if name.lower().endswith(_OTHER_TABLES) and not is_table(name)]:
         choices.append(
             f"{shown(others[0])} is not read: write it as metadata.jsonl, an object for each picture on a line"
         )

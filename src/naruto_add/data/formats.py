@@ -2,7 +2,7 @@
 
 from functools import cache
 from importlib import import_module
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
@@ -28,6 +28,16 @@ def picture_suffixes() -> set[str]:
     """The file name endings of the formats that can be read here, in lower case with the dot."""
     formats = installed_formats()
     return {suffix for suffix, name in Image.EXTENSION.items() if name in formats}
+
+
+def is_picture(file: Path) -> bool:
+    """Whether the content is that of a format that can be read here, whatever the ending of the file's name."""
+    signed = [name for name in installed_formats() if name != "TGA"]  # TGA files have no signature
+    try:
+        with Image.open(file, formats=signed):
+            return True
+    except Exception:  # noqa: BLE001 (decoders raise nearly every built-in error for what is no picture)
+        return False
 
 
 def is_unread_picture(name: str) -> bool:

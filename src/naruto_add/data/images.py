@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from naruto_add.data.formats import installed_formats
 from naruto_add.data.jpeg import is_cut_short
+from naruto_add.data.text import LFS_POINTER, is_lfs_pointer
 
 Reason = Literal[
     "animated",
@@ -82,7 +83,7 @@ def read_picture(file: Path | bytes, rules: PictureRules) -> Image.Image:
     except UnusablePictureError:
         raise
     except Exception as error:  # decoders raise nearly every built-in error for broken files
-        raise _unreadable(error) from error
+        raise _unreadable(error, file) from error
     size_px = (rules.resolution_px, rules.resolution_px)
     centering = (0.5, 0.0 if rules.crop == "top" else 0.5)
     return ImageOps.fit(rgb, size_px, Image.Resampling.LANCZOS, centering=centering)
@@ -121,7 +122,11 @@ def _check_complete(image: Image.Image, file: Path | bytes) -> None:
         raise UnusablePictureError("truncated", "its data end before its last line, although an end marker follows")
 
 
-def _unreadable(error: Exception) -> UnusablePictureError:
+def _unreadable(error: Exception, file: Path | bytes) -> UnusablePictureError:
+    if isinstance(error, UnidentifiedImageError) and is_lfs_pointer(
+        file if isinstance(file, bytes) else file.read_bytes()
+    ):
+        return UnusablePictureError("broken", f"it is {LFS_POINTER}")
     detail = f"{type(error).__name__}: {error}"
     if "truncated" in str(error).lower():
         return UnusablePictureError("truncated", detail)

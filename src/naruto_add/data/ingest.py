@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -19,7 +20,7 @@ from naruto_add.data.images import PictureRules, Reason
 from naruto_add.data.prepare import Prepared, prepare_pictures, usable_processes
 from naruto_add.data.sheet import draw_sheet
 from naruto_add.data.sources import open_source, source_parameter
-from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.errors import StageError, shown
 from naruto_add.runtime.files import atomic_write_bytes, new_folder, write_json
 from naruto_add.runtime.progress import progress
 
@@ -27,6 +28,8 @@ _RESERVED_COLUMNS = ("file_name", "text", "split", "source", "image", FURTHER_CA
 """The columns that we write, and `image`, which the datasets library adds."""
 _CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that JSON may contain as they are, but that a terminal obeys."""
+_MAX_NAMED = 5
+"""Files that a note names; data/rejects.jsonl has the others."""
 _Row = dict[str, Any]
 
 
@@ -76,7 +79,8 @@ def run_ingest(
     source = open_source(params)
     with new_folder(dataset_dir) as folder:
         outcome = _prepare(source, params, resolution_px=resolution_px, folder=folder / "images")
-        _write_rows(rejects_path, _reject_rows(outcome))
+        _write_rows(rejects_path, _reject_rows(outcome, left_aside=source.left_aside))
+        _name_left_aside(source.left_aside)
         _check_outcome(outcome, params, rejects_path)
         rows = _rows(outcome.kept, params)
         _write_rows(folder / "metadata.jsonl", rows)
@@ -182,8 +186,8 @@ def _uniform(content: str, *, seed: int) -> float:
 # --- the account ---
 
 
-def _reject_rows(outcome: _Outcome) -> list[_Row]:
-    """A row for each entry that is not in the data set, in the source's order."""
+def _reject_rows(outcome: _Outcome, *, left_aside: Sequence[str]) -> list[_Row]:
+    """A row for each entry that is not in the data set, in the source's order, then for texts that are left aside."""
     rows: dict[int, _Row] = {}
     for position, entry in enumerate(outcome.entries):
         if isinstance(entry, Reject):
@@ -191,7 +195,15 @@ def _reject_rows(outcome: _Outcome) -> list[_Row]:
     for each in outcome.duplicates:
         copy, original = outcome.prepared(each.position).name, outcome.prepared(each.original).name
         rows[each.position] = {"file": copy, "reason": each.kind, "detail": f"the same picture as {original}"}
-    return [rows[position] for position in sorted(rows)]
+    aside = [{"file": name, "reason": "left_aside", "detail": "it belongs to no picture"} for name in left_aside]
+    return [*(rows[position] for position in sorted(rows)), *aside]
+
+
+def _name_left_aside(names: Sequence[str]) -> None:
+    if names:
+        some = ", ".join(map(shown, names[:_MAX_NAMED])) + (", ..." if len(names) > _MAX_NAMED else "")
+        verb = "belongs to no picture and is" if len(names) == 1 else "belong to no picture and are"
+        print(f"note: {some} {verb} left aside", file=sys.stderr)
 
 
 def _truncated_rows(rows: Iterable[_Row], tokens: TokenCounts) -> list[_Row]:

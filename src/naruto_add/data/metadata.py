@@ -9,13 +9,22 @@ from typing import Any
 
 from naruto_add.config.schema import Ingest
 from naruto_add.data.captions import clean_captions
-from naruto_add.data.entries import Entry, FolderListing, Reject, given_split, locate, plain_attributes, split_of_folder
+from naruto_add.data.entries import (
+    Entry,
+    FolderListing,
+    Reject,
+    folded,
+    given_split,
+    locate,
+    plain_attributes,
+    shortened,
+    split_of_folder,
+)
 from naruto_add.data.formats import is_unread_picture, picture_suffixes, unread_detail
 from naruto_add.data.tables import Row, Table, read_table
 from naruto_add.runtime.errors import StageError, shown
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
-_MAX_SHOWN_CHARS = 120
 
 
 def find_tables(root: Path, listing: FolderListing, params: Ingest) -> list[str]:
@@ -54,7 +63,7 @@ def table_entries(root: Path, names: Sequence[str], listing: FolderListing, para
     mentioned: set[str] = set()
     similar: dict[str, list[str]] = defaultdict(list)
     for name in listing.files:
-        similar[name.lower()].append(name)
+        similar[folded(name)].append(name)
     for name in names:
         table = read_table(root / name, name=name)
         _check_columns(root / name, table, params)
@@ -78,6 +87,7 @@ def _one_for_each_picture(entries: Sequence[Entry | Reject]) -> list[Entry | Rej
     Rows without a new caption stay: they are rejected later, as copies or because they have none.
     """
     kept: list[Entry | Reject] = []
+    captions_of: dict[Any, dict[str, None]] = {}
     first_of: dict[Any, int] = {}
     for entry in entries:
         captions = clean_captions(entry.captions) if isinstance(entry, Entry) else ()
@@ -85,20 +95,27 @@ def _one_for_each_picture(entries: Sequence[Entry | Reject]) -> list[Entry | Rej
             kept.append(entry)
         elif entry.picture not in first_of:
             first_of[entry.picture] = len(kept)
+            captions_of[entry.picture] = dict.fromkeys(captions)
+            kept.append(entry)
+        elif captions_of[entry.picture].keys() >= set(captions):
             kept.append(entry)
         else:
-            index = first_of[entry.picture]
-            first = kept[index]
-            assert isinstance(first, Entry), "only entries are in first_of"
-            earlier = clean_captions(first.captions)
-            if set(captions) <= set(earlier):
-                kept.append(entry)
-            else:
-                kept[index] = replace(first, captions=[*earlier, *captions])
+            captions_of[entry.picture].update(dict.fromkeys(captions))
+    for picture, index in first_of.items():
+        first = kept[index]
+        assert isinstance(first, Entry), "only entries are in first_of"
+        if len(captions_of[picture]) > len(clean_captions(first.captions)):
+            kept[index] = replace(first, captions=list(captions_of[picture]))
     return kept
 
 
 def _check_columns(file: Path, table: Table, params: Ingest) -> None:
+    if not any(isinstance(row, Row) for row in table.rows) and not table.columns:
+        bad = (f"{shown(row.name)}: {row.detail}" for row in table.rows if isinstance(row, Reject))
+        raise StageError(
+            f"ingest.path: {shown(file)} has no row that can be read ({next(bad, 'the file is empty')}); write an "
+            "object for each picture on a line"
+        )
     for column, key in (("file_name", "ingest.path"), (params.caption_column, "ingest.caption_column")):
         if column not in table.columns:
             names = ", ".join(map(shown, table.columns)) or "none"
@@ -110,17 +127,17 @@ def _check_columns(file: Path, table: Table, params: Ingest) -> None:
 def _row_entry(
     root: Path, folder: PurePosixPath, row: Row, similar: Mapping[str, Sequence[str]], params: Ingest
 ) -> Entry | Reject:
-    """`similar` are the files of the folder by their names in lower case.
+    """`similar` are the files of the folder by their folded names.
 
-    A row may name its file as Windows does: with backslashes, and in another case if only one file has that name then.
+    A row may name its file as another system or editor writes it, if only one file has that name then.
     """
     file_name = row.values.get("file_name")
     if not isinstance(file_name, str) or not file_name:
-        return Reject(name=row.place, reason="bad_row", detail=f"no file_name in {_shortened(row.values)}")
+        return Reject(name=row.place, reason="bad_row", detail=f"no file_name in {shortened(repr(row.values))}")
     name = file_name if folder == PurePosixPath() else (folder / file_name).as_posix()
     picture = locate(root, name, name=name)
     if isinstance(picture, Reject) and picture.reason == "missing_file":
-        names = similar.get(PurePosixPath(name.replace("\\", "/")).as_posix().lower(), ())
+        names = similar.get(PurePosixPath(folded(name)).as_posix(), ())
         if len(names) == 1:
             (name,) = names
             picture = locate(root, name, name=name)
@@ -145,8 +162,3 @@ def _unnamed(name: str, where: str) -> Reject:
     if is_unread_picture(name):
         return Reject(name=name, reason="unsupported", detail=unread_detail(name))
     return Reject(name=name, reason="no_caption", detail=f"no row of {where} names it")
-
-
-def _shortened(row: Mapping[str, Any]) -> str:
-    text = repr(dict(row))
-    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from naruto_add.data.entries import Reject
-from naruto_add.data.text import UnknownEncodingError, decode_text, marked_encoding
+from naruto_add.data.text import LFS_POINTER, UnknownEncodingError, decode_text, is_lfs_pointer, marked_encoding
 from naruto_add.runtime.errors import StageError, shown
 
 
@@ -36,10 +36,12 @@ class Table:
 def read_table(file: Path, *, name: str) -> Table:
     """The table; `name` is its name in places.
 
-    Raises StageError if the first line of a CSV file names no columns or one twice, or if a byte order mark is wrong;
-    OSError if the file is missing.
+    Raises StageError if the first line of a CSV file names no columns or one twice, if a byte order mark is wrong, or
+    if the file is a pointer of Git LFS; OSError if it is missing.
     """
     data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if is_lfs_pointer(data):
+        raise StageError(f"ingest.path: {shown(file)} is {LFS_POINTER}")
     if marked_encoding(data):
         try:
             data = decode_text(data).encode("utf-8", "surrogatepass")
@@ -92,6 +94,7 @@ def _read_csv(file: Path, data: bytes, name: str) -> Table:
             f"ingest.path: line {number} of {shown(file)} must name the columns, for example file_name,text "
             f"({problem or 'the file is empty'})"
         )
+    columns = [column.strip() for column in columns]
     if repeated := _repeated(columns):
         raise StageError(f"ingest.path: {shown(file)} has two columns {repeated!r}; rename or remove one of them")
     numbered = [(line, _csv_row(each, columns, f"{name}:{line}")) for line, each in records]
@@ -116,7 +119,7 @@ def _csv_records(lines: list[str]) -> Iterator[tuple[int, list[str] | str]]:
     """
     start = 0
     while start < len(lines):
-        reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), strict=True)
+        reader = csv.reader(map(lines.__getitem__, range(start, len(lines))), strict=True, skipinitialspace=True)
         first = 0
         try:
             for fields in reader:
