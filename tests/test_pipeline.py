@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.cli.run import run_ok
 from tests.project import DVC, TINY, WAIT_SECONDS, Project
 
 pytestmark = pytest.mark.slow
@@ -21,6 +22,22 @@ pytestmark = pytest.mark.slow
 STAGES = ["ingest", "teacher", "student", "add", "evaluate", "samples", "export", "report"]
 ALWAYS_RUN = ["inputs"]
 """Stages that every `dvc repro` runs, to find out whether the base model has changed."""
+LONG = "a man " * 50
+"""A hundred tokens: what follows is in the second chunk of a prompt."""
+TWO_CHUNKS = {
+    "base.caption_chunks": 2,
+    "base.prompt_template": f"{LONG}{{caption}}",
+    "teacher.num_steps": 4,
+    "student.pool_size": 8,
+    "student.num_steps": 3,
+    "add.num_steps": 4,
+    "add.require_trained_student": False,
+    "evaluate.num_images": 2,
+    "evaluate.sweep_images": 2,
+    "evaluate.classifier_steps": 0,
+    "export.formats": ["diffusers", "lora"],
+}
+"""A short run that sees captions only if it encodes two chunks."""
 ENDLESS = {"teacher.num_steps": 100_000, "teacher.validation_every_steps": 50}
 """A teacher training so long that it is still running when a test interrupts it."""
 
@@ -247,6 +264,27 @@ def test_a_second_process_of_the_same_configuration_is_refused(project: Project)
     assert process.returncode == 1
     assert "interrupted: the next `dvc repro` runs this stage again" in output
     assert _steps_in(checkpoint) > before
+
+
+def test_all_stages_and_generate_encode_prompts_in_two_chunks(tiny_pipeline_dir: Path, tmp_path: Path) -> None:
+    project = Project(tmp_path / "project", tiny_pipeline_dir, TWO_CHUNKS)
+    assert project.stages_run(project.dvc("repro", "export"))[-1] == "export"
+    sword, cat = _drawn(project, "sword"), _drawn(project, "cat")
+    assert sword != cat
+    settings_path = project.root / "models/export/naruto_add.json"
+    settings = json.loads(settings_path.read_text())
+    assert settings["caption_chunks"] == 2
+    settings_path.write_text(json.dumps(settings | {"caption_chunks": 1}))
+    assert _drawn(project, "sword") == _drawn(project, "cat"), "one chunk holds only the words that are the same"
+    assert _drawn(project, "sword") != sword
+
+
+def _drawn(project: Project, thing: str) -> bytes:
+    """The pixels of a picture whose long prompt ends with the thing."""
+    arguments = ["--model", str(project.root / "models/export"), "--num", "1", "--out", str(project.root / "pictures")]
+    output = run_ok("generate", f"{LONG} with a {thing}", "--raw-prompt", *arguments)
+    with Image.open(output.rpartition("  ")[0]) as image:
+        return image.tobytes()
 
 
 def _rerun(project: Project, output: str) -> list[str]:

@@ -57,6 +57,15 @@ def test_invalid_parameters_are_a_message_with_key_and_value(evaluated_folder: P
     assert "add.adv_weight: -1.0 is not allowed" in run_error("report")
 
 
+def test_check_refuses_values_that_contradict_each_other_before_it_looks_for_files(project_folder: Path) -> None:
+    path, yaml = project_folder / "params.yaml", YAML()
+    params = yaml.load(path)
+    params["base"]["caption_chunks"] = 2
+    params["export"]["formats"] = ["diffusers", "onnx", "demo"]
+    yaml.dump(params, path)
+    assert "export.formats: demo encodes prompts in one chunk only" in run_error("check")
+
+
 def test_ablation_refuses_unknown_variants_and_missing_files(project_folder: Path) -> None:
     assert "--only: 'fulll' is not a variant; choose from full, no_adversarial" in run_error(
         "ablation", "--only", "fulll"

@@ -232,6 +232,11 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "export.formats: ['diffusers', 'demo'] lacks onnx, which demo is made from",
     ),
     (
+        {"export.formats": ["diffusers", "onnx", "demo"]},
+        {"base.caption_chunks": 2},
+        "export.formats: demo encodes prompts in one chunk only, and base.caption_chunks is 2; leave demo out",
+    ),
+    (
         {"export.formats": ["diffusers", "onnx"]},
         {"sampling.student_scheduler": "lcm", "student.knowledge_steps": 550},
         "export.formats: onnx cannot add noise between steps, as sampling.student_scheduler lcm does",
