@@ -25,7 +25,7 @@ from typing import Any
 
 from tests.project import ROOT, Project
 from tests.soak_process import preload
-from tests.soak_trials import KILLS, STAGES, Trial, damages, run_trial
+from tests.soak_trials import KILLS, STAGES, TRAINED, Trial, leaves_caches, run_trial
 
 MIN_COUNTS = {"kills": 30, "kills after a checkpoint": 15, "kills while a file was written": 5}
 """What `make soak` must have done at least; more kills are tried until it has."""
@@ -89,16 +89,11 @@ def undisturbed(folder: Path) -> Project:
 
 
 def trials(finished: Project, stages: Sequence[str], log: Path) -> Iterator[Trial | None]:
-    """The trials that are not in the log: kills, then the other kinds in turn, then kills until enough; then None."""
+    """The trials that are not in the log: each kind in turn, by stages in this order; kills until enough; then None."""
     done = {row["trial"] for row in read_rows(log)}
-    by_kind = [[trial for trial in kind if trial.stage in stages] for kind in _planned(finished)]
-    kills, *others = by_kind
-    in_turn = (trial for turn in zip_longest(*others) for trial in turn if trial is not None)
-    for trial in (*kills, *in_turn):
+    for trial in (trial for turn in zip_longest(*_planned(finished, stages)) for trial in turn if trial is not None):
         if trial.name not in done:
             yield trial
-    if "add" in stages and (two := Trial("two_at_once", "add")).name not in done:
-        yield two
     for number in count(1):
         rows = read_rows(log)
         lacking = [stage for stage in stages if killed(rows, stage) < MIN_KILLS_PER_STAGE]
@@ -109,14 +104,14 @@ def trials(finished: Project, stages: Sequence[str], log: Path) -> Iterator[Tria
             yield more
 
 
-def _planned(finished: Project) -> Iterator[list[Trial]]:
-    yield [Trial("kill", stage, detail=str(number)) for number in range(2) for stage in STAGES]
-    yield [Trial(kind, stage) for kind in ("terminate", "ctrl_c", "dvc_killed") for stage in STAGES]
-    yield [Trial("damaged_caches", stage, detail=how) for stage, how in damages(finished)]
-    yield [Trial("damaged_checkpoints", stage) for stage in STAGES[:3]]
-    yield [Trial("full_disk_at_each_open", stage) for stage in STAGES]
-    yield [Trial("file_size_limit", stage) for stage in STAGES]
-    yield [Trial("filled_tmpfs", stage) for stage in STAGES]
+def _planned(finished: Project, stages: Sequence[str]) -> Iterator[list[Trial]]:
+    yield [Trial("kill", stage, detail=str(number)) for number in range(2) for stage in stages]
+    for kind in ("terminate", "ctrl_c", "dvc_killed", "file_size_limit", "filled_tmpfs", "full_disk_at_each_open"):
+        yield [Trial(kind, stage) for stage in stages]
+    for how in ("truncated", "flipped"):
+        yield [Trial("damaged_caches", stage, detail=how) for stage in stages if leaves_caches(finished, stage)]
+    yield [Trial("damaged_checkpoints", stage) for stage in stages if stage in TRAINED]
+    yield [Trial("two_at_once", "add")] if "add" in stages else []
 
 
 def read_rows(log: Path) -> list[dict[str, Any]]:
