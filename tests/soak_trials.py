@@ -1,7 +1,6 @@
 """The trials of `make soak`: each disturbs one stage of a copy of a finished project, then runs it to its end."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -377,14 +376,24 @@ def _wait_for_saved(project: Project, stage: str, process: StageProcess) -> None
 
 @contextmanager
 def _filled(folder: Path, num_free: int) -> Iterator[None]:
-    """Within the block, the file system of `folder` has only this many free bytes."""
-    filler = folder / "filler"
-    with filler.open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, max(1, shutil.disk_usage(folder).free - num_free))
+    """Within the block, the file system that is mounted at `folder` has at most this many free bytes.
+
+    It is made smaller, which takes milliseconds; a large file would take longer than the stage needs to save.
+    """
+    for _ in range(100):  # refused if the stage has written more in between
+        if _resized(folder, shutil.disk_usage(folder).used + num_free):
+            break
+    else:
+        raise SoakError("the file system cannot be filled")
     try:
         yield
     finally:
-        filler.unlink()
+        assert _resized(folder, FREE_FOR_CHECKS)
+
+
+def _resized(folder: Path, num_bytes: int) -> bool:
+    command = ["mount", "-o", f"remount,size={max(num_bytes, 4096)}", folder]
+    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def _unmount(folder: Path) -> None:

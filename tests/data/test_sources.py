@@ -735,6 +735,15 @@ def test_a_plain_string_in_a_parquet_file_is_a_path(tmp_path: Path) -> None:
     assert isinstance(others[0], Reject) and others[0].detail == "https://example.org/b.png does not exist"
 
 
+def test_captions_that_a_parquet_file_holds_as_bytes_are_text(tmp_path: Path) -> None:
+    texts = [["käse".encode(), None], [b"\xff"]]
+    pq.write_table(pa.table({"image": [_png("red"), _png("blue")], "text": texts}), tmp_path / "a.parquet")
+    first, second = _entries("parquet", tmp_path)
+    assert isinstance(first, Entry) and isinstance(second, Reject)
+    assert clean_captions(first.captions) == ("käse",)
+    assert (second.reason, second.detail) == ("bad_row", "text is not UTF-8: invalid start byte")
+
+
 def test_a_picture_as_text_in_a_parquet_file_is_a_short_reject(tmp_path: Path) -> None:
     table = pa.table({"image": [base64.b64encode(os.urandom(9000)).decode(), ""], "text": ["a", "b"]})
     pq.write_table(table, tmp_path / "a.parquet")

@@ -16,6 +16,7 @@ _UNREAD = frozenset(
     ".orf .pcx .pdf .pict .psb .psd .qoi .raf .raw .rw2 .sgi .svg .svgz .wdp .wmf .xbm .xcf .xpm".split()
 )
 """Endings of other picture formats."""
+LFS_POINTER = "a pointer of Git LFS, not the file; fetch the file by `git lfs pull`"
 
 
 def installed_formats() -> tuple[str, ...]:
@@ -55,6 +56,11 @@ def unread_detail(name: str) -> str:
         install = f"uv pip install --python .venv {package}"
         return f"{ending} is read only with the package {package}: `{install}`, or save it as PNG"
     return f"{ending} is not a supported picture format; save it as PNG"
+
+
+def is_lfs_pointer(data: bytes) -> bool:
+    """Whether Git LFS left its pointer in place of the file, as in a clone without it."""
+    return data.startswith(b"version https://git-lfs.github.com/")
 
 
 @cache

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from naruto_add.data.formats import installed_formats
+from naruto_add.data.formats import LFS_POINTER, installed_formats, is_lfs_pointer
 from naruto_add.data.jpeg import is_cut_short
-from naruto_add.data.text import LFS_POINTER, is_lfs_pointer
 
 Reason = Literal[
     "animated",

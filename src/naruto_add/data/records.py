@@ -161,7 +161,11 @@ def _record_entry(
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, image)
     attributes = plain_attributes(row, without=(params.image_column, params.caption_column))
     split = given_split(row.get("split")) or split
-    entry = partial(Entry, name=name, captions=row[params.caption_column], attributes=attributes, split=split)
+    try:
+        captions = _text(row[params.caption_column])
+    except UnicodeDecodeError as error:
+        return Reject(name=name, reason="bad_row", detail=f"{params.caption_column} is not UTF-8: {error.reason}")
+    entry = partial(Entry, name=name, captions=captions, attributes=attributes, split=split)
     if isinstance(content, bytes) and content:
         return entry(picture=content)
     if not isinstance(path, str) or not path:
@@ -170,3 +174,10 @@ def _record_entry(
     found = [locate(root, path, name=name) for root in roots]
     picture = next((each for each in found if isinstance(each, Path)), None)
     return entry(picture=picture) if picture else next(each for each in found if isinstance(each, Reject))
+
+
+def _text(value: object) -> object:
+    """Captions that a writer stored without saying that they are text, as text. Raises UnicodeDecodeError."""
+    if isinstance(value, list):
+        return [_text(each) for each in value]
+    return value.decode("utf-8") if isinstance(value, bytes) else value

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from naruto_add.data.entries import Reject
-from naruto_add.data.text import LFS_POINTER, UnknownEncodingError, decode_text, is_lfs_pointer, marked_encoding
+from naruto_add.data.formats import LFS_POINTER, is_lfs_pointer
+from naruto_add.data.text import UnknownEncodingError, decode_text, marked_encoding
 from naruto_add.runtime.errors import StageError, shown
 
 

@@ -15,16 +15,9 @@ _MARKS = (
 _LIKELY = ["cp1252", "cp932", "euc_jp", "gb18030", "big5", "cp949", "cp1251", "cp1256"]
 """The encodings that a caption is likely to have; with rarer ones as choices, a short caption would look like those."""
 
-LFS_POINTER = "a pointer of Git LFS, not the file; fetch the file by `git lfs pull`"
-
 
 class UnknownEncodingError(ValueError):
     """The text is not UTF-8 and has no byte order mark. The message says what it looks like and what to do."""
-
-
-def is_lfs_pointer(data: bytes) -> bool:
-    """Whether Git LFS left its pointer in place of the file, as in a clone without it."""
-    return data.startswith(b"version https://git-lfs.github.com/")
 
 
 def marked_encoding(data: bytes) -> str | None:
