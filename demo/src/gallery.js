@@ -61,7 +61,7 @@ export class Gallery {
     $("comparison").hidden = this.facts.examples.every(({ teacher }) => !teacher.length);
     $("comparison").textContent = count
       ? `Beside each: what the teacher draws from the same noise in ${this.facts.teacher_steps} steps. ` +
-        `Its pictures are in the page for the seeds 0 to ${count - 1}.`
+        `The page contains the teacher's pictures for the seeds 0 to ${count - 1} only.`
       : "Choose an example to see beside it what the teacher draws from the same noise.";
   }
 }

@@ -31,7 +31,7 @@ class Page {
     document.title = facts.title;
     $("about").replaceChildren(...facts.about.map(paragraph));
     if (facts.prompt_template !== "{caption}") {
-      $("template").textContent = `The model gets it as “${facts.prompt_template.replace("{caption}", "…")}”.`;
+      $("template").textContent = `The model receives it as “${facts.prompt_template.replace("{caption}", "…")}”.`;
       $("template").hidden = false;
     }
     $("prompt").value = facts.examples[0].prompt;

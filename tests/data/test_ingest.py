@@ -1,4 +1,4 @@
-"""The whole stage: what is kept, how it is split, and the account of the rest."""
+"""The whole stage: what is kept, how it is split, and the list of the rest."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Each source yields its entries in a fixed order; a bad entry costs only itself."""
+"""Each source yields its entries in a fixed order; a bad entry does not affect the others."""
 
 import base64
 import json

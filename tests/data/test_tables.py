@@ -1,4 +1,4 @@
-"""A bad row of a table costs only itself and is named by its line."""
+"""A bad row of a table does not affect the others and is named by its line."""
 
 import json
 import time

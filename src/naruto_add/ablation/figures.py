@@ -10,7 +10,7 @@ QUALITY = (
     *("fid", "fd_*", "kid", "kd_*", "recall", "coverage", "attribute_accuracy", "clip_score", "lpips", "pd_*"),
     "num_images",
 )
-"""Catalogue names of the metrics of quality that variants are compared by."""
+"""Names in the catalog of the quality metrics that variants are compared by."""
 DIVERSITY = ("lpips_diversity", "pd_*_diversity")
 NUM_SEEDS = "num_seeds"
 ARROWS = {"lower": " ↓", "higher": " ↑"}

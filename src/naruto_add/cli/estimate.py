@@ -24,12 +24,12 @@ NUM_PICTURES = 1221
 @click.option(
     "--tflops",
     type=click.FloatRange(min=0, min_open=True),
-    help="Sustained speed of the GPU; default: of its kind, if known.",
+    help="Sustained speed of the GPU in TFLOP/s; default: an assumed one for its model, if known.",
 )
 @click.option(
     "--pictures",
     type=click.IntRange(1),
-    help=f"Size of the data set; default: that of data/dataset, else ingest.num_drawings or {NUM_PICTURES}.",
+    help=f"Pictures in the data set; default: those of data/dataset, else ingest.num_drawings or {NUM_PICTURES}.",
 )
 def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | None) -> None:
     """Compute the memory, time and disk that the pipeline needs with params.yaml.

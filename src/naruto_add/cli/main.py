@@ -29,7 +29,7 @@ Shell completion (put the line into your shell's startup file):
 Exit codes:
   0  success
   1  error; the message "error: ..." says what to do
-  2  wrong usage of the command; "error: ..." follows its synopsis
+  2  wrong usage; "error: ..." follows the usage line
 """
 
 

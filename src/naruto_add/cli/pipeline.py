@@ -11,7 +11,7 @@ from naruto_add.cli.folder import pipeline_folder
 def check() -> None:
     """Check params.yaml, the base model, packages and weights before any stage runs; missing weights are downloaded.
 
-    Every problem is in one list. The stages `inputs` and `ingest` run the same check.
+    All problems are reported in one list. The stages `inputs` and `ingest` run the same check.
 
     \b
     Example:
@@ -76,8 +76,17 @@ def report(*, markdown: bool) -> None:
 
 
 @click.command(short_help="Train and compare variants of the student.")
-@click.option("--only", multiple=True, metavar="VARIANT", help="Run only this variant (repeatable). All are compared.")
-@click.option("--collect", is_flag=True, help="Run nothing; compare what exists, also of other versions of the code.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="VARIANT",
+    help="Run only this variant (repeatable); the table still compares all that have results.",
+)
+@click.option(
+    "--collect",
+    is_flag=True,
+    help="Run nothing; compare existing experiments, also those of other versions of the code.",
+)
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Experiments that run at a time.")
 @click.option("--no-grid", is_flag=True, help="Do not draw the grid of pictures.")
 @click.option(

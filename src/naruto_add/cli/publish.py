@@ -18,7 +18,7 @@ import click
     help="Folder of the export.",
 )
 def publish(*, repository: str, private: bool, dry_run: bool, lora: bool, folder: Path) -> None:
-    """Upload the exported model to the hub repository OWNER/NAME, which is made if it does not exist.
+    """Upload the exported model to the hub repository OWNER/NAME, which is created if it does not exist.
 
     Uploads the whole folder in one commit: the model in diffusers format, its card and pictures, and all other formats
     that it contains. It needs a token with write access (`hf auth login`, or HF_TOKEN).

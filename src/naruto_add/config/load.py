@@ -34,7 +34,7 @@ def read_yaml(path: Path) -> Any:
         raise ParamsError(f"{path}: no such file; `naruto-add profile use mini` writes params.yaml") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not YAML: {error}") from None
-    except (ValueError, OverflowError, RecursionError) as error:  # dates that no calendar has, numbers without end
+    except (ValueError, OverflowError, RecursionError) as error:  # impossible dates, infinite numbers, too deep nesting
         raise ParamsError(
             f"{path}: a value cannot be read ({error}); correct it, or put it in quotes if it is text"
         ) from None

@@ -198,7 +198,7 @@ def _size_problem(resolution: Resolution) -> str | None:
 
 
 def _network_problems(params: Params) -> list[str]:
-    """Networks that would measure what was trained against them."""
+    """Networks that are trained against and would also measure the result."""
     add = params.add
     if add.method != "adversarial":
         return []

@@ -1,4 +1,4 @@
-"""`run_ingest`: any source of captioned pictures as one clean, split data set, with an account of what was rejected."""
+"""`run_ingest`: any source of captioned pictures as one clean, split data set, with a list of what was rejected."""
 
 import hashlib
 import json
@@ -183,7 +183,7 @@ def _uniform(content: str, *, seed: int) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-# --- the account ---
+# --- lists of what was rejected or cut off ---
 
 
 def _reject_rows(outcome: _Outcome, *, left_aside: Sequence[str]) -> list[_Row]:

@@ -1,4 +1,4 @@
-"""The rows of metadata.csv and metadata.jsonl with their line numbers. A damaged row costs only itself."""
+"""The rows of metadata.csv and metadata.jsonl with their line numbers. A damaged row does not affect the others."""
 
 import codecs
 import csv

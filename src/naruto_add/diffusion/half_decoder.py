@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 STREAM_SCALE = 1 / 16
-"""Activations of SD's decoders reach about 10^4, and fp16 ends at 6.5 * 10^4."""
+"""Activations of SD's decoders reach about 10^4, and fp16's largest value is 6.5 * 10^4."""
 
 
 @torch.no_grad()

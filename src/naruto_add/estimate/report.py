@@ -50,7 +50,9 @@ def stage_peaks(tasks: Sequence[Task]) -> dict[str, float]:
 def _verdict(tasks: Sequence[Task], disk: Mapping[str, int], machine: Machine) -> list[str]:
     lines = []
     if machine.gpu_bytes is None:
-        lines.append("No GPU was found or stated (--gpu-memory), so whether the stages fit is not said.")
+        lines.append(
+            "No GPU was found and --gpu-memory was not given, so the peaks are not compared with a GPU's memory."
+        )
     else:
         too_large = {name: peak for name, peak in stage_peaks(tasks).items() if peak > machine.gpu_bytes}
         lines += [

@@ -48,7 +48,7 @@ CATALOG = (
     Metric("lpips", "LPIPS to the teacher's picture of the same prompt and noise", "", "lower", True),
     Metric("pd_*", "perceptual distance to the teacher's picture of the same prompt and noise", "", "lower", True),
     Metric("nearest_train_ratio", "distance to training pictures, relative to test pictures; 1 is ideal", "", "", True),
-    Metric("near_train_fraction", "nearer to training than 95% of test ones: ideal 0.05", "fraction", "lower", False),
+    Metric("near_train_fraction", "nearer to training than 95% of test ones (ideal: 0.05)", "fraction", "lower", False),
     Metric("num_inference_steps", "sampling steps per picture", "", "", True),
     Metric("latency_ms", "time from prompt to pixels for one picture: median", "ms", "lower", True),
     Metric("latency_p95_ms", "time from prompt to pixels for one picture: 95th percentile", "ms", "lower", False),

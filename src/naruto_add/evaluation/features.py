@@ -85,7 +85,7 @@ def resize(values: Float[Tensor, "batch 3 height width"], size_px: int) -> Float
 def normalized(
     pixels: Float[Tensor, "batch 3 height width"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Pixels in [0, 255] scaled to [0, 1], then standardised with each channel's mean and standard deviation."""
+    """Pixels in [0, 255] scaled to [0, 1], then standardized with each channel's mean and standard deviation."""
     shift, scale = (pixels.new_tensor(item).view(1, 3, 1, 1) for item in (mean, std))
     return (pixels / 255 - shift) / scale
 

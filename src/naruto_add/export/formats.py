@@ -248,7 +248,7 @@ class _Run:
         self.cpu_jobs[name] = Job(lambda batch: pipeline.draw(self._batch(batch), self._noise(batch).cpu().numpy()))
 
     def export_demo(self, template: str, captions: list[str], card_facts: CardFacts) -> None:
-        """Write the page, and compare the networks that are in it; a browser is what the tests have."""
+        """Write the page, and compare the networks that are in it; only the tests draw with it in a browser."""
         path = self.folder / DEMO_FILE
         teacher_sampler = dpm_solver_sampler(self.teacher, TEACHER_STEPS, self.sampling.guidance_scale)
         facts = DemoFacts(

@@ -116,7 +116,7 @@ def lora_card(facts: CardFacts, file: str) -> str:
         _front_matter(facts, "teacher", relation="adapter", tags=["lora"]),
         [_lora_introduction(facts), _lora_usage(facts, file)],
         [
-            "It needs its base model, with its usual number of steps: it does not make it draw in a few steps.",
+            "It needs the base model and its usual number of steps: the LoRA does not make it draw in a few steps.",
             *_chunks_sentence(facts),
         ],
     )
@@ -233,9 +233,9 @@ def _chunks_sentence(facts: CardFacts) -> list[str]:
     return [
         (
             f"It was trained on prompts of {facts.caption_chunks} chunks of {TOKENS_PER_CHUNK} tokens, shorter ones "
-            "filled up with empty chunks. Tools must encode prompts so: `naruto-add generate` does, for diffusers "
-            "compel makes `prompt_embeds` of long prompts, and ComfyUI, AUTOMATIC1111 and Forge encode as many chunks "
-            "as a prompt has, without empty ones."
+            "filled up with empty chunks. Tools should encode prompts in the same way: `naruto-add generate` does; "
+            "for diffusers, compel computes `prompt_embeds` of long prompts; ComfyUI, AUTOMATIC1111 and Forge encode "
+            "as many chunks as a prompt has, without empty ones."
         )
     ]
 
@@ -270,7 +270,10 @@ def _other_files(facts: CardFacts) -> list[str]:
         "lora": ("lora/", "The teacher's LoRA in kohya's layout, for the base model, with a card of its own."),
         "single_file": ("single_file/", single),
         "onnx": ("onnx/", "The student for onnxruntime, without torch: networks in fp32, tokenizer and sampler."),
-        "onnx_int8": ("onnx_int8/", "The same with int8 weights, a quarter of the size, and small differences."),
+        "onnx_int8": (
+            "onnx_int8/",
+            "The same networks with int8 weights: a quarter of the size, and slightly different pictures.",
+        ),
         "demo": ("demo.html", "A page that draws in a browser, offline: download it and open it with a double click."),
     }
     rows = [f"- `{path}`: {text}" for name, (path, text) in descriptions.items() if name in facts.formats]
@@ -310,19 +313,19 @@ def _limit_points(facts: CardFacts, limits: list[str]) -> list[str]:
     size = facts.resolution_px
     return [
         (
-            f"Intended for pictures of {size}x{size} pixels of what its training pictures show, from such captions. "
-            "It draws other subjects poorly, and no legible text."
+            f"Intended for pictures of {size}x{size} pixels of what its training pictures show, from captions like "
+            "theirs. It draws other subjects poorly, and it draws no legible text."
         ),
         *limits,
         (
-            "It learned from a small set of pictures, and may draw pictures that resemble one of them; metrics about "
-            "training pictures say how often."
+            "It learned from a small set of pictures, and may draw pictures that resemble one of them; the metrics "
+            "about training pictures measure this."
         ),
         (
-            "Neither its prompts nor its pictures are filtered: there is no safety checker. Its biases, which are "
-            "those of base model and training pictures, were not measured."
+            "Neither its prompts nor its pictures are filtered: there is no safety checker. Its biases, which "
+            "come from the base model and the training pictures, were not measured."
         ),
-        "Not for pictures that deceive about real people or events, nor for uses that a licence below excludes.",
+        "Not intended for pictures that deceive about real people or events, or for uses that a licence below bars.",
     ]
 
 

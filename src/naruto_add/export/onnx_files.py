@@ -30,7 +30,7 @@ NOISE_PRED_TOLERANCES: dict[Format, float] = {"onnx": 1e-3, "onnx_int8": 0.5, "d
 IMAGE_TOLERANCES: dict[Format, float] = {"onnx": 2.0, "onnx_int8": 10.0, "demo": 2.0}
 """Largest allowed mean absolute difference of pictures, of 255."""
 MAX_FILE_BYTES = 2**31 - 2**24
-"""A larger network has its weights in a separate file, because protobuf ends at 2 GiB."""
+"""A larger network has its weights in a separate file, because a protobuf message holds at most 2 GiB."""
 
 
 @dataclass(frozen=True)

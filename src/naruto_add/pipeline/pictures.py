@@ -41,7 +41,7 @@ def write_picture_manifest(ingest: Ingest, *, manifest_path: Path, cache_path: P
     root = Path(ingest.path)
     files, others = _look(root) if root.is_dir() else ({root.name: root}, {})
     readable = {name: file for name, file in files.items() if os.access(file, os.R_OK)}
-    others |= dict.fromkeys(files.keys() - readable.keys(), "a file that may not be read")
+    others |= dict.fromkeys(files.keys() - readable.keys(), "a file without read permission")
     _name_others(ingest.path, others)
     try:
         hashes = cached_hashes(readable.values(), cache_path)

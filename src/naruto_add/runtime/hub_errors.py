@@ -1,4 +1,4 @@
-"""What an error of a hub client means, and what to do about it: the clients' own texts name neither."""
+"""Errors of hub clients as messages that say what is wrong and what to do, which the clients' own texts do not."""
 
 from collections.abc import Iterator
 
