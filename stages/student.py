@@ -1,4 +1,4 @@
-"""A compact U-Net inherited from the teacher's, warmed up by distillation on samples of the teacher."""
+"""A compact U-Net with some of the teacher's blocks, warmed up by distillation on samples of the teacher."""
 
 from typing import TYPE_CHECKING
 

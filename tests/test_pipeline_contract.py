@@ -122,7 +122,7 @@ def test_whoever_loads_the_base_model_depends_on_its_manifest(stage: Declared) -
 
 
 def test_dvc_hashes_no_place_that_a_parameter_names(stage: Declared) -> None:
-    """It would wait for a named pipe forever, and stop at a link to nothing; `ingest` depends on a manifest."""
+    """It would wait for a named pipe forever, and stop at a broken link; `ingest` depends on a manifest."""
     assert [path for path in stage.paths("deps") if "${" in path] == []
     assert (paths.PICTURE_MANIFEST.as_posix() in stage.paths("deps")) == (stage.name == "ingest")
 

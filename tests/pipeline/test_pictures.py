@@ -72,8 +72,8 @@ def test_what_is_not_a_file_is_named_and_not_read(
     expected = {
         "pipe.png": "a named pipe",
         "socket": "a socket",
-        "nothing.png": "a link to nothing",
-        "circle.png": "a link to nothing",
+        "nothing.png": "a broken link",
+        "circle.png": "a broken link",
         "device.png": "a link to a device",
         "out.png": "a link out of the folder",
         "folder": "a link to a folder",

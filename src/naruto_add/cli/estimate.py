@@ -58,7 +58,7 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     disk = disk_bytes(params, shapes, num_pictures=num_pictures, is_linked=dvc_links_files(folder))
     notes = [f"Computed for {num_pictures} pictures of {params.base.resolution_px} px."]
     if shapes.is_assumed:
-        notes.append(f"base.model {params.base.model!r} is not here yet; its networks are taken to be SD 1.5's.")
+        notes.append(f"base.model {params.base.model!r} is not available here; SD 1.5's networks are assumed.")
     tasks = all_tasks(params, shapes, num_pictures=num_pictures)
     for line in estimate_lines(tasks, disk, find_machine(gpu_gib=gpu_memory, tflops=tflops), notes=notes):
         click.echo(line.rstrip())

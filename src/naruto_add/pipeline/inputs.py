@@ -1,7 +1,7 @@
 """Manifests of the base model and of the pictures: files that change if and only if what they describe does.
 
 DVC cannot watch `base.model`, which is any folder or a hub repository. It could watch `ingest.path`, but it would wait
-for a pipe forever and stop at a link to nothing. Stages depend on the manifests instead.
+for a pipe forever and stop at a broken link. Stages depend on the manifests instead.
 """
 
 from pathlib import Path

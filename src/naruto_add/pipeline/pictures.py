@@ -82,7 +82,7 @@ def _look(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
         try:
             mode = path.stat().st_mode
         except OSError as error:  # also a circle of links
-            others[name] = f"a link to nothing ({error.strerror})" if path.is_symlink() else f"lost ({error.strerror})"
+            others[name] = f"a broken link ({error.strerror})" if path.is_symlink() else f"lost ({error.strerror})"
             continue
         if not stat.S_ISREG(mode):
             others[name] = f"a link to {_kind(mode)}" if path.is_symlink() else _kind(mode)

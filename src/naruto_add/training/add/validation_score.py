@@ -32,9 +32,9 @@ class ValidationScore:
     """Scores pictures in features of `add.score_backbone`.
 
     What chooses weights is the distance to real pictures, because that is what the student is trained towards: nearness
-    to the teacher's pictures would punish a student that passes its teacher. Neither the discriminators nor `evaluate`
-    use this network, so that the student is not scored by what it was trained against. The network is loaded, and the
-    features of the references are computed, at the first use.
+    to the teacher's pictures would punish a student that surpasses its teacher. Neither the discriminators nor
+    `evaluate` use this network, so that the student is not scored by what it was trained against. The network is
+    loaded, and the features of the references are computed, at the first use.
     """
 
     def __init__(
