@@ -18,6 +18,8 @@ from naruto_add.evaluation.attributes import (
     train_classifier,
     vocabulary_of,
 )
+from naruto_add.evaluation.cache import Cache
+from naruto_add.evaluation.estimates import Estimates
 
 BLUE_BAND = "blue forehead protector"
 
@@ -61,7 +63,7 @@ def test_a_data_set_has_attributes_if_every_picture_has_all_columns() -> None:
     assert not has_attributes([_example("a man"), _with_attributes("a man", {})])
 
 
-def test_the_classifier_finds_attributes_in_its_training_pictures_and_not_in_noise() -> None:
+def test_the_classifier_finds_attributes_in_its_training_pictures_and_not_in_noise(tmp_path: Path) -> None:
     drawings = [draw_shinobi(index, seed=0, size_px=32) for index in range(24)]
     examples = [_with_attributes(drawing.caption, drawing.attributes) for drawing in drawings]
     images = np.stack([np.asarray(drawing.image) for drawing in drawings])
@@ -69,7 +71,8 @@ def test_the_classifier_finds_attributes_in_its_training_pictures_and_not_in_noi
     weights = train_classifier(images, examples, num_steps=12, seed=0)
     classifier = load_classifier(weights, vocabulary_of(examples))
     noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
-    found = attribute_accuracy(classifier, images, examples, seed=0)
+    estimates = Estimates(seed=0, cache=Cache(tmp_path))
+    found = attribute_accuracy(classifier, images, examples, estimates)
 
     assert found["attribute_accuracy"] > 0.7
     assert set(found) == {
@@ -80,12 +83,12 @@ def test_the_classifier_finds_attributes_in_its_training_pictures_and_not_in_noi
     }
     assert found["num_named_attributes"] == sum(found[f"num_named_{column}"] for column in COLUMNS)
     assert found["attribute_accuracy_low"] < found["attribute_accuracy"] < found["attribute_accuracy_high"]
-    assert attribute_accuracy(classifier, noise, examples, seed=0)["attribute_accuracy"] < 0.5
+    assert attribute_accuracy(classifier, noise, examples, estimates)["attribute_accuracy"] < 0.5
     again = train_classifier(images, examples, num_steps=12, seed=0)
     assert all((value == again[name]).all() for name, value in weights.items())
 
 
-def test_headwear_of_another_colour_is_present_but_not_correct() -> None:
+def test_headwear_of_another_colour_is_present_but_not_correct(tmp_path: Path) -> None:
     vocabulary = {"headwear": ["none", BLUE_BAND, "red forehead protector"]}
     finds_red = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     images = np.zeros((3, 8, 8, 3), dtype=np.uint8)
@@ -93,7 +96,9 @@ def test_headwear_of_another_colour_is_present_but_not_correct() -> None:
     captions = [f"a man wearing a {BLUE_BAND}"] * 3
     examples = [_example(caption, headwear=BLUE_BAND) for caption in captions]
 
-    found = attribute_accuracy(AttributeClassifier(finds_red, vocabulary), images, examples, seed=0)
+    found = attribute_accuracy(
+        AttributeClassifier(finds_red, vocabulary), images, examples, Estimates(seed=0, cache=Cache(tmp_path))
+    )
 
     assert found["num_named_headwear"] == 3
     assert found["attribute_accuracy_headwear"] == found["attribute_accuracy"] == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from naruto_add.evaluation.cache import Arrays, cached_arrays, local_folder
+from naruto_add.evaluation.cache import Arrays, Cache, local_folder
 
 
 def test_arrays_are_computed_once_per_key_and_keep_shape_dtype_and_values(tmp_path: Path) -> None:
@@ -19,9 +19,9 @@ def test_arrays_are_computed_once_per_key_and_keep_shape_dtype_and_values(tmp_pa
             "empty": np.array([]),
         }
 
-    first = cached_arrays(tmp_path, "a", [1, 2], compute=compute)
-    second = cached_arrays(tmp_path, "a", [1, 2], compute=compute)
-    cached_arrays(tmp_path, "a", [1, 3], compute=compute)
+    first = Cache(tmp_path).arrays("a", [1, 2], compute=compute)
+    second = Cache(tmp_path).arrays("a", [1, 2], compute=compute)
+    Cache(tmp_path).arrays("a", [1, 3], compute=compute)
 
     assert len(calls) == 2
     for name, expected in compute().items():

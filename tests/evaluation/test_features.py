@@ -34,9 +34,10 @@ from naruto_add.evaluation.features import (
     load_feature_network,
     resize,
 )
-from naruto_add.evaluation.frechet import frechet_distance, kernel_distance
+from naruto_add.evaluation.frechet import frechet_distance
 from naruto_add.evaluation.intervals import kernel_interval
 from naruto_add.imaging.pixels import Images, as_tensor
+from naruto_add.losses.kernel import kernel_distance
 from naruto_add.runtime.errors import StageError
 
 CPU = torch.device("cpu")
@@ -97,7 +98,8 @@ def test_bad_pictures_have_larger_distances_than_new_ones_of_the_same_kind(
     faked = extract_features(images, embedded)
 
     assert frechet_distance(faked, real_features) > 1.2 * frechet_distance(new_features, real_features)
-    assert kernel_distance(faked, real_features) > kernel_interval(new_features, real_features, seed=0)[1]
+    distance = kernel_distance(torch.from_numpy(faked), torch.from_numpy(real_features)).value
+    assert distance > kernel_interval(new_features, real_features, seed=0)[1]
 
 
 class _ToyInception(nn.Module):
@@ -166,7 +168,8 @@ def test_fid_and_kid_equal_those_of_clean_fid(toy_path: Path, toy_network: Featu
     for name in sets:
         np.testing.assert_allclose(features[name], folders[name], atol=1e-4)
     drawn, real = folders["drawn"].astype(np.float64), folders["real"].astype(np.float64)
-    assert kernel_distance(drawn, real) == pytest.approx(fid.kernel_distance(real, drawn, num_subsets=1), abs=1e-6)
+    distance = kernel_distance(torch.from_numpy(drawn), torch.from_numpy(real)).value
+    assert distance == pytest.approx(fid.kernel_distance(real, drawn, num_subsets=1), abs=1e-6)
     drawn, real = drawn[:, ::8], real[:, ::8]  # the matrix square root of all 2048 features takes a minute
     assert frechet_distance(drawn, real) == pytest.approx(fid.fid_from_feats(drawn, real), abs=1e-4)
 

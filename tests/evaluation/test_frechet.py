@@ -1,11 +1,11 @@
-"""Frechet and kernel distance: closed forms, and clean-fid's functions on the same features."""
+"""The Frechet distance: closed forms, and clean-fid's functions on the same features."""
 
 import numpy as np
 import pytest
 from cleanfid import fid
 from numpy.typing import NDArray
 
-from naruto_add.evaluation.frechet import frechet_distance, kernel_distance
+from naruto_add.evaluation.frechet import frechet_distance
 
 Features = NDArray[np.float64]
 
@@ -58,30 +58,3 @@ def test_frechet_distance_of_few_pictures_equals_clean_fids_to_its_precision() -
     features, reference = 1.3 * _gaussian(12, 48, seed=0), _gaussian(20, 48, seed=1)
 
     assert frechet_distance(features, reference) == pytest.approx(fid.fid_from_feats(features, reference), abs=1e-4)
-
-
-def test_kernel_distance_equals_clean_fids() -> None:
-    features, reference = 1.3 * _gaussian(50, 16, seed=0), _gaussian(50, 16, seed=1)
-
-    expected = fid.kernel_distance(reference, features, num_subsets=3)  # its subsets are the whole sets
-
-    assert kernel_distance(features, reference) == pytest.approx(expected, abs=1e-6)
-
-
-def test_kernel_distance_of_one_distribution_is_zero_on_average() -> None:
-    distances = [kernel_distance(_gaussian(30, 8, seed=2 * i), _gaussian(40, 8, seed=2 * i + 1)) for i in range(60)]
-
-    error = np.std(distances) / np.sqrt(len(distances))
-
-    assert abs(np.mean(distances)) < 4 * error
-    assert min(distances) < 0
-
-
-def test_kernel_distance_of_a_set_to_itself_is_negative_by_the_excess_of_the_diagonal() -> None:
-    """The estimate is unbiased for independent samples; a set and itself are not independent."""
-    features = _gaussian(30, 8, seed=0)
-    kernel = (features @ features.T / 8 + 1) ** 3
-    apart, own = kernel[~np.eye(30, dtype=bool)].mean(), np.diag(kernel).mean()
-
-    assert kernel_distance(features, features) == pytest.approx(-2 / 30 * (own - apart))
-    assert own > apart

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from naruto_add.data.shinobi.draw import draw_shinobi
+from naruto_add.evaluation.cache import Cache
+from naruto_add.evaluation.estimates import Estimates, Metrics, merge_rows
 from naruto_add.evaluation.features import FeatureNetwork, extract_features
-from naruto_add.evaluation.metrics import Metrics, distribution, mean_metric, merge_rows, novelty
+from naruto_add.evaluation.metrics import distribution, novelty
 from naruto_add.imaging.pixels import Images
 from naruto_add.imaging.similarity import thumbnails
 
@@ -45,7 +47,9 @@ def _noise() -> Images:
 
 def _distribution(images: Images, reference: Images, cache_dir: Path) -> Metrics:
     features, reference_features = (extract_features(item, COARSE) for item in (images, reference))
-    return distribution(features, reference_features, network=COARSE, seed=0, cache_dir=cache_dir)
+    return distribution(
+        features, reference_features, network=COARSE, estimates=Estimates(seed=0, cache=Cache(cache_dir))
+    )
 
 
 def _novelty(images: Images, real_images: Images, train: Images) -> Metrics:
@@ -105,7 +109,7 @@ def test_cached_metrics_equal_computed_ones(new_images: Images, real_images: Ima
 def test_fewer_than_2048_pictures_are_flagged(num: int, flag: int, tmp_path: Path) -> None:
     features = np.random.default_rng(0).standard_normal((num, 2))
 
-    metrics = distribution(features, features, network=COARSE, seed=0, cache_dir=tmp_path)
+    metrics = distribution(features, features, network=COARSE, estimates=Estimates(seed=0, cache=Cache(tmp_path)))
 
     flags = {name: value for name, value in metrics.items() if name.endswith("_n_small")}
     assert flags == {
@@ -113,8 +117,8 @@ def test_fewer_than_2048_pictures_are_flagged(num: int, flag: int, tmp_path: Pat
     }
 
 
-def test_a_mean_has_its_interval() -> None:
-    metrics = mean_metric("lpips", np.arange(100.0), seed=0)
+def test_a_mean_has_its_interval(tmp_path: Path) -> None:
+    metrics = Estimates(seed=0, cache=Cache(tmp_path)).mean("lpips", np.arange(100.0))
 
     assert list(metrics) == ["lpips", "lpips_low", "lpips_high"]
     assert metrics["lpips"] == 49.5

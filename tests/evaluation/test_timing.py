@@ -9,6 +9,7 @@ import pytest
 
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import dpm_solver_sampler
+from naruto_add.evaluation.cache import Cache
 from naruto_add.evaluation.timing import Job, milliseconds_of, peak_rss_mib, time_jobs
 from naruto_add.generation.subjects import Subject, at_steps
 
@@ -34,7 +35,7 @@ def test_every_round_times_every_job_after_a_warm_up_of_few_steps(
 ) -> None:
     jobs = [Job(subject, 1), Job(subject, 3), Job(at_steps(subject, 5), 2)]
 
-    times = time_jobs(jobs, PROMPTS, seed=0, rounds=2, cache_dir=tmp_path)
+    times = time_jobs(jobs, PROMPTS, seed=0, rounds=2, cache=Cache(tmp_path))
 
     calls = [(size, len(list(group))) for size, group in itertools.groupby(batch_sizes)]
     warm_up = [(1, 4), (3, 4), (2, 4)]
@@ -47,10 +48,12 @@ def test_every_round_times_every_job_after_a_warm_up_of_few_steps(
 def test_equal_jobs_are_timed_once_and_times_are_cached(
     subject: Subject, batch_sizes: list[int], tmp_path: Path
 ) -> None:
-    first = time_jobs([Job(subject, 1), Job(at_steps(subject, 20), 1)], PROMPTS, seed=0, rounds=1, cache_dir=tmp_path)
+    first = time_jobs(
+        [Job(subject, 1), Job(at_steps(subject, 20), 1)], PROMPTS, seed=0, rounds=1, cache=Cache(tmp_path)
+    )
     num_calls = len(batch_sizes)
 
-    second = time_jobs([Job(subject, 1)], PROMPTS, seed=0, rounds=1, cache_dir=tmp_path)
+    second = time_jobs([Job(subject, 1)], PROMPTS, seed=0, rounds=1, cache=Cache(tmp_path))
 
     assert num_calls == 4 + 20
     assert len(batch_sizes) == num_calls

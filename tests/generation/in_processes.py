@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from naruto_add.evaluation.drawings import draw_cached
+from naruto_add.evaluation.cache import Cache
+from naruto_add.evaluation.drawings import Drawer
 from naruto_add.generation.samples import make_sample_grids
 from naruto_add.generation.subjects import Models, load_subjects
 from naruto_add.runtime.sharing import is_main
@@ -24,7 +25,7 @@ def draw(pipeline: Path, dataset: Path, out: Path) -> None:
     )
     teacher = load_subjects(models)["teacher"]
     prompts = [f"picture {number}" for number in range(7)]
-    images = draw_cached(teacher, prompts, seed=0, batch_size=2, cache_dir=out / "cache")
+    images = Drawer(prompts=prompts, num_first=0, seed=0, batch_size=2, cache=Cache(out / "cache")).draw(teacher)
     if is_main():
         np.save(out / "images.npy", images)
     samples = params.samples.model_copy(update={"prompts": prompts[:3], "num_test_captions": 2, "steps": [1, 2]})

@@ -3,14 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from cleanfid import fid
 from torch import Tensor
 
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.scores import (
     check_can_sample,
     colour_drift,
-    kernel_distance_with_error,
     prompt_match,
     relative_sample_error,
     spread,
@@ -75,36 +73,6 @@ def test_noise_in_an_unused_channel_hardly_counts() -> None:
     noisy = reference.clone()
     noisy[:, 3] += 0.01
     assert colour_drift(noisy, reference) < 0.02
-
-
-def test_kernel_distance_is_that_of_clean_fid_and_grows_with_a_shift() -> None:
-    generator = torch.Generator().manual_seed(0)
-    features, reference = (torch.randn(40, 16, generator=generator).double() for _ in range(2))
-    expected = fid.kernel_distance(features.numpy(), reference.numpy(), num_subsets=1)
-    assert kernel_distance_with_error(features, reference).value == pytest.approx(expected, abs=1e-9)
-    values = [kernel_distance_with_error(features + shift, reference).value for shift in (0.0, 0.5, 1.0)]
-    assert abs(values[0]) < 0.05 < values[1] < values[2]
-
-
-def test_the_error_of_a_kernel_distance_is_its_deviation_over_other_samples_and_pictures() -> None:
-    generator = torch.Generator().manual_seed(0)
-    distances = [
-        kernel_distance_with_error(
-            torch.randn(60, 8, generator=generator) + 0.5, torch.randn(40, 8, generator=generator)
-        )
-        for _ in range(200)
-    ]
-    deviation = torch.tensor([each.value for each in distances]).std().item()
-    assert sum(each.error for each in distances) / len(distances) == pytest.approx(deviation, rel=0.15)
-
-
-def test_a_difference_of_samples_of_the_same_noise_is_known_better_than_either_distance() -> None:
-    generator = torch.Generator().manual_seed(0)
-    reference, features = torch.randn(100, 8, generator=generator), torch.randn(60, 8, generator=generator) + 0.5
-    near, far = kernel_distance_with_error(features, reference), kernel_distance_with_error(features + 0.03, reference)
-    assert 0 < far.value - near.value < near.error
-    assert far.exceeds(near) and not near.exceeds(far) and not near.exceeds(near)
-    assert kernel_distance_with_error(features * float("nan"), reference).exceeds(far)
 
 
 def test_prompt_match_is_one_for_the_teachers_own_pictures_and_a_half_for_pictures_of_other_prompts() -> None:

@@ -6,7 +6,6 @@ split. Its accuracy on real test pictures is reported too, because it is an uppe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 
 from naruto_add.data.batches import batch_indices
 from naruto_add.data.dataset import Example
-from naruto_add.evaluation.cache import cached_arrays
+from naruto_add.evaluation.cache import Cache
 from naruto_add.evaluation.drawings import load_images
+from naruto_add.evaluation.estimates import Estimates, Metrics
 from naruto_add.evaluation.features import resize
-from naruto_add.evaluation.intervals import ratio_interval
 from naruto_add.imaging.pixels import Images, as_tensor, to_pixels
 from naruto_add.runtime.compute import default_device, step_generator
 
@@ -54,11 +53,10 @@ def has_attributes(examples: Sequence[Example]) -> bool:
     return all(column in example.attributes for example in examples for column in COLUMNS)
 
 
-def fit_classifier(train: Sequence[Example], *, num_steps: int, seed: int, cache_dir: Path) -> AttributeClassifier:
+def fit_classifier(train: Sequence[Example], *, num_steps: int, seed: int, cache: Cache) -> AttributeClassifier:
     """A classifier trained on the training split, or the cached one of the same pictures and attributes."""
     attributes, files = [example.attributes for example in train], [example.image_path for example in train]
-    weights = cached_arrays(
-        cache_dir,
+    weights = cache.arrays(
         *("attributes", num_steps, seed, attributes, *files),
         compute=lambda: train_classifier(load_images(train), train, num_steps=num_steps, seed=seed),
     )
@@ -97,13 +95,14 @@ def load_classifier(weights: Weights, vocabulary: Vocabulary) -> AttributeClassi
 
 
 def attribute_accuracy(
-    classifier: AttributeClassifier, images: Images, examples: Sequence[Example], *, seed: int
-) -> dict[str, float | int]:
+    classifier: AttributeClassifier, images: Images, examples: Sequence[Example], estimates: Estimates
+) -> Metrics:
     """Fraction of the attributes named in captions that the classifier finds in the pictures.
 
-    `attribute_accuracy` is over all columns, with its interval; `attribute_accuracy_<column>` is over one;
-    `attribute_accuracy_headwear_present` accepts any headwear for a named one. `num_named_attributes` and
-    `num_named_<column>` are the numbers of named attributes; if one is 0, its accuracy is left out.
+    `attribute_accuracy` is over all columns, with its interval, which resamples pictures because attributes of one
+    picture are not independent; `attribute_accuracy_<column>` is over one; `attribute_accuracy_headwear_present`
+    accepts any headwear for a named one. `num_named_attributes` and `num_named_<column>` are the numbers of named
+    attributes; if one is 0, its accuracy is left out.
     """
     found = _classify(classifier, images)
     named = {column: np.array([is_named(column, example) for example in examples]) for column in found}
@@ -112,7 +111,9 @@ def attribute_accuracy(
         for column, words in found.items()
     }
     has_headwear = named[HEADWEAR] & (found[HEADWEAR] != NONE)
-    metrics = _overall(np.sum([*correct.values()], axis=0), np.sum([*named.values()], axis=0), seed)
+    num_correct, num_named = (np.sum([*counts.values()], axis=0) for counts in (correct, named))
+    metrics: Metrics = {"num_named_attributes": int(num_named.sum())}
+    metrics |= estimates.ratio("attribute_accuracy", num_correct, num_named) if num_named.any() else {}
     metrics |= _accuracy(f"{HEADWEAR}_present", has_headwear, named[HEADWEAR])
     for column in found:
         metrics[f"num_named_{column}"] = int(named[column].sum())
@@ -139,23 +140,6 @@ def is_named(column: str, example: Example) -> bool:
 
 def _accuracy(name: str, correct: NDArray[np.bool_], named: NDArray[np.bool_]) -> dict[str, float]:
     return {f"attribute_accuracy_{name}": float(correct.sum() / named.sum())} if named.any() else {}
-
-
-def _overall(num_correct: NDArray[Any], num_named: NDArray[Any], seed: int) -> dict[str, float | int]:
-    """Accuracy over all columns from each picture's counts. Attributes of one picture are not independent, so the
-    interval resamples pictures.
-    """
-    total = int(num_named.sum())
-    if not total:
-        return {"num_named_attributes": 0}
-    low, high = ratio_interval(num_correct, num_named, seed=seed)
-    accuracy = float(num_correct.sum() / total)
-    return {
-        "num_named_attributes": total,
-        "attribute_accuracy": accuracy,
-        "attribute_accuracy_low": low,
-        "attribute_accuracy_high": high,
-    }
 
 
 def _network(vocabulary: Vocabulary) -> nn.Module:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from naruto_add.evaluation.metrics import Metrics, Rows
+from naruto_add.evaluation.estimates import Metrics, Rows
 from naruto_add.evaluation.timing import Job, Times, peak_rss_mib
 from naruto_add.generation.subjects import FULL_TEACHER, Subject
 

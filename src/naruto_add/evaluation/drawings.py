@@ -1,15 +1,13 @@
 """First step of the evaluation: every set of pictures, drawn or real, that is measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from naruto_add.data.dataset import Example
 from naruto_add.data.pixels import load_pixels
-from naruto_add.evaluation.cache import shared_arrays
+from naruto_add.evaluation.cache import Cache
 from naruto_add.generation.image_sets import draw_set, encode_and_decode
 from naruto_add.generation.subjects import FULL_TEACHER, Subject
 from naruto_add.imaging.pixels import Images, to_uint8
@@ -19,15 +17,12 @@ from naruto_add.runtime.progress import progress
 
 LOAD_BATCH = 64
 
-Draw = Callable[..., Images]
-"""`draw_cached` with its batch size and its folder."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSets:
     """Pictures by the name of their row in metrics/evaluate.json.
 
-    `drawn` has one picture per test prompt for every subject, but only of the first prompts for `teacher_full`.
+    `drawn` has one picture per prompt for every subject, but only of the first `num_first` prompts for `teacher_full`.
     `reseeded` has pictures of the first prompts from another seed, and `sweep` at least those of the first prompts for
     every point of the sweep. `real` has the test split and the controls that are made of real pictures.
     """
@@ -35,6 +30,7 @@ class ImageSets:
     drawn: dict[str, Images]
     reseeded: dict[str, Images]
     sweep: list[Images]
+    num_first: int
     real: dict[str, Images]
 
     def with_real(self, *names: str) -> dict[str, Images]:
@@ -42,47 +38,72 @@ class ImageSets:
         return self.drawn | {name: self.real[name] for name in names}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawer:
+    """Draws the same prompts with every subject. All processes draw together, and only what is not in `cache`."""
+
+    prompts: list[str]
+    num_first: int
+    """How many prompts are drawn where all of them would take too long."""
+    seed: int
+    batch_size: int
+    cache: Cache
+
+    @property
+    def first_prompts(self) -> list[str]:
+        """The first `num_first` prompts."""
+        return self.prompts[: self.num_first]
+
+    def draw(self, subject: Subject) -> Images:
+        """The subject's pictures of all prompts."""
+        return self._draw(subject, self.prompts, self.seed)
+
+    def draw_first(self, subject: Subject) -> Images:
+        """The subject's pictures of the first prompts."""
+        return self._draw(subject, self.first_prompts, self.seed)
+
+    def draw_first_again(self, subject: Subject) -> Images:
+        """The subject's pictures of the first prompts, from another seed."""
+        return self._draw(subject, self.first_prompts, self.seed + 1)
+
+    def _draw(self, subject: Subject, prompts: list[str], seed: int) -> Images:
+        return self.cache.shared_array(
+            *("images", subject.key(), prompts, seed, self.batch_size),
+            compute=lambda: draw_set(subject, prompts, seed=seed, batch_size=self.batch_size),
+        )
+
+
 def collect_image_sets(
+    drawer: Drawer,
     subjects: Mapping[str, Subject],
     sweep: Sequence[Subject],
     *,
     test: Sequence[Example],
     train: Sequence[Example],
-    num_images: int,
-    num_sweep_images: int,
-    seed: int,
-    batch_size: int,
-    cache_dir: Path,
 ) -> ImageSets:
-    """All pictures of the evaluation, drawn for the first `num_images` test prompts or taken from `cache_dir`.
+    """All pictures of the evaluation.
 
-    The sweep, the second seed and `teacher_full`, which takes the most steps, use the first `num_sweep_images` prompts.
-    Neither the base model nor `teacher_full` is drawn from the second seed: nothing but their diversity would use it.
+    The sweep, the second seed and `teacher_full`, which takes the most steps, use the first prompts only. Neither the
+    base model nor `teacher_full` is drawn from the second seed: nothing but their diversity would use it.
     """
-    draw = partial(draw_cached, batch_size=batch_size, cache_dir=cache_dir)
-    prompts = [example.prompt for example in test[:num_images]]
-    first_prompts = prompts[:num_sweep_images]
-    full = {FULL_TEACHER: subjects[FULL_TEACHER]}
-    others = {name: subject for name, subject in subjects.items() if name not in full}
-    varied = {name: subject for name, subject in others.items() if name != "base"}
-    drawn = _draw_each(others, prompts, seed=seed, draw=draw) | _draw_each(full, first_prompts, seed=seed, draw=draw)
-    reseeded = _draw_each(varied, first_prompts, seed=seed + 1, draw=draw)
+    drawn = {
+        name: drawer.draw_first(subject) if name == FULL_TEACHER else drawer.draw(subject)
+        for name, subject in progress(subjects.items(), desc="evaluate: drawing", total=len(subjects))
+    }
+    varied = {name: subject for name, subject in subjects.items() if name not in ("base", FULL_TEACHER)}
+    reseeded = {
+        name: drawer.draw_first_again(subject)
+        for name, subject in progress(varied.items(), desc="evaluate: drawing another seed", total=len(varied))
+    }
     by_key = {repr(subjects[name].key()): images for name, images in drawn.items()}
+    points = progress(sweep, desc="evaluate: drawing the sweep", total=len(sweep))
     return ImageSets(
         drawn=drawn,
         reseeded=reseeded,
-        sweep=_draw_sweep(sweep, first_prompts, seed=seed, draw=draw, by_key=by_key),
-        real=_real_sets(test, train, num=len(prompts), teacher=subjects["teacher"], cache_dir=cache_dir),
+        sweep=[by_key[key] if (key := repr(point.key())) in by_key else drawer.draw_first(point) for point in points],
+        num_first=drawer.num_first,
+        real=_real_sets(test, train, num=len(drawer.prompts), teacher=subjects["teacher"], cache=drawer.cache),
     )
-
-
-def draw_cached(subject: Subject, prompts: list[str], *, seed: int, batch_size: int, cache_dir: Path) -> Images:
-    """The pictures of `draw_set`, drawn by all processes together, and only if they are not in `cache_dir`."""
-    return shared_arrays(
-        cache_dir,
-        *("images", subject.key(), prompts, seed, batch_size),
-        compute=lambda: {"images": draw_set(subject, prompts, seed=seed, batch_size=batch_size)},
-    )["images"]
 
 
 def load_images(examples: Sequence[Example]) -> Images:
@@ -96,40 +117,23 @@ def load_thumbnails(examples: Sequence[Example]) -> Vectors:
     return np.concatenate([thumbnails(load_images(batch)) for batch in batches])
 
 
-def _draw_each(subjects: Mapping[str, Subject], prompts: list[str], *, seed: int, draw: Draw) -> dict[str, Images]:
-    named = progress(subjects.items(), desc="evaluate: drawing", total=len(subjects))
-    return {name: draw(subject, prompts, seed=seed) for name, subject in named}
-
-
-def _draw_sweep(
-    sweep: Sequence[Subject], prompts: list[str], *, seed: int, draw: Draw, by_key: Mapping[str, Images]
-) -> list[Images]:
-    """The pictures of each point of the sweep; `by_key` has those of subjects that are drawn anyway."""
-    sets = []
-    for subject in progress(sweep, desc="evaluate: drawing the sweep", total=len(sweep)):
-        key = repr(subject.key())
-        sets.append(by_key[key] if key in by_key else draw(subject, prompts, seed=seed))
-    return sets
-
-
 def _real_sets(
-    test: Sequence[Example], train: Sequence[Example], *, num: int, teacher: Subject, cache_dir: Path
+    test: Sequence[Example], train: Sequence[Example], *, num: int, teacher: Subject, cache: Cache
 ) -> dict[str, Images]:
     """The test split, and three controls of `num` pictures, as many as a subject draws."""
     real, real_train = load_images(test), load_images(train[:num])
     return {
         "real": real,
-        "real_decoded": _decode_cached(teacher, real[:num], cache_dir=cache_dir),
+        "real_decoded": _decode(teacher, real[:num], cache),
         "real_train": real_train,
-        "train_decoded": _decode_cached(teacher, real_train, cache_dir=cache_dir),
+        "train_decoded": _decode(teacher, real_train, cache),
     }
 
 
-def _decode_cached(subject: Subject, images: Images, *, cache_dir: Path) -> Images:
+def _decode(subject: Subject, images: Images, cache: Cache) -> Images:
     """The images as the subject's autoencoder reconstructs them; all processes compute the same."""
     bundle = subject.bundle
-    return shared_arrays(
-        cache_dir,
+    return cache.shared_array(
         *("decoded", subject.weights, bundle.device.type, hash_array(images)),
-        compute=lambda: {"images": encode_and_decode(bundle, images)},
-    )["images"]
+        compute=lambda: encode_and_decode(bundle, images),
+    )

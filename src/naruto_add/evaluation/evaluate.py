@@ -11,12 +11,19 @@ from pathlib import Path
 
 from naruto_add.config.schema import Evaluate
 from naruto_add.data.dataset import MIN_PICTURES, Example, load_split
-from naruto_add.evaluation.attributes import attribute_accuracy, fit_classifier, has_attributes
+from naruto_add.evaluation.attributes import (
+    AttributeClassifier,
+    attribute_accuracy,
+    fit_classifier,
+    has_attributes,
+)
+from naruto_add.evaluation.cache import Cache
 from naruto_add.evaluation.catalog import FEW, headline, is_companion
 from naruto_add.evaluation.cost import cost_jobs, cost_rows
-from naruto_add.evaluation.drawings import ImageSets, collect_image_sets, load_thumbnails
+from naruto_add.evaluation.drawings import Drawer, ImageSets, collect_image_sets, load_thumbnails
+from naruto_add.evaluation.estimates import Estimates, Metrics, Rows, merge_rows
 from naruto_add.evaluation.measure import load_metric_networks, measure
-from naruto_add.evaluation.metrics import Metrics, Rows, merge_rows, quality_rows, sweep_metrics
+from naruto_add.evaluation.metrics import quality_rows, sweep_metrics
 from naruto_add.evaluation.sweep import sweep_points, write_sweep
 from naruto_add.evaluation.timing import time_jobs
 from naruto_add.generation.subjects import Models, evaluated_subjects
@@ -47,43 +54,39 @@ def evaluate(
     else in `cache_dir`. Several processes share the drawing; the first one does the rest. Raises StageError if the test
     split is too small or a network cannot be loaded.
     """
-    seed, template = params.seed, models.base.prompt_template
-    test = load_split(dataset_dir, "test", prompt_template=template)
-    train = load_split(dataset_dir, "train", prompt_template=template)
+    test, train = (
+        load_split(dataset_dir, split, prompt_template=models.base.prompt_template) for split in ("test", "train")
+    )
     _check_test_size(len(test))
-    num_images = params.num_images or len(test)
     networks = load_metric_networks(params.features, params.perceptual, params.clip_score)
     subjects = evaluated_subjects(models, teacher_steps=params.teacher_steps)
     points = sweep_points(
         subjects, models.sampling, teacher_steps=params.teacher_sweep, student_steps=params.student_sweep
     )
-
-    sets = collect_image_sets(
-        subjects,
-        [point.subject for point in points],
-        test=test,
-        train=train,
-        num_images=num_images,
-        num_sweep_images=params.sweep_images,
-        seed=seed,
+    drawer = Drawer(
+        prompts=[example.prompt for example in test[: params.num_images or None]],
+        num_first=params.sweep_images,
+        seed=params.seed,
         batch_size=params.batch_size,
-        cache_dir=drawn_dir,
+        cache=Cache(drawn_dir),
     )
+    estimates = Estimates(seed=params.seed, cache=Cache(cache_dir))
+
+    sets = collect_image_sets(drawer, subjects, [point.subject for point in points], test=test, train=train)
     if not is_main():
         return  # the rest is for one process: measuring takes less time than drawing
     jobs = [*cost_jobs(subjects), *(point.job for point in points)]
-    prompts = [example.prompt for example in test[:num_images]]
-    times = time_jobs(jobs, prompts, seed=seed, rounds=params.latency_repeats, cache_dir=drawn_dir)
-
-    captions = [example.caption for example in test]
-    measured = measure(sets, networks, captions=captions, num_sweep_images=params.sweep_images, cache_dir=cache_dir)
+    times = time_jobs(jobs, drawer.prompts, seed=params.seed, rounds=params.latency_repeats, cache=drawer.cache)
+    measured = measure(sets, networks, captions=[example.caption for example in test], cache=estimates.cache)
 
     rows = merge_rows(
-        quality_rows(measured, networks, train_thumbnails=load_thumbnails(train), seed=seed, cache_dir=cache_dir),
-        _attribute_rows(sets, test, train, num_steps=params.classifier_steps, seed=seed, cache_dir=cache_dir),
+        quality_rows(measured, networks, estimates, train_thumbnails=load_thumbnails(train)),
         cost_rows(subjects, times),
     )
-    sweep = sweep_metrics(measured, networks, seed=seed, cache_dir=cache_dir)
+    if params.classifier_steps and has_attributes([*test, *train]):
+        classifier = fit_classifier(train, num_steps=params.classifier_steps, seed=params.seed, cache=estimates.cache)
+        rows = merge_rows(rows, _attribute_rows(classifier, sets, test, estimates))
+    sweep = sweep_metrics(measured, networks, estimates)
 
     write_json(metrics_path, {f"{name}.{key}": value for name, row in rows.items() for key, value in row.items()})
     write_json(subject_path, _headline(rows[params.subject]))
@@ -99,21 +102,12 @@ def _check_test_size(num_test: int) -> None:
 
 
 def _attribute_rows(
-    sets: ImageSets,
-    test: Sequence[Example],
-    train: Sequence[Example],
-    *,
-    num_steps: int,
-    seed: int,
-    cache_dir: Path,
+    classifier: AttributeClassifier, sets: ImageSets, test: Sequence[Example], estimates: Estimates
 ) -> Rows:
-    """Attribute accuracy of drawn and real pictures; no rows if there are no attributes or `num_steps` is 0."""
-    if not num_steps or not has_attributes([*test, *train]):
-        return {}
-    classifier = fit_classifier(train, num_steps=num_steps, seed=seed, cache_dir=cache_dir)
+    """Attribute accuracy of drawn and real pictures."""
     rated = sets.with_real("real", "real_decoded")
-    rows: Rows = {
-        name: attribute_accuracy(classifier, images, test[: len(images)], seed=seed) for name, images in rated.items()
+    rows = {
+        name: attribute_accuracy(classifier, images, test[: len(images)], estimates) for name, images in rated.items()
     }
     _warn_if_unreliable(rows["real"])
     return rows

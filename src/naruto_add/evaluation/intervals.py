@@ -20,11 +20,6 @@ Weights = NDArray[np.float64]
 """One row per resample, one column per picture; each row sums to 1."""
 
 
-def mean_interval(values: Values, *, seed: int) -> tuple[float, float]:
-    """Interval of the mean of one value per picture."""
-    return ratio_interval(values, np.ones(len(values)), seed=seed)
-
-
 def ratio_interval(sums: Values, counts: Values, *, seed: int) -> tuple[float, float]:
     """Interval of a mean over the parts of all pictures, given each picture's sum and number of parts.
 
@@ -36,7 +31,7 @@ def ratio_interval(sums: Values, counts: Values, *, seed: int) -> tuple[float, f
 
 
 def kernel_interval(features: Features, reference: Features, *, seed: int) -> tuple[float, float]:
-    """Interval of `kernel_distance`. No picture is compared with itself, so the estimate stays unbiased."""
+    """Interval of the kernel distance. No picture is compared with itself, so the estimate stays unbiased."""
     generator = np.random.default_rng(seed)
     weights = _weights(generator, NUM_RESAMPLES, len(features))
     reference_weights = _weights(generator, NUM_RESAMPLES, len(reference))

@@ -1,12 +1,11 @@
 """Second step of the evaluation: the output of every metric network for every set of pictures that needs it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
-from naruto_add.evaluation.cache import cached_arrays, local_folder
+from naruto_add.evaluation.cache import Cache, local_folder
 from naruto_add.evaluation.clip import OFF, clip_scores, load_clip
 from naruto_add.evaluation.drawings import ImageSets
 from naruto_add.evaluation.features import FeatureNetwork, extract_features, load_feature_network
@@ -59,58 +58,48 @@ def load_metric_networks(
     )
 
 
-def measure(
-    sets: ImageSets, networks: MetricNetworks, *, captions: Sequence[str], num_sweep_images: int, cache_dir: Path
-) -> Measurements:
-    """All network outputs, computed or taken from `cache_dir`.
+def measure(sets: ImageSets, networks: MetricNetworks, *, captions: Sequence[str], cache: Cache) -> Measurements:
+    """All network outputs, computed or taken from `cache`.
 
     `captions` are those of the test split without the prompt template; CLIP compares pictures with them.
     """
-    features = partial(_cached_features, network=networks.features, cache_dir=cache_dir)
-    distances = partial(_cached_distances, network=networks.perceptual, cache_dir=cache_dir)
+    features = partial(_features, network=networks.features, cache=cache)
+    distances = partial(_distances, network=networks.perceptual, cache=cache)
     drawn, reseeded = sets.drawn, sets.reseeded
     return Measurements(
         features={
             name: features(images) for name, images in sets.with_real("real", "real_decoded", "real_train").items()
         },
-        sweep_features=[features(images)[:num_sweep_images] for images in sets.sweep],
+        sweep_features=[features(images)[: sets.num_first] for images in sets.sweep],
         thumbnails={
             name: thumbnails(images) for name, images in sets.with_real("real", "real_decoded", "train_decoded").items()
         },
         teacher_distances={name: distances(images, drawn["teacher"][: len(images)]) for name, images in drawn.items()},
         seed_distances={name: distances(drawn[name][: len(images)], images) for name, images in reseeded.items()},
-        clip_scores=_clip_scores(sets.with_real("real", "real_decoded"), captions, networks.clip, cache_dir),
+        clip_scores={
+            name: _clip_scores(images, captions[: len(images)], networks.clip, cache)
+            for name, images in sets.with_real("real", "real_decoded").items()
+            if networks.clip
+        },
     )
 
 
-def _cached_features(images: Images, *, network: FeatureNetwork, cache_dir: Path) -> Features:
-    return cached_arrays(
-        cache_dir,
+def _features(images: Images, *, network: FeatureNetwork, cache: Cache) -> Features:
+    return cache.array(
         *("features", network.name, hash_array(images)),
-        compute=lambda: {"features": extract_features(images, network)},
-    )["features"]
+        compute=lambda: extract_features(images, network),
+    )
 
 
-def _cached_distances(images: Images, others: Images, *, network: PerceptualNetwork, cache_dir: Path) -> Values:
-    return cached_arrays(
-        cache_dir,
+def _distances(images: Images, others: Images, *, network: PerceptualNetwork, cache: Cache) -> Values:
+    return cache.array(
         *("perceptual", network.name, hash_array(images), hash_array(others)),
-        compute=lambda: {"distances": perceptual_distances(images, others, network=network)},
-    )["distances"]
+        compute=lambda: perceptual_distances(images, others, network=network),
+    )
 
 
-def _clip_scores(
-    sets: Mapping[str, Images], captions: Sequence[str], clip: ClipNetwork | None, cache_dir: Path
-) -> dict[str, Values]:
-    """CLIP scores of pictures and their captions; empty without a CLIP model."""
-    if clip is None:
-        return {}
-    return {name: _cached_scores(images, captions[: len(images)], clip, cache_dir) for name, images in sets.items()}
-
-
-def _cached_scores(images: Images, captions: Sequence[str], clip: ClipNetwork, cache_dir: Path) -> Values:
-    return cached_arrays(
-        cache_dir,
+def _clip_scores(images: Images, captions: Sequence[str], clip: ClipNetwork, cache: Cache) -> Values:
+    return cache.array(
         *("clip", clip.name, *local_folder(clip.name), list(captions), hash_array(images)),
-        compute=lambda: {"scores": clip_scores(images, captions, clip)},
-    )["scores"]
+        compute=lambda: clip_scores(images, captions, clip),
+    )

@@ -8,7 +8,7 @@ import numpy as np
 
 from naruto_add.config.schema import Sampling
 from naruto_add.evaluation.catalog import INTERVAL_ENDS
-from naruto_add.evaluation.metrics import Metrics
+from naruto_add.evaluation.estimates import Metrics
 from naruto_add.evaluation.timing import Job, Times
 from naruto_add.generation.subjects import FULL_TEACHER, Subject, at_steps, student_at_steps, with_dpm_solver
 from naruto_add.runtime.files import atomic_write_bytes

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from naruto_add.evaluation.cache import Arrays, cached_arrays
+from naruto_add.evaluation.cache import Arrays, Cache
 from naruto_add.generation.image_sets import draw_alone
 from naruto_add.generation.subjects import Subject, at_steps
 from naruto_add.runtime.files import content_hash
@@ -77,11 +77,10 @@ class Times:
         return int(self.arrays["threads"])
 
 
-def time_jobs(jobs: Sequence[Job], prompts: Sequence[str], *, seed: int, rounds: int, cache_dir: Path) -> Times:
-    """Times of all jobs, measured in one run or taken from `cache_dir`. Times of different runs are never combined."""
+def time_jobs(jobs: Sequence[Job], prompts: Sequence[str], *, seed: int, rounds: int, cache: Cache) -> Times:
+    """Times of all jobs, measured in one run or taken from `cache`. Times of different runs are never combined."""
     distinct = {job.name: job for job in jobs}
-    arrays = cached_arrays(
-        cache_dir,
+    arrays = cache.arrays(
         *("times", Path(__file__), sorted(distinct), list(prompts), seed, rounds, torch.get_num_threads()),
         compute=lambda: _measure(distinct, prompts, seed, rounds),
     )

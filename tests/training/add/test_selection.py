@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from naruto_add.losses.kernel import KernelDistance
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.add.selection import Selection
-from naruto_add.training.scores import KernelDistance
 
 NOISE = torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

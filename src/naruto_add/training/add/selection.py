@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from naruto_add.losses.kernel import KernelDistance
 from naruto_add.runtime.errors import StageError
-from naruto_add.training.scores import KernelDistance
 from naruto_add.training.weights import Best
 
 TOLERATED_LOSS = 0.2

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents
+from naruto_add.losses.kernel import KernelDistance, kernel_distance
 from naruto_add.models.backbones import Backbone, load_backbone
-from naruto_add.training.scores import KernelDistance, kernel_distance_with_error, prompt_match
+from naruto_add.training.scores import prompt_match
 
 BATCH_SIZE = 8
 """Pictures decoded and measured at once."""
@@ -54,15 +55,15 @@ class ValidationScore:
         """The scores of samples of the same prompts and noise as the teacher's, in their order."""
         features = self._decoded_features(latents)
         return Score(
-            distance=kernel_distance_with_error(features, self._real_features),
-            teacher_distance=kernel_distance_with_error(features, self._teacher_features).value,
+            distance=kernel_distance(features, self._real_features),
+            teacher_distance=kernel_distance(features, self._teacher_features).value,
             prompt_match=prompt_match(features, self._teacher_features, self._prompts),
         )
 
     @cached_property
     def teacher_score(self) -> float:
         """The kernel distance of the teacher's pictures to the real ones."""
-        return kernel_distance_with_error(self._teacher_features, self._real_features).value
+        return kernel_distance(self._teacher_features, self._real_features).value
 
     @cached_property
     def _backbone(self) -> Backbone:
