@@ -15,17 +15,9 @@ def main(params: "Params") -> None:
     from naruto_add.training.add.train import distill
     from naruto_add.training.loop import TrainingRun
     from naruto_add.training.pool import POOL_CODE
-    from naruto_add.training.settings import DistillationSettings
+    from stages.distillation import distillation_settings
 
-    settings = DistillationSettings(
-        guidance_scale=params.sampling.guidance_scale,
-        pool_steps=params.sampling.pool_steps,
-        student_timesteps=params.sampling.student_timesteps,
-        prompt_template=params.base.prompt_template,
-        caption_chunks=params.base.caption_chunks,
-        frozen_precision=params.base.frozen_precision,
-        autocast=params.base.autocast,
-    )
+    settings = distillation_settings(params)
     checkpoints = checkpoint_dir(
         "add",
         params=[settings, params.sampling.student_scheduler, params.add],

@@ -14,18 +14,10 @@ def main(params: "Params") -> None:
     from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
     from naruto_add.training.loop import TrainingRun
     from naruto_add.training.pool import POOL_CODE
-    from naruto_add.training.settings import DistillationSettings
     from naruto_add.training.student.train import build_student
+    from stages.distillation import distillation_settings
 
-    settings = DistillationSettings(
-        guidance_scale=params.sampling.guidance_scale,
-        pool_steps=params.sampling.pool_steps,
-        student_timesteps=params.sampling.student_timesteps,
-        prompt_template=params.base.prompt_template,
-        caption_chunks=params.base.caption_chunks,
-        frozen_precision=params.base.frozen_precision,
-        autocast=params.base.autocast,
-    )
+    settings = distillation_settings(params)
     checkpoints = checkpoint_dir("student", params=[settings, params.student], deps=[paths.TEACHER, paths.DATASET])
     with exclusive(checkpoints):
         build_student(

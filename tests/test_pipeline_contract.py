@@ -2,7 +2,7 @@
 paths that the script names, and its code and packages are its import closure (tests/pipeline/test_dependencies.py)."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,18 @@ def test_the_checks_of_scripts_find_keys_and_paths(tmp_path: Path) -> None:
     assert _paths(_call(script, "checkpoint_dir")) == {"data/dataset"}
 
 
+def test_the_checks_of_scripts_find_keys_that_a_shared_function_reads(tmp_path: Path) -> None:
+    script = tmp_path / "add.py"
+    script.write_text(
+        "def main(params):\n"
+        "    from stages.distillation import distillation_settings\n"
+        "    settings = distillation_settings(params)\n"
+        "    checkpoint_dir('add', params=[settings], deps=[])\n"
+    )
+    assert {"base.autocast", "sampling.pool_steps", "sampling.student_steps"} <= keys_read(script)
+    assert _keys(_arguments(script, _call(script, "checkpoint_dir"))) == keys_read(script)
+
+
 def keys_read(script: Path) -> set[str]:
     """`add` if the section is read as a whole, `add.num_steps` if only this key is."""
     return _keys(_outermost(_tree(script))) - WITHOUT_RESULT
@@ -169,7 +181,24 @@ def paths_named(script: Path) -> set[str]:
 
 
 def _tree(script: Path) -> ast.AST:
-    return ast.parse(script.read_text(encoding="utf-8"))
+    """The script, in which what functions of `stages` return stands for their calls, whose argument is `params`."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    returned: dict[str, ast.expr | None] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages.") and node.level == 0:
+            shared = ast.parse((ROOT / f"{str(node.module).replace('.', '/')}.py").read_text(encoding="utf-8"))
+            functions = [each for each in shared.body if isinstance(each, ast.FunctionDef)]
+            returned |= {each.name: each.body[-1].value for each in functions if isinstance(each.body[-1], ast.Return)}
+    return _Inlined(returned).visit(tree)
+
+
+class _Inlined(ast.NodeTransformer):
+    def __init__(self, returned: Mapping[str, ast.expr | None]) -> None:
+        self._returned = returned
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        return (self._returned.get(node.func.id) if isinstance(node.func, ast.Name) else None) or node
 
 
 def _call(script: Path, function: str) -> ast.Call:
