@@ -19,9 +19,10 @@ from naruto_add.config.schema import Params
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.evaluation.drawings import load_images
 from naruto_add.evaluation.features import FeatureNetwork, extract_features, load_feature_network
-from naruto_add.evaluation.frechet import Features, frechet_distance, kernel_distance
+from naruto_add.evaluation.frechet import Features, frechet_distance
 from naruto_add.generation.image_sets import draw_set
 from naruto_add.generation.subjects import Models, Subject, load_subjects
+from naruto_add.losses.kernel import kernel_distance
 from naruto_add.runtime.compute import default_device
 
 
@@ -79,7 +80,8 @@ def drawn_features(
 
 def distances(features: Features, reference: Features) -> tuple[float, float]:
     """Frechet and kernel distance."""
-    return float(frechet_distance(features, reference)), float(kernel_distance(features, reference))
+    kernel = kernel_distance(torch.from_numpy(features), torch.from_numpy(reference)).value
+    return frechet_distance(features, reference), kernel
 
 
 if __name__ == "__main__":
