@@ -11,6 +11,7 @@ from naruto_add.config.load import ParamsError
 from naruto_add.config.schema import Params
 from naruto_add.pipeline.stage import run_checked
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.progress import progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,3 +116,16 @@ def test_ctrl_c_is_not_success() -> None:
     with pytest.raises(SystemExit, match="the next `dvc repro` runs this stage again") as ended:
         run_checked(stage)
     assert ended.value.code != 0
+
+
+def test_the_line_of_a_progress_bar_ends_before_the_message(capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(_: Params) -> None:
+        for _ in progress(range(3), desc="drawing"):
+            raise StageError("cache.safetensors: is damaged; delete it")
+
+    with pytest.raises(SystemExit) as caught:
+        run_checked(stop)
+    assert caught.value.code == "error: cache.safetensors: is damaged; delete it"
+    output = capsys.readouterr().err
+    assert "drawing" in output
+    assert output.endswith("\n")

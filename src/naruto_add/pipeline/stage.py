@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from naruto_add.config import paths
 from naruto_add.config.load import ParamsError, load_params
@@ -11,6 +12,7 @@ from naruto_add.pipeline.base_use import check_base_use
 from naruto_add.pipeline.hub import stay_offline
 from naruto_add.runtime.disk import explained_disk_error
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.progress import close_bars
 
 
 def run_checked(main: Callable[[Params], None], *, check: Callable[[Params], None] = check_base_use) -> None:
@@ -30,11 +32,16 @@ def run_checked(main: Callable[[Params], None], *, check: Callable[[Params], Non
     except (StageError, ParamsError, FileNotFoundError) as error:
         if os.environ.get("NARUTO_ADD_TRACEBACK"):
             raise
-        sys.exit(f"error: {StageError(str(error))}")  # its message escapes control characters of foreign names
+        _exit(f"error: {StageError(str(error))}")  # its message escapes control characters of foreign names
     except KeyboardInterrupt:
-        sys.exit("interrupted: the next `dvc repro` runs this stage again; training resumes from its last checkpoint")
+        _exit("interrupted: the next `dvc repro` runs this stage again; training resumes from its last checkpoint")
     except Exception as error:
         explained = explained_disk_error(error)
         if explained is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
             raise
-        sys.exit(f"error: {explained}")
+        _exit(f"error: {explained}")
+
+
+def _exit(message: str) -> NoReturn:
+    close_bars()
+    sys.exit(message)
