@@ -3,13 +3,18 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from ruamel.yaml import YAML
+from torch import nn
+
+from naruto_add.pipeline.imports import SOURCES, import_closure
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "base"
@@ -63,6 +68,36 @@ def test_the_model_is_small_and_contains_no_code() -> None:
     files = [path for path in (BASE / "model").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     assert sum(path.stat().st_size for path in files) <= MAX_MB * 1e6
+
+
+def test_the_model_and_its_curves_belong_to_the_recipe() -> None:
+    """The committed weights were made by the committed numbers."""
+    autoencoder, denoiser = _section("autoencoder"), _section("denoiser")
+    vae, unet, text = (_config(f"{name}/config.json") for name in ("vae", "unet", "text_encoder"))
+    names = ("block_out_channels", "latent_channels", "norm_num_groups")
+    assert {name: vae[name] for name in names} == {name: autoencoder[name] for name in names}
+    assert vae["sample_size"] == autoencoder["size_px"]
+    assert {name: unet[name] for name in names[::2]} == {name: denoiser[name] for name in names[::2]}
+    assert unet["in_channels"] == unet["out_channels"] == autoencoder["latent_channels"]
+    assert unet["attention_head_dim"] == denoiser["attention_heads"]
+    sizes = {"hidden_size": "text_width", "num_hidden_layers": "text_layers", "num_attention_heads": "text_heads"}
+    assert {name: text[name] for name in sizes} == {name: denoiser[key] for name, key in sizes.items()}
+    assert text["vocab_size"] == 512 + _section("tokenizer")["num_merges"] + 2
+    assert _last_step("autoencoder") == autoencoder["num_steps"]
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "autoencoder", "denoiser", "model", "check"])
+def test_a_stage_of_the_recipe_depends_on_the_modules_that_it_imports(stage: str) -> None:
+    stages = YAML(typ="safe").load(BASE / "dvc.yaml")["stages"]
+    assert stages[stage]["cmd"] == f"python -m recipe.{stage}"
+    closure = import_closure(ROOT, f"recipe.{stage}", sources={"recipe": "base", **SOURCES}).files
+    own, library = (
+        {file for file in closure if file.startswith(top)} for top in ("base/recipe/", "src/naruto_add/data/shinobi/")
+    )
+    deps = {Path("base", dep).as_posix().replace("base/../", "") for dep in stages[stage]["deps"]}
+    assert {dep for dep in deps if dep.startswith("base/recipe/")} == own
+    assert ("src/naruto_add/data/shinobi" in deps) == bool(library)
+    assert ("src/naruto_add/training/muon.py" in deps) == (stage in ("autoencoder", "denoiser"))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +197,7 @@ def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, mo
     shutil.copytree(BASE / "model/tokenizer", "model/tokenizer")
     autoencoder.train_autoencoder(Path("autoencoder"), first)
     denoiser.train_denoiser(Path("denoiser"), second)
-    model.put_together()
+    model.assemble_model()
     check.check(seed=0, pictures_seed=1, num_pictures=4, num_copies=4, num_steps=2, guidance_scale=2.0)
     figures = json.loads(Path("metrics.json").read_text())
     assert set(figures) == {
@@ -172,6 +207,70 @@ def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, mo
     assert Path("reconstructions.png").exists()
     assert len(Path("curves/denoiser.tsv").read_text().splitlines()) == 3
     assert not list(Path(".checkpoints").glob("*.pt"))
+
+
+def test_a_checkpoint_is_loaded_onto_the_device_of_its_training(tmp_path: Path, resume: Any) -> None:
+    """The averaged weights too, which diffusers leaves where the file has them. The device `meta` stands for a GPU."""
+    resume.save_checkpoint(tmp_path / "toy.pt", _Toy(), 3)
+    on_device = _Toy(device=torch.device("meta"))
+    assert resume.load_checkpoint(tmp_path / "toy.pt", on_device) == 3
+    assert {average.device.type for average in on_device.ema.shadow_params} == {"meta"}
+
+
+def test_a_checkpoint_restores_weights_and_averages(tmp_path: Path, resume: Any) -> None:
+    training, other = _Toy(), _Toy()
+    with torch.no_grad():
+        training.model.weight.add_(1)
+    training.ema.step(training.model.parameters())
+    resume.save_checkpoint(tmp_path / "toy.pt", training, 3)
+    assert resume.load_checkpoint(tmp_path / "toy.pt", other) == 3
+    torch.testing.assert_close(other.model.weight, training.model.weight, atol=0, rtol=0)
+    torch.testing.assert_close(other.ema.shadow_params, training.ema.shadow_params, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, None),
+        ({"num_steps": 30, "decay_steps": 8}, None),
+        ({"batch_size": 8}, "batch_size"),
+        ({"autoencoder": "another hash"}, "autoencoder"),
+        ({"momentum": 0.9}, "momentum"),
+        ({"num_steps": 11}, "the learning rates of these steps"),
+        ({"warmup_steps": 3}, "the learning rates of these steps, warmup_steps"),
+    ],
+)
+def test_a_checkpoint_belongs_to_its_recipe(
+    changes: dict[str, Any], named: str | None, tmp_path: Path, resume: Any
+) -> None:
+    """Lengths may change as long as no step already done would have had another learning rate."""
+    path, training = tmp_path / "toy.pt", _Toy()
+    resume.save_checkpoint(path, training, 9)
+    other = _Toy(recipe=training.recipe | changes)
+    if named is None:
+        assert resume.load_checkpoint(path, other) == 9
+        return
+    with pytest.raises(SystemExit) as stopped:
+        resume.load_checkpoint(path, other)
+    message = f"error: {path} was written after 9 steps of another recipe, which differs in {named}; restore these"
+    assert str(stopped.value).startswith(message)
+
+
+def test_a_checkpoint_of_the_denoiser_belongs_to_the_autoencoder(
+    recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe import denoiser
+
+    monkeypatch.setattr(denoiser, "NUM_CURVE_PICTURES", 4)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(BASE / "model/tokenizer", "model/tokenizer")
+    plan = denoiser.Recipe(**_section("denoiser") | _TINY_DENOISER)
+    _tiny_autoencoder().save_pretrained("autoencoder/vae")
+    run = denoiser._Run(plan, torch.device("cpu"))
+    first = run.inputs()
+    assert vars(plan).items() <= first.items()
+    run.vae.encoder.conv_in.bias.data.add_(1)
+    assert {name for name, value in run.inputs().items() if value != first[name]} == {"autoencoder"}
 
 
 @pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny"])
@@ -190,6 +289,43 @@ def test_the_recipes_denoiser_can_be_made_smaller(recipe: None, architecture: An
         assert student(latents, 500, prompts).sample.shape == teacher(latents, 500, prompts).sample.shape
     assert [small[a].shape for a, _ in pairs] == [large[b].shape for _, b in pairs]
     assert student.num_parameters() < 0.7 * teacher.num_parameters()
+
+
+@dataclass
+class _Toy:
+    """A training of one layer, for checkpoints."""
+
+    recipe: dict[str, Any] = field(
+        default_factory=lambda: {
+            "batch_size": 4,
+            "num_steps": 20,
+            "warmup_steps": 2,
+            "decay_steps": 5,
+            "autoencoder": "a hash",
+        }
+    )
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        from recipe.resume import trapezoid
+
+        self.model = nn.Linear(2, 1, device=self.device)
+        self.ema = EMAModel(self.model.parameters(), decay=0.5)
+        lengths = {name: self.recipe[name] for name in ("num_steps", "warmup_steps", "decay_steps")}
+        self.factor = trapezoid(lengths.pop("num_steps"), **lengths)
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model, "ema": self.ema}
+
+    def inputs(self) -> dict[str, Any]:
+        return self.recipe
+
+
+@pytest.fixture
+def resume(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module `recipe.resume`, which needs none of the recipe's packages."""
+    monkeypatch.syspath_prepend(str(BASE))
+    return import_module("recipe.resume")
 
 
 @pytest.fixture
@@ -215,6 +351,12 @@ def _noise_ratio(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 def _section(name: str) -> dict[str, Any]:
     values: dict[str, Any] = YAML(typ="safe").load(BASE / "params.yaml")[name]
     return values
+
+
+def _last_step(training: str) -> int:
+    """In the committed learning curve."""
+    last = (BASE / f"curves/{training}.tsv").read_text().splitlines()[-1]
+    return int(last.partition("\t")[0])
 
 
 def _drawing_function(family: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:

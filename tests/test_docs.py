@@ -33,9 +33,10 @@ HEAD = """# Every source file, in one line
 
 The line is the first one of the file's docstring. `python -m tests.test_docs` writes this page.
 """
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-PROFILES = sorted([ROOT / "params.yaml", *(ROOT / "profiles").rglob("*.yaml")])
-SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "stages").glob("*.py")])
+PAGES = ("README.md", "CONTRIBUTING.md", "base/README.md")
+DOCUMENTS = sorted([*(ROOT / name for name in PAGES), *(ROOT / "docs").glob("*.md")])
+PROFILES = sorted([ROOT / "params.yaml", *(ROOT / "profiles").rglob("*.yaml"), *(ROOT / "base").glob("*.yaml")])
+SOURCES = sorted(file for folder in ("src", "stages", "base/recipe") for file in (ROOT / folder).rglob("*.py"))
 HISTORY = ROOT / "CHANGELOG.md"
 """It may name what is gone."""
 
@@ -184,7 +185,7 @@ def _check_command(command: list[str]) -> None:
             _check_settings(getattr(parsed, "set_param", None) or [])
         case ["make", *targets]:
             names = {target for target in targets if "=" not in target}
-            assert names <= set(re.findall(r"^([a-z0-9]+):", _text("Makefile"), flags=re.MULTILINE)), line
+            assert names <= set(re.findall(r"^([a-z0-9-]+):", _text("Makefile"), flags=re.MULTILINE)), line
         case ["python", "-m", module] | ["accelerate", "launch", *_, "-m", module]:
             assert (ROOT / f"{module.replace('.', '/')}.py").exists(), line
         case ["accelerate", "launch"]:

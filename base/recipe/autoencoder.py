@@ -1,7 +1,8 @@
 """Train the base model's AutoencoderKL: `python -m recipe.autoencoder` in base/.
 
-In one training, first differences of pixels count alone; then those of features too, and a discriminator (Esser
-et al. 2021, VQGAN), as for the autoencoder of Stable Diffusion. Pixels alone would leave a blur.
+The loss is first the difference of pixels and a small KL term. After `sharpening_start_steps` it also has a distance of
+features and a discriminator (Esser et al. 2021, VQGAN), as for the autoencoder of Stable Diffusion: copies by a loss of
+pixels alone are blurred.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from naruto_add.models.backbones import load_efficientnet, resolution_maps
 from naruto_add.runtime.compute import default_device
 from naruto_add.training.muon import Muon
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, section
-from recipe.pictures import HELD_OUT_SEED, Pictures, as_pixels, batches, first_pictures
+from recipe.pictures import VALIDATION_SEED, Pictures, as_pixels, batches, first_pictures
 from recipe.resume import Curve, fast_passes, load_checkpoint, save_checkpoint, trapezoid
 
 SAVE_EVERY_STEPS = 100
@@ -36,9 +37,9 @@ NUM_SCALING_PICTURES = 2048
 MIRRORED_SHARE = 0.5
 RECOLORED_SHARE = 0.2
 RESIDUAL_GAIN = 0.1
-"""Of the last convolution of every residual block at the start: a short training begins near the identity."""
+"""Factor of the initial weights of the last convolution in a residual block, which so begins near the identity."""
 LOG_VARIANCE = -6.0
-"""Of the posterior at the start. Left near 0, its noise hides the latents, and takes thousands of steps to shrink."""
+"""Initial bias of the posterior's log-variance. At 0, noise hides the latents for the first thousands of steps."""
 ADAMW: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": 1e-4}
 KERNEL_WEIGHT_DECAY = 0.01
 
@@ -72,15 +73,15 @@ def train_autoencoder(out_dir: Path, recipe: Recipe) -> None:
     torch.manual_seed(recipe.seed)
     run = _Run(recipe, default_device())
     checkpoint = CHECKPOINTS / "autoencoder.pt"
-    first_step = load_checkpoint(checkpoint, run.state())
+    first_step = load_checkpoint(checkpoint, run)
     for step, pixels in _steps(recipe, first_step, run.device):
         if step % CURVE_EVERY_STEPS == 0:
-            run.draw_curve(step)
-        torch.manual_seed(step)
-        run.train_step(_varied(pixels, np.random.default_rng((recipe.seed, step))), step)
+            run.measure(step)
+        torch.manual_seed(step)  # of the posterior's noise
+        run.train_step(_augmented(pixels, np.random.default_rng((recipe.seed, step))), step)
         if (step + 1) % SAVE_EVERY_STEPS == 0:
-            save_checkpoint(checkpoint, run.state(), step + 1)
-    run.draw_curve(recipe.num_steps)
+            save_checkpoint(checkpoint, run, step + 1)
+    run.measure(recipe.num_steps)
     run.ema.copy_to(run.vae.parameters())
     standardize(run.vae, run.scaling_pixels())
     run.vae.half().save_pretrained(out_dir / "vae")
@@ -89,7 +90,7 @@ def train_autoencoder(out_dir: Path, recipe: Recipe) -> None:
 
 
 def _steps(recipe: Recipe, first_step: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-    """The steps that are left, each with its pictures."""
+    """The remaining steps, each with its pictures."""
     pictures = Pictures(recipe.families, seed=recipe.pictures_seed, size_px=recipe.size_px)
     steps = range(first_step, recipe.num_steps)
     drawn = batches(pictures, steps, batch_size=recipe.batch_size, device=device)
@@ -105,7 +106,7 @@ class _Run:
         self.recipe, self.device = recipe, device
         self.vae = _build(recipe).to(device, memory_format=torch.channels_last)
         self.discriminator = _Discriminator().to(device, memory_format=torch.channels_last)
-        self.photographs = load_efficientnet("lite0", device)
+        self.feature_network = load_efficientnet("lite0", device)
         self.ema = EMAModel(self.vae.parameters(), decay=recipe.ema_decay, foreach=True)
         discriminator_weights = dict(self.discriminator.named_parameters())
         self.optimizers = {
@@ -118,10 +119,10 @@ class _Run:
         }
         self.factor = trapezoid(recipe.num_steps, warmup_steps=recipe.warmup_steps, decay_steps=recipe.decay_steps)
         self.curve = Curve(CHECKPOINTS / "autoencoder.tsv")
-        self.curve_pixels = {name: pixels.to(device) for name, pixels in _held_out(recipe).items()}
+        self.curve_pixels = {name: pixels.to(device) for name, pixels in _validation_pixels(recipe).items()}
 
     def state(self) -> dict[str, Any]:
-        """What a killed training goes on from."""
+        """What a checkpoint holds."""
         optimizers = {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
         return {
             "vae": self.vae,
@@ -131,6 +132,10 @@ class _Run:
             **optimizers,
         }
 
+    def inputs(self) -> dict[str, Any]:
+        """The recipe."""
+        return vars(self.recipe)
+
     def train_step(self, pixels: Tensor, step: int) -> None:
         """One update of the autoencoder and, from `sharpening_start_steps` on, of the discriminator."""
         is_sharpening = step >= self.recipe.sharpening_start_steps
@@ -138,35 +143,35 @@ class _Run:
             moments = self.vae.encode(pixels).latent_dist.parameters
         posterior = DiagonalGaussianDistribution(moments.float())
         with fast_passes(self.device):
-            drawn = self.vae.decode(posterior.sample()).sample
-        drawn = drawn.float()
-        loss = F.l1_loss(drawn, pixels) + F.mse_loss(drawn, pixels)
+            copied = self.vae.decode(posterior.sample()).sample
+        copied = copied.float()
+        loss = F.l1_loss(copied, pixels) + F.mse_loss(copied, pixels)
         loss = loss + self.recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         if is_sharpening:
-            loss = loss + self._sharpness_loss(pixels, drawn)
+            loss = loss + self._sharpness_loss(pixels, copied)
         self._update(self.vae, loss, ["vae"], self.factor(step))
         self.ema.step(self.vae.parameters())
         if is_sharpening:
             self._update(
                 self.discriminator,
-                self._discriminator_loss(pixels, drawn.detach()),
+                self._discriminator_loss(pixels, copied.detach()),
                 ["discriminator"],
                 self.factor(step),
             )
 
-    def _sharpness_loss(self, pixels: Tensor, drawn: Tensor) -> Tensor:
-        """The distance of features, and how little the discriminator takes for real."""
+    def _sharpness_loss(self, pixels: Tensor, copied: Tensor) -> Tensor:
+        """Weighted sum of the perceptual distance and the hinge loss of a generator."""
         with fast_passes(self.device):
             with torch.no_grad():
-                real_maps = resolution_maps(self.photographs, pixels)
-            drawn_maps = resolution_maps(self.photographs, drawn)
-            logits = self.discriminator(drawn)
-        features = multi_depth_distance([each.float() for each in drawn_maps], [each.float() for each in real_maps])
+                real_maps = resolution_maps(self.feature_network, pixels)
+            copied_maps = resolution_maps(self.feature_network, copied)
+            logits = self.discriminator(copied)
+        features = multi_depth_distance([each.float() for each in copied_maps], [each.float() for each in real_maps])
         return self.recipe.perceptual_weight * features.mean() - self.recipe.adversarial_weight * logits.float().mean()
 
-    def _discriminator_loss(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+    def _discriminator_loss(self, pixels: Tensor, copied: Tensor) -> Tensor:
         with fast_passes(self.device):
-            logits = self.discriminator(torch.cat([pixels, drawn]))
+            logits = self.discriminator(torch.cat([pixels, copied]))
         real, fake = logits.float().chunk(2)
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
@@ -181,8 +186,8 @@ class _Run:
             optimizer.step()
 
     @torch.no_grad()
-    def draw_curve(self, step: int) -> None:
-        """Add the averaged weights' figures to the learning curve: PSNR in dB by kind of picture."""
+    def measure(self, step: int) -> None:
+        """Append the PSNR in dB of the averaged weights, by kind of picture, to the learning curve."""
         self.ema.store(self.vae.parameters())
         self.ema.copy_to(self.vae.parameters())
         figures = {f"psnr_{name}": mean_psnr(copies(self.vae, each), each) for name, each in self.curve_pixels.items()}
@@ -190,7 +195,7 @@ class _Run:
         self.curve.append({"step": step, "pictures": step * self.recipe.batch_size, **figures})
 
     def scaling_pixels(self) -> Tensor:
-        """Those that `standardize` measures latents by; seen in training, like all that a denoiser sees."""
+        """The training pictures whose latents `standardize` gives mean 0 and deviation 1."""
         recipe = self.recipe
         pixels, _ = first_pictures(
             recipe.families, NUM_SCALING_PICTURES, seed=recipe.pictures_seed, size_px=recipe.size_px
@@ -244,8 +249,8 @@ class _Discriminator(nn.Sequential):
         super().__init__(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1)))
 
 
-def _varied(pixels: Tensor, generator: np.random.Generator) -> Tensor:
-    """A batch may be mirrored and have its colour channels exchanged: more will be drawn than was seen."""
+def _augmented(pixels: Tensor, generator: np.random.Generator) -> Tensor:
+    """Mirror the batch and permute its colour channels, each at random, for more variety than the drawings have."""
     if generator.random() < MIRRORED_SHARE:
         pixels = pixels.flip(-1)
     if generator.random() < RECOLORED_SHARE:
@@ -253,31 +258,31 @@ def _varied(pixels: Tensor, generator: np.random.Generator) -> Tensor:
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def _held_out(recipe: Recipe) -> dict[str, Tensor]:
-    """Pictures for the learning curve: of the families that are learned from, and of the universe that is not."""
+def _validation_pixels(recipe: Recipe) -> dict[str, Tensor]:
+    """Pictures for the learning curve: `people` of the training families without doodles, and `shinobi`."""
     families = [family for family in dict.fromkeys(recipe.families) if family != "doodle"]
     people, _ = first_pictures(
-        families, NUM_CURVE_PICTURES, seed=recipe.pictures_seed + HELD_OUT_SEED, size_px=recipe.size_px
+        families, NUM_CURVE_PICTURES, seed=recipe.pictures_seed + VALIDATION_SEED, size_px=recipe.size_px
     )
     return {"people": people, "shinobi": shinobi_pixels(NUM_CURVE_PICTURES, size_px=recipe.size_px)}
 
 
 def shinobi_pixels(count: int, *, size_px: int) -> Tensor:
-    """Pixels (N, 3, size_px, size_px) in [-1, 1] of shinobi that the pipeline has not drawn either; to measure only."""
-    images = [np.asarray(draw_shinobi(index, seed=HELD_OUT_SEED, size_px=size_px).image) for index in range(count)]
+    """Pixels (N, 3, size_px, size_px) in [-1, 1] of shinobi, to measure on; the pipeline draws others."""
+    images = [np.asarray(draw_shinobi(index, seed=VALIDATION_SEED, size_px=size_px).image) for index in range(count)]
     return as_pixels(np.stack(images))
 
 
 @torch.no_grad()
 def copies(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """The same pictures after the autoencoder, in [-1, 1]; without noise."""
+    """Pictures that are encoded to the posterior's mean and decoded, clamped to [-1, 1]."""
     parts = [vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1) for part in pixels.split(16)]
     return torch.cat(parts)
 
 
-def mean_psnr(drawn: Tensor, pixels: Tensor) -> float:
-    """Mean over pictures in [-1, 1], in dB."""
-    error = ((drawn - pixels) / 2).square().mean(dim=(1, 2, 3))
+def mean_psnr(copied: Tensor, pixels: Tensor) -> float:
+    """PSNR in dB, mean over pictures (N, 3, height, width) in [-1, 1]."""
+    error = ((copied - pixels) / 2).square().mean(dim=(1, 2, 3))
     return float((-10 * error.log10()).mean())
 
 
@@ -285,8 +290,8 @@ def mean_psnr(drawn: Tensor, pixels: Tensor) -> float:
 def standardize(vae: AutoencoderKL, pixels: Tensor) -> None:
     """Give each latent channel mean 0 and deviation 1 over these pictures, and decode as before.
 
-    Stable Diffusion's one `scaling_factor` does not do for channels that differ; so the two convolutions between
-    which latents are take a factor and a shift for each, and `scaling_factor` is 1.
+    Stable Diffusion's single `scaling_factor` cannot scale channels differently. Instead, the convolutions before and
+    after the latents are given a factor and a shift for each channel, and `scaling_factor` is 1.
     """
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(64)])
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))

@@ -1,4 +1,4 @@
-"""Captions that are true of an avatar: each names some of what was drawn, in varied words."""
+"""Captions of an avatar: each names some of what was drawn, in varied words."""
 
 from typing import TYPE_CHECKING
 

@@ -106,7 +106,7 @@ class Look:
 
 
 def draw_avatar(index: int, *, seed: int, size_px: int) -> Drawing:
-    """The avatar that (seed, index) decide; the caption names a true part of the attributes."""
+    """The avatar of (seed, index), and a caption that names some of its attributes."""
     generator = picture_generator(seed, index, family=_FAMILY)
     look = _sample_look(generator)
     background = _contrasting_background(generator, look)
@@ -152,7 +152,7 @@ def _contrasting_background(generator: np.random.Generator, look: Look) -> Backg
 
 
 def _svg(look: Look, generator: np.random.Generator) -> str:
-    """The look as SVG text on a transparent ground; parts that share a name are chosen among."""
+    """The look as SVG text on a transparent background. Of parts with the same name, one is chosen at random."""
 
     def part(kind: type[Enum], options: dict[str, tuple[str, ...]], name: str) -> Enum:
         return kind["NONE"] if name == "none" else kind[choose(generator, options[name])]
@@ -179,7 +179,7 @@ def _svg(look: Look, generator: np.random.Generator) -> str:
 
 
 def _hex(generator: np.random.Generator, colors: dict[str, Color], name: str) -> str:
-    """The named colour, jittered; what has no colour ('none') is not drawn and gets black."""
+    """The named colour, jittered. Parts without a colour ('none') are not drawn; they get black."""
     return _hex_code(jittered(generator, colors["black" if name == "none" else name], 7))
 
 
@@ -188,7 +188,7 @@ def _hex_code(color: Color) -> str:
 
 
 def _compose(image: Image.Image, svg: str, generator: np.random.Generator) -> None:
-    """Paste the avatar with its lower edge on the picture's, moved, scaled and mirrored half of the time."""
+    """Paste the avatar at the picture's lower edge: moved, scaled, and mirrored with probability 1/2."""
     side_px = image.width
     scale = generator.uniform(1.15, 1.4) if chance(generator, 0.15) else generator.uniform(0.9, 1.1)
     png = resvg_py.svg_to_bytes(svg_string=svg, width=round(side_px * scale), skip_system_fonts=True)

@@ -1,4 +1,4 @@
-"""Look at the base model (`python -m recipe.check`): writes metrics.json, samples.png and reconstructions.png."""
+"""Measure the base model: `python -m recipe.check` in base/. Writes metrics.json, samples.png, reconstructions.png."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ FAMILIES = ("comic", "villager", "avatar")
 def check(
     *, seed: int, pictures_seed: int, num_pictures: int, num_copies: int, num_steps: int, guidance_scale: float
 ) -> None:
-    """Draw held-out captions, copy held-out people and shinobi through the autoencoder, and measure the copies."""
+    """Draw captions that were not trained on, and measure the autoencoder's copies of people and of shinobi."""
     bundle = load_pipeline_folder(MODEL, precision="fp32")
     bundle.to(default_device())
     size_px = bundle.vae.config.sample_size

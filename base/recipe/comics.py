@@ -1,8 +1,8 @@
-"""Villagers in the manner of comics: outlined, cel-shaded, with large eyes, drawn by the pen that draws the shinobi.
+"""Villagers in the style of comics: outlined, cel-shaded, with large eyes, drawn with the pen of the shinobi.
 
-A base model knows the manner that a universe is drawn in from elsewhere, as Stable Diffusion 1.5 knows anime. What
-makes the universe is kept from it: forehead protectors, whisker marks, masks, cloaks, armor, kunai, shuriken, scrolls,
-fans, hand seals, ninja, and the places that only shinobi are drawn in.
+Stable Diffusion 1.5 knows the style of anime before it is finetuned; likewise the base model knows the style of the
+shinobi. These pictures have nothing that is specific to shinobi: no forehead protectors, whisker marks, masks, cloaks,
+armor, kunai, shuriken, scrolls, fans, hand seals or ninja, and no places in which only shinobi are drawn.
 """
 
 from dataclasses import asdict
@@ -36,12 +36,12 @@ _PLACES = {
 _HEADBAND_SHARE = 0.4
 _ITEM_SHARE = 0.3
 _COLOR_ONLY_SHARE = 0.1
-_TOLD = 0.92
-"""How often each thing that is drawn is named."""
+_NAMED_SHARE = 0.92
+"""Probability that the caption names an attribute."""
 
 
 def draw_comic(index: int, *, seed: int, size_px: int) -> Drawing:
-    """The villager that (seed, index) decide; the caption names a true part of the attributes."""
+    """The villager of (seed, index), and a caption that names some of its attributes."""
     generator = picture_generator(seed, index, family=_FAMILY)
     attributes = _sample(generator)
     headband = choose(generator, list(CLOTH)) if chance(generator, _HEADBAND_SHARE) else NONE
@@ -50,7 +50,7 @@ def draw_comic(index: int, *, seed: int, size_px: int) -> Drawing:
 
 
 def _sample(generator: np.random.Generator) -> Attributes:
-    """A shinobi's attributes, as long as they are none that only shinobi have."""
+    """Attributes of a shinobi, sampled until none is specific to shinobi."""
     backgrounds = (*_PLACES, *(f"{color} background" for color in PLAIN))
     while True:
         drawn = asdict(sample_attributes(generator))
@@ -88,7 +88,7 @@ def _render(attributes: Attributes, headband: str, generator: np.random.Generato
 
 
 def _draw_headband(head: Pen, color: str, generator: np.random.Generator) -> None:
-    """A strip of cloth around the forehead with a knot at the side: no steel plate, no long ends."""
+    """A strip of cloth around the forehead with a knot at the side; shinobi have a steel plate and long ends."""
     cloth, height = jittered(CLOTH[color], generator), generator.uniform(3.4, 5.2)
     lower = np.array([(14.7, -4), (7, -5.8), (0, -6.5), (-7, -5.8), (-14.7, -4)])
     head.shape(np.vstack([path(lower[::-1] - (0, height)), path(lower)]), cloth, shade=1)
@@ -97,33 +97,33 @@ def _draw_headband(head: Pen, color: str, generator: np.random.Generator) -> Non
 
 
 def _caption(attributes: Attributes, headband: str, generator: np.random.Generator) -> str:
-    def told() -> bool:
-        return chance(generator, _TOLD)
+    def is_named() -> bool:
+        return chance(generator, _NAMED_SHARE)
 
-    words = [with_article(_subject(attributes, told_mood=told()))]
+    words = [with_article(_subject(attributes, names_mood=is_named()))]
     having = (
         [hair_words(attributes, color_only=chance(generator, _COLOR_ONLY_SHARE))]
-        if attributes.hair_style != "bald" and told()
+        if attributes.hair_style != "bald" and is_named()
         else []
     )
-    having += ["a scar"] if attributes.face_mark == "scar" and told() else []
-    having += ["closed eyes"] if attributes.expression == "closed eyes" and told() else []
-    wearing = [f"{with_article(headband)} headband"] if headband != NONE and told() else []
-    wearing += [with_article(f"{attributes.garment_color} {attributes.garment}")] if told() else []
+    having += ["a scar"] if attributes.face_mark == "scar" and is_named() else []
+    having += ["closed eyes"] if attributes.expression == "closed eyes" and is_named() else []
+    wearing = [f"{with_article(headband)} headband"] if headband != NONE and is_named() else []
+    wearing += [with_article(f"{attributes.garment_color} {attributes.garment}")] if is_named() else []
     if having:
         words.append(f"with {joined(having)}")
     if wearing:
         words.append(f"{'wearing' if having or chance(generator, 0.4) else 'wears'} {joined(wearing)}")
-    if attributes.item != NONE and told():
+    if attributes.item != NONE and is_named():
         words.append(f"holding {with_article(attributes.item)}")
-    if attributes.pose in ("left", "right") and told():
+    if attributes.pose in ("left", "right") and is_named():
         words.append(f"looking to the {attributes.pose}")
-    if told():
+    if is_named():
         place = attributes.background
         words.append(_PLACES.get(place, f"on {with_article(place)}"))
     return " ".join(words)
 
 
-def _subject(attributes: Attributes, *, told_mood: bool) -> str:
-    words = [attributes.expression] if told_mood and attributes.expression in ("smiling", "angry", "shouting") else []
+def _subject(attributes: Attributes, *, names_mood: bool) -> str:
+    words = [attributes.expression] if names_mood and attributes.expression in ("smiling", "angry", "shouting") else []
     return " ".join([*words, *(["bald"] if attributes.hair_style == "bald" else []), attributes.subject])

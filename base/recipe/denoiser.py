@@ -1,7 +1,7 @@
 """Train the base model's text encoder and U-Net together: `python -m recipe.denoiser` in base/.
 
-Both are saved in fp16 with SD 1.5's noise schedule and PNDM scheduler. Every picture is drawn and encoded when its step
-comes: none is seen twice.
+Both are saved in fp16 with SD 1.5's noise schedule and PNDM scheduler. Every picture is drawn and encoded for one step,
+and none is used twice.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,12 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from naruto_add.diffusion.bundle import forget_paths
+from naruto_add.runtime.cache import hash_state
 from naruto_add.runtime.compute import default_device, step_generator
+from naruto_add.runtime.files import content_hash
 from naruto_add.training.muon import Muon
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, DENOISER, MODEL, section
-from recipe.pictures import HELD_OUT_SEED, Batch, Pictures, batches, first_pictures
+from recipe.pictures import VALIDATION_SEED, Batch, Pictures, batches, first_pictures
 from recipe.resume import Curve, cyclic, fast_passes, load_checkpoint, save_checkpoint
 
 SAVE_EVERY_STEPS = 100
@@ -61,8 +63,8 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What one step is about: clean latents (N, C, h, w), noise of their shape, timesteps (N) and token ids (N, T)."""
+class DenoisingBatch:
+    """What one step trains on: clean latents (N, C, h, w), noise of their shape, timesteps (N) and token ids (N, T)."""
 
     latents: Tensor
     noise: Tensor
@@ -90,23 +92,23 @@ def train_denoiser(out_dir: Path, recipe: Recipe) -> None:
     torch.manual_seed(recipe.seed)
     run = _Run(recipe, default_device())
     checkpoint = CHECKPOINTS / "denoiser.pt"
-    first_step = load_checkpoint(checkpoint, run.state())
+    first_step = load_checkpoint(checkpoint, run)
     for step, batch in _steps(recipe, first_step, run):
         if step in recipe.restarts:
             run.restart()
         if step % CURVE_EVERY_STEPS == 0:
-            run.draw_curve(step)
-        run.train_step(run.lesson(batch, step), step)
+            run.measure(step)
+        run.train_step(run.denoising_batch(batch, step), step)
         if (step + 1) % SAVE_EVERY_STEPS == 0:
-            save_checkpoint(checkpoint, run.state(), step + 1)
-    run.draw_curve(sum(recipe.cycles))
+            save_checkpoint(checkpoint, run, step + 1)
+    run.measure(sum(recipe.cycles))
     run.ema.copy_to(run.model.parameters())
     _save(out_dir, run)
     checkpoint.unlink(missing_ok=True)
 
 
 def _steps(recipe: Recipe, first_step: int, run: "_Run") -> Iterator[tuple[int, Batch]]:
-    """The steps that are left, each with its pictures."""
+    """The remaining steps, each with its pictures and captions."""
     pictures = Pictures(recipe.families, seed=recipe.pictures_seed, size_px=run.vae.config.sample_size)
     steps = range(first_step, sum(recipe.cycles))
     drawn = batches(pictures, steps, batch_size=recipe.batch_size, device=run.device)
@@ -115,7 +117,7 @@ def _steps(recipe: Recipe, first_step: int, run: "_Run") -> Iterator[tuple[int, 
 
 
 class _Run:
-    """The two networks, what they learn from, and a step."""
+    """The two networks, and a training step of both."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
@@ -128,29 +130,37 @@ class _Run:
         self.noise_scheduler = DDPMScheduler(**NOISE_SCHEDULE)
         self.factor = cyclic(recipe.cycles, warmup_steps=recipe.warmup_steps, decay_steps=recipe.decay_steps)
         self.curve = Curve(CHECKPOINTS / "denoiser.tsv")
-        self.held_out = self._held_out_lesson()
+        self.validation = self._validation_batch()
 
     def state(self) -> dict[str, Any]:
-        """What a killed training goes on from."""
+        """What a checkpoint holds."""
         return {"model": self.model, "ema": self.ema, "curve": self.curve, "optimizer": self.optimizer}
+
+    def inputs(self) -> dict[str, Any]:
+        """The recipe, and hashes of the autoencoder's weights and of the tokenizer."""
+        return {
+            **vars(self.recipe),
+            "autoencoder": hash_state(self.vae.state_dict()),
+            "tokenizer": content_hash(MODEL / "tokenizer"),
+        }
 
     def restart(self) -> None:
         """Begin a cycle: the averaged weights become the weights, and the optimizer is new."""
         self.ema.copy_to(self.model.parameters())
         self.optimizer = self._new_optimizer()
 
-    def lesson(self, batch: Batch, step: int) -> Lesson:
-        """What a step makes of its pictures: some lose their captions, and all see the first tokens only, or all."""
+    def denoising_batch(self, batch: Batch, step: int) -> DenoisingBatch:
+        """The latents and tokens of a step's pictures. Some captions are dropped, and the context is short or full."""
         recipe, generator = self.recipe, step_generator(self.recipe.seed, step)
         dropped = torch.rand(len(batch[1]), generator=generator) < recipe.caption_dropout
         captions = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch[1], strict=True)]
-        # The short and the full contexts alternate at random, so that padding beyond the short one means the same.
+        # Some steps have the full context, so that the networks also learn its padding, which sampling has.
         is_short = torch.rand((), generator=generator).item() < recipe.short_context_share
-        return self._lesson((batch[0], captions), recipe.context_length if is_short else None, generator)
+        return self._add_noise((batch[0], captions), recipe.context_length if is_short else None, generator)
 
-    def train_step(self, lesson: Lesson, step: int) -> None:
+    def train_step(self, batch: DenoisingBatch, step: int) -> None:
         """One update of the two networks and of their averages."""
-        loss = self._errors(lesson).mul(self._weight(lesson.timesteps)).mean()
+        loss = self._errors(batch).mul(self._weight(batch.timesteps)).mean()
         self.model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -160,15 +170,16 @@ class _Run:
         self.ema.step(self.model.parameters())
 
     @torch.no_grad()
-    def draw_curve(self, step: int) -> None:
-        """Add the averaged weights' errors to the learning curve: of the noise in held-out pictures, by its strength.
+    def measure(self, step: int) -> None:
+        """Append the mean squared errors of the averaged weights on the validation batch to the learning curve.
 
-        Squared, mean over quarters of the timesteps from 0 to 999.
+        The 256 timesteps are `linspace(0, 999, 256)`, rounded down. Each column is the mean over a quarter of them:
+        `error_0` over 0 to 246, `error_256` over 250 to 497, `error_512` over 501 to 748, `error_768` over 752 to 999.
         """
         self.ema.store(self.model.parameters())
         self.ema.copy_to(self.model.parameters())
-        parts = zip(*(part.split(32) for part in vars(self.held_out).values()), strict=True)
-        errors = torch.cat([self._errors(Lesson(*part)) for part in parts])
+        parts = zip(*(part.split(32) for part in vars(self.validation).values()), strict=True)
+        errors = torch.cat([self._errors(DenoisingBatch(*part)) for part in parts])
         self.ema.restore(self.model.parameters())
         quarters = {f"error_{256 * i}": float(part.mean()) for i, part in enumerate(errors.chunk(4))}
         self.curve.append({"step": step, "pictures": step * self.recipe.batch_size, **quarters})
@@ -177,44 +188,47 @@ class _Run:
         weights = dict(self.model.named_parameters())
         return Muon(weights, lr=self.recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
 
-    def _held_out_lesson(self) -> Lesson:
-        """Pictures that are not learned from, their timesteps evenly from 0 to 999."""
+    def _validation_batch(self) -> DenoisingBatch:
+        """Pictures that are not trained on, with timesteps at equal distances from 0 to 999."""
         recipe, size_px = self.recipe, self.vae.config.sample_size
         pixels, captions = first_pictures(
-            recipe.families, NUM_CURVE_PICTURES, seed=recipe.pictures_seed + HELD_OUT_SEED, size_px=size_px
+            recipe.families, NUM_CURVE_PICTURES, seed=recipe.pictures_seed + VALIDATION_SEED, size_px=size_px
         )
         parts = [
-            self._lesson((part, []), None, step_generator(recipe.seed, i)) for i, part in enumerate(pixels.split(32))
+            self._add_noise((part, []), None, step_generator(recipe.seed, i)) for i, part in enumerate(pixels.split(32))
         ]
         latents, noise = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "noise"))
         timesteps = torch.linspace(0, 999, NUM_CURVE_PICTURES, device=self.device).long()
-        return Lesson(latents, noise, timesteps, self._tokenize(captions))
+        return DenoisingBatch(latents, noise, timesteps, self._tokenize(captions))
 
     @torch.no_grad()
-    def _lesson(self, batch: Batch, context_length: int | None, generator: torch.Generator) -> Lesson:
+    def _add_noise(self, batch: Batch, context_length: int | None, generator: torch.Generator) -> DenoisingBatch:
         pixels, captions = batch
-        # The mean is sharper than a sample.
+        # The posterior's mean, because the noise of a sample would be learned as part of the picture.
         with fast_passes(self.device):
             latents = self.vae.encode(pixels.to(self.device)).latent_dist.mean.float()
         latents = latents * self.vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         timesteps = torch.randint(self.noise_scheduler.config.num_train_timesteps, (len(pixels),), generator=generator)
         token_ids = self._tokenize(captions)[:, :context_length] if captions else torch.empty(0)
-        return Lesson(latents, noise, timesteps.to(self.device), token_ids)
+        return DenoisingBatch(latents, noise, timesteps.to(self.device), token_ids)
 
     def _tokenize(self, captions: list[str]) -> Tensor:
         tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
         return tokens.input_ids.to(self.device)
 
-    def _errors(self, lesson: Lesson) -> Tensor:
-        """Mean squared error of each item's noise."""
-        noisy_latents = self.noise_scheduler.add_noise(lesson.latents, lesson.noise, lesson.timesteps)
+    def _errors(self, batch: DenoisingBatch) -> Tensor:
+        """Mean squared error of each item's predicted noise."""
+        noisy_latents = self.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
         with fast_passes(self.device):
-            noise_pred = self.model(noisy_latents, lesson.timesteps, lesson.token_ids)
-        return (noise_pred.float() - lesson.noise).square().mean(dim=(1, 2, 3))
+            noise_pred = self.model(noisy_latents, batch.timesteps, batch.token_ids)
+        return (noise_pred.float() - batch.noise).square().mean(dim=(1, 2, 3))
 
     def _weight(self, timesteps: Tensor) -> Tensor:
-        """Beyond min-SNR: where noise prevails, errors weigh by what their gradients lose to it, for layout's sake."""
+        """Min-SNR weights (Hang et al. 2023), multiplied by SNR^-1/2 where SNR < 1.
+
+        The second factor is not in the paper. It gives more weight to the noisiest timesteps, which decide the layout.
+        """
         snr = compute_snr(self.noise_scheduler, timesteps)
         return snr.clamp(max=self.recipe.snr_gamma) / snr * snr.rsqrt().clamp(min=1)
 
@@ -257,10 +271,10 @@ def _build_unet(vae: AutoencoderKL, recipe: Recipe) -> UNet2DConditionModel:
 
 @torch.no_grad()
 def _begin_with_identity(unet: UNet2DConditionModel) -> None:
-    """Make the U-Net return its input, by way of the first convolution's skip connection.
+    """Make the U-Net return its input, which reaches its end through the first convolution's skip connection.
 
     At t = 999 an error in epsilon is 14.6 times as large in x0: until the network copies noise to better than that, it
-    learns nothing about the picture's layout. From this start it need not learn to copy. SiLU(x) - SiLU(-x) = x.
+    learns nothing about the picture's layout. With these initial weights it copies exactly: SiLU(x) - SiLU(-x) = x.
     """
     latent, width = unet.config.in_channels, unet.config.block_out_channels[0]
     signs = torch.eye(latent).repeat(2, 1)
@@ -276,7 +290,7 @@ def _begin_with_identity(unet: UNet2DConditionModel) -> None:
 
 
 def _save(out_dir: Path, run: _Run) -> None:
-    """In fp16, the precision that SD 1.5 is shared in."""
+    """Write both networks in fp16, as SD 1.5 is published, with the scheduler, model_index.json and the curve."""
     scheduler = PNDMScheduler(**NOISE_SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
     pipeline = StableDiffusionPipeline(
         vae=run.vae,
@@ -288,7 +302,7 @@ def _save(out_dir: Path, run: _Run) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    # The other parts are outs of earlier stages.
+    # The pipeline is not saved as a whole: autoencoder and tokenizer are outputs of earlier stages.
     run.model.text_encoder.half().save_pretrained(out_dir / "text_encoder")
     run.model.unet.half().save_pretrained(out_dir / "unet")
     scheduler.save_pretrained(out_dir / "scheduler")

@@ -1,4 +1,4 @@
-"""Abstract line art and shapes: they teach the autoencoder lines, edges, flat fills and gradients, and nothing else."""
+"""Abstract line art and shapes, from which the autoencoder learns lines, edges, flat fills and gradients."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ _INK: Color = (18, 16, 22)
 
 
 def draw_doodle(index: int, *, seed: int, size_px: int) -> Drawing:
-    """The abstract drawing that (seed, index) decide: a ground and one to four groups of marks."""
+    """The abstract drawing of (seed, index): a background and one to four groups of marks."""
     generator = picture_generator(seed, index, family=_FAMILY)
     palette = _sample_palette(generator)
     surface = new_surface(size_px, palette[0])
@@ -36,7 +36,7 @@ def draw_doodle(index: int, *, seed: int, size_px: int) -> Drawing:
 
 
 def _sample_palette(generator: np.random.Generator) -> list[Color]:
-    """Six colours: anything, pastel, dark, of one hue, or greys."""
+    """Six colours: random ones, pastel, dark, of one hue, or greys."""
     kind = choose(generator, ("any", "any", "pastel", "dark", "one hue", "grey"))
     values = generator.uniform(0, 255, (6, 3))
     match kind:

@@ -1,4 +1,4 @@
-"""What every picture of the base model's training set shares: the record, the colours and a small drawing surface.
+"""What all families of training pictures share: the record, the colours and a small drawing surface.
 
 Coordinates run from 0 to 64 in both directions, whatever the picture's size. Shapes are drawn without
 anti-aliasing on a surface four times as large, which is then averaged down.
@@ -97,7 +97,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Surface:
-    """A picture under construction, seen through an affine frame: pixel = matrix @ point + offset."""
+    """A picture that is being drawn, in affine coordinates: pixel = matrix @ point + offset."""
 
     image: Image.Image
     pen: ImageDraw.ImageDraw
@@ -105,7 +105,7 @@ class Surface:
     offset: np.ndarray
 
     def within(self, origin: tuple[float, float], scale: tuple[float, float], tilt: float = 0.0) -> "Surface":
-        """The same picture in a frame of its own: scaled, then turned by `tilt` radians, then moved to `origin`."""
+        """The same picture in other coordinates: scaled, then turned by `tilt` radians, then moved to `origin`."""
         turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
         return Surface(self.image, self.pen, self.matrix @ turn @ np.diag(scale), self._place(np.array(origin)))
 
@@ -155,20 +155,20 @@ class Surface:
 
 
 def new_surface(size_px: int, fill: Color) -> Surface:
-    """An evenly filled surface whose frame is 0..64 across; `finished` brings it to size_px."""
+    """A surface of one colour whose coordinates run from 0 to 64; `finished` reduces it to size_px."""
     side_px = size_px * SUPERSAMPLING
     image = Image.new("RGB", (side_px, side_px), fill)
     return Surface(image, ImageDraw.Draw(image), np.eye(2) * side_px / EXTENT, np.zeros(2))
 
 
 def finished(surface: Surface, *, brightness: float = 1.0) -> Image.Image:
-    """The surface averaged down to its picture's size, every channel multiplied by `brightness`."""
+    """The surface reduced to the picture's size, every channel multiplied by `brightness`."""
     image = surface.image.reduce(SUPERSAMPLING)
     return image.point([min(255, round(level * brightness)) for level in range(256)] * 3)
 
 
 def picture_generator(seed: int, index: int, *, family: int) -> np.random.Generator:
-    """A generator that only (seed, index) and the family of pictures decide."""
+    """A generator that depends on the seed, the family of pictures and the index only."""
     return np.random.default_rng((seed, family, index))
 
 
@@ -187,7 +187,7 @@ def chance(generator: np.random.Generator, probability: float) -> bool:
 
 
 def jittered(generator: np.random.Generator, color: Color, amount: float = 9) -> Color:
-    """The colour moved a little: a shared lightness shift and a smaller one per channel."""
+    """The colour with a random shift of its lightness, and a smaller one of each channel."""
     moved = np.array(color) + generator.normal(0, amount) * 0.7 + generator.normal(0, amount, 3) * 0.5
     red, green, blue = np.clip(moved, 0, 255).astype(int).tolist()
     return red, green, blue

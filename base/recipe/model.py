@@ -1,4 +1,4 @@
-"""Put the trained parts together (`python -m recipe.model` in base/): they replace those of before under model/."""
+"""Copy the trained parts into model/, in place of the former ones: `python -m recipe.model` in base/."""
 
 import shutil
 from pathlib import Path
@@ -10,8 +10,8 @@ CURVES = Path("curves")
 PARTS = {"vae": AUTOENCODER, "text_encoder": DENOISER, "unet": DENOISER, "scheduler": DENOISER}
 
 
-def put_together() -> None:
-    """Copy each part to its place in the model, whole, and both learning curves to curves/."""
+def assemble_model() -> None:
+    """Copy each part to its place in the model, and both learning curves to curves/."""
     for name, made_in in PARTS.items():
         with new_folder(MODEL / name) as folder:
             shutil.copytree(made_in / name, folder, dirs_exist_ok=True)
@@ -22,4 +22,4 @@ def put_together() -> None:
 
 
 if __name__ == "__main__":
-    put_together()
+    assemble_model()

@@ -1,4 +1,4 @@
-"""The pictures that the base model learns from: drawn when they are asked for, none of them twice, none a shinobi."""
+"""The pictures that the base model is trained on. They are drawn when they are needed, and none is of a shinobi."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,15 +21,15 @@ FAMILIES: dict[str, Callable[..., Drawing]] = {
     "villager": draw_villager,
 }
 
-HELD_OUT_SEED = 1
-"""What is added to the seed of pictures that nothing is trained on."""
+VALIDATION_SEED = 1
+"""Added to the seed of the training pictures, it gives the seed of pictures that are not trained on."""
 
 Batch = tuple[Tensor, list[str]]
 """Pixels (N, 3, height, width), fp32 in [-1, 1], and N captions."""
 
 
 class Pictures(Dataset[tuple[Tensor, str]]):
-    """An endless series: picture n is of family n modulo their number, and decided by (seed, n) alone."""
+    """An endless series: picture n is of family n modulo the number of families, and depends on seed and n only."""
 
     def __init__(self, families: Sequence[str], *, seed: int, size_px: int) -> None:
         self.families, self.seed, self.size_px = list(families), seed, size_px
@@ -42,9 +42,9 @@ class Pictures(Dataset[tuple[Tensor, str]]):
 
 
 def batches(pictures: Pictures, steps: range, *, batch_size: int, device: torch.device) -> Iterator[Batch]:
-    """The batch of each step, which its number alone decides: a training that goes on sees what it would have seen.
+    """The batch of each step. It depends on the step's number only, so a resumed training has the same batches.
 
-    On a CPU one other process draws, 3 to 12 ms a picture; beside a GPU all cores draw.
+    One other process draws, at 3 to 12 ms a picture, and on a machine with a GPU one process for each core.
     """
     num_workers = 1 if device.type == "cpu" else os.cpu_count() or 1
     numbers = range(steps.start * batch_size, steps.stop * batch_size)
@@ -54,7 +54,7 @@ def batches(pictures: Pictures, steps: range, *, batch_size: int, device: torch.
 
 
 def first_pictures(families: Sequence[str], count: int, *, seed: int, size_px: int) -> Batch:
-    """The beginning of a series."""
+    """The first `count` pictures of a series."""
     pictures = Pictures(families, seed=seed, size_px=size_px)
     pixels, captions = zip(*(pictures[number] for number in range(count)), strict=True)
     return torch.stack(pixels), list(captions)

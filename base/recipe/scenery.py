@@ -1,4 +1,4 @@
-"""What stands behind a person: a plain colour or a simple scene, by day, at sunset or at night."""
+"""Backgrounds: a plain colour or a simple scene, by day, at sunset or at night."""
 
 from dataclasses import dataclass
 
@@ -63,12 +63,12 @@ class Background:
 
     @property
     def words(self) -> str:
-        """The background as an attribute: 'blue' for a plain one, else the scene."""
+        """The background as an attribute: its colour if it is plain, otherwise the scene."""
         return self.color if self.scene == "plain" else self.scene
 
 
 def sample_background(generator: np.random.Generator, *, plain_share: float) -> Background:
-    """A plain colour with the given probability, else a weighted scene."""
+    """A plain colour with the given probability, otherwise one of the scenes."""
     if chance(generator, plain_share):
         return Background("plain", choose(generator, list(PLAIN_COLORS)), "none")
     scene = choose_weighted(generator, SCENES)
@@ -95,7 +95,7 @@ def setting_words(generator: np.random.Generator, background: Background) -> str
 
 
 def draw_background(surface: Surface, background: Background, generator: np.random.Generator) -> None:
-    """The whole surface is covered."""
+    """Fill the whole surface."""
     match background.scene:
         case "plain":
             _draw_plain(surface, jittered(generator, PLAIN_COLORS[background.color], 6), generator)

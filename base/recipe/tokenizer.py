@@ -1,7 +1,7 @@
 """Cut CLIP's vocabulary down to its first merges: `python -m recipe.tokenizer` in base/.
 
-Byte-pair merges are learned in order of frequency, so the first few thousand of CLIP's own are the commonest
-English words; rarer ones fall into pieces. Same format, same special tokens, a tenth of the embeddings.
+Byte-pair merges are in order of frequency, so the first few thousand of CLIP's vocabulary make the commonest English
+words; rarer words become several tokens. The format and the special tokens are CLIP's, with a tenth of the embeddings.
 """
 
 import gzip

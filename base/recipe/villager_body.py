@@ -1,4 +1,4 @@
-"""Shoulders, clothes and held things, in the figure's frame: 64 units across, head at (32, 25), shoulders at y = 45."""
+"""Shoulders, clothes and items, in the figure's frame: 64 units across, head at (32, 25), shoulders at y = 45."""
 
 import numpy as np
 

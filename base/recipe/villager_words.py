@@ -1,4 +1,4 @@
-"""Captions that are true of a villager: each names some of what was drawn, in varied words."""
+"""Captions of a villager: each names some of what was drawn, in varied words."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ _GARMENT_WORDS = {"cape": ("cape", "cloak")}
 
 
 def villager_caption(villager: "Villager", background: Background, generator: np.random.Generator) -> str:
-    """A sentence fragment of one to five clauses; every clause names something visible."""
+    """A phrase of one to five parts, each of which names something that is visible."""
     features = _feature_words(villager, generator)
     garment = _garment_words(villager, generator) if chance(generator, 0.9) else ""
     item = _item_words(villager, generator) if villager.item != "none" and chance(generator, 0.97) else ""
@@ -39,7 +39,7 @@ def villager_caption(villager: "Villager", background: Background, generator: np
 
 
 def _stated(words: str, features: list[str], item: str, background: Background, generator: np.random.Generator) -> str:
-    """The statement goes on with either what is held or what the head shows."""
+    """A statement, continued by the item that is held or by features of the head."""
     if item:
         words += choose(generator, (" and holds ", " and carries ")) + item
     elif features and chance(generator, 0.8):
@@ -48,7 +48,7 @@ def _stated(words: str, features: list[str], item: str, background: Background, 
 
 
 def _placed(words: str, background: Background, generator: np.random.Generator) -> str:
-    """The words, mostly followed by the background."""
+    """The words, usually followed by the background."""
     if not chance(generator, 0.88):
         return words
     return words + choose(generator, (" ", ", ")) + setting_words(generator, background)
@@ -67,7 +67,7 @@ def _subject_words(villager: "Villager", generator: np.random.Generator) -> str:
 
 
 def _feature_words(villager: "Villager", generator: np.random.Generator) -> list[str]:
-    """Hair nearly always, then other things about the head, each with its own chance."""
+    """Hair and other things about the head, each named with a high probability."""
     named = [_hair_words(villager, generator)] if chance(generator, 0.95) else []
     if villager.beard != "none" and chance(generator, 0.95):
         named.append(choose(generator, (f"{with_article(villager.beard_color)} beard", "a beard")))

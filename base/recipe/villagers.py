@@ -73,7 +73,7 @@ class Villager:
 
 
 def draw_villager(index: int, *, seed: int, size_px: int) -> Drawing:
-    """The villager that (seed, index) decide; the caption names a true part of the attributes."""
+    """The villager of (seed, index), and a caption that names some of its attributes."""
     generator = picture_generator(seed, index, family=_FAMILY)
     villager = _sample_villager(generator)
     background = _contrasting_background(generator, villager)
@@ -131,7 +131,7 @@ def _contrasting_background(generator: np.random.Generator, villager: Villager) 
 
 
 def _posed(surface: Surface, villager: Villager, generator: np.random.Generator) -> Surface:
-    """The figure's frame: moved, scaled, slightly tilted, mirrored half of the time; a held thing stays in view."""
+    """The figure's frame: moved, scaled, tilted a little, mirrored with probability 1/2; a held item stays visible."""
     close, umbrella = villager.framing == "close-up", villager.item == "umbrella"
     tall = villager.hair_style in ("mohawk", "bun", "spiky") or villager.headwear in ("straw hat", "cap")
     scale = generator.uniform(1.25, 1.5) if close else generator.uniform(0.95, 1.05 if umbrella else 1.18)
