@@ -2,7 +2,7 @@
 
 import pytest
 
-from naruto_add.ablation.figures import mean_and_spread, metric_names, quality_of, summarise, table
+from naruto_add.ablation.figures import mean_and_spread, metric_names, quality_of, summarize, table
 
 METRICS = {
     "distilled.fd_efficientnet_lite1": 250.0,
@@ -33,33 +33,33 @@ def test_quality_leaves_out_other_subjects_costs_and_intervals() -> None:
 
 
 def test_mean_and_sample_standard_deviation_over_seeds() -> None:
-    figures = summarise(RUNS)
+    figures = summarize(RUNS)
     assert figures["full.num_seeds"] == 2
     assert figures["full.fd_x.mean"] == pytest.approx(252.0)
     assert figures["full.fd_x.std"] == pytest.approx(8**0.5)
 
 
 def test_a_single_run_has_no_spread_and_a_variant_without_runs_no_keys() -> None:
-    figures = summarise(RUNS)
+    figures = summarize(RUNS)
     assert figures["no_warm_up.fd_x.mean"] == 300.0
     assert "no_warm_up.fd_x.std" not in figures
     assert not [key for key in figures if key.startswith("failed")]
 
 
 def test_a_metric_that_a_run_lacks_has_no_mean() -> None:
-    figures = summarise({"full": [{"fd_x": 1.0, "kd_x": 2.0}, {"fd_x": 1.0}]})
+    figures = summarize({"full": [{"fd_x": 1.0, "kd_x": 2.0}, {"fd_x": 1.0}]})
     assert "full.kd_x.mean" not in figures
     assert "full.fd_x.mean" in figures
 
 
 def test_metrics_are_in_the_catalogs_order_and_diversity_is_last() -> None:
     names = ["pd_x_diversity", "attribute_accuracy", "kd_x", "fd_x", "pd_x"]
-    figures = summarise({"full": [dict.fromkeys(names, 1.0)]})
+    figures = summarize({"full": [dict.fromkeys(names, 1.0)]})
     assert metric_names(figures) == ["fd_x", "kd_x", "attribute_accuracy", "pd_x", "pd_x_diversity"]
 
 
 def test_table_has_a_row_for_every_variant_with_runs() -> None:
-    assert table(summarise(RUNS), list(RUNS)).splitlines() == [
+    assert table(summarize(RUNS), list(RUNS)).splitlines() == [
         "| variant    | seeds |    fd_x ↓ | attribute_accuracy ↑ |",
         "| ---------- | ----: | --------: | -------------------: |",
         "| full       |     2 | 252 ± 2.8 |         0.625 ± 0.18 |",

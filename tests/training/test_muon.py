@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from naruto_add.training.muon import ADAMW_RMS, Muon, orthogonalise
+from naruto_add.training.muon import ADAMW_RMS, Muon, orthogonalize
 
 RATE = 0.01
 
@@ -38,10 +38,10 @@ def train(module: nn.Module, optimizer: torch.optim.Optimizer, *, steps: range) 
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16)])
-def test_orthogonalising_keeps_directions_and_makes_singular_values_equal(shape: tuple[int, int]) -> None:
+def test_orthogonalizing_keeps_directions_and_makes_singular_values_equal(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    in_their_directions = u.T @ orthogonalise(matrix) @ vh.T
+    in_their_directions = u.T @ orthogonalize(matrix) @ vh.T
     diagonal = in_their_directions.diagonal()
     assert diagonal.min() > 0.6
     assert diagonal.max() < 1.3
@@ -49,7 +49,7 @@ def test_orthogonalising_keeps_directions_and_makes_singular_values_equal(shape:
 
 
 def test_a_gradient_of_zero_changes_nothing() -> None:
-    assert torch.equal(orthogonalise(torch.zeros(3, 4)), torch.zeros(3, 4))
+    assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
 def test_an_update_is_as_large_as_one_of_adamw() -> None:

@@ -26,7 +26,7 @@ def quality_of(subject: str, metrics: Metrics) -> dict[str, float]:
     }
 
 
-def summarise(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float | int]:
+def summarize(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float | int]:
     """`<variant>.<metric>.mean` and `.std` over the variant's runs, and `<variant>.num_seeds`.
 
     `.std` is the sample standard deviation; it is missing for a single run. A variant without runs has no keys, and
@@ -46,7 +46,7 @@ def summarise(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, fl
 
 
 def table(figures: Metrics, variants: Sequence[str]) -> str:
-    """What `summarise` returned as a Markdown table: one row for each variant that has runs."""
+    """What `summarize` returned as a Markdown table: one row for each variant that has runs."""
     names = metric_names(figures)
     rows = [
         [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from naruto_add.ablation import experiments
-from naruto_add.ablation.figures import quality_of, summarise, table
+from naruto_add.ablation.figures import quality_of, summarize, table
 from naruto_add.ablation.variants import (
     Experiment,
     Variant,
@@ -73,7 +73,7 @@ def _write_figures(
         name: [quality_of(variant.subject, metrics[item.name]) for item in planned[name] if item.name in metrics]
         for name, variant in variants.items()
     }
-    figures = summarise(runs)
+    figures = summarize(runs)
     write_json(paths.ABLATION_METRICS, figures, in_order=True)
     _print(f"\n{table(figures, list(variants))}\n\n{paths.ABLATION_METRICS}")
 

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): updates of weight matrices with their singular values made equal."""
+"""Muon (Jordan et al. 2024): momentum updates of weight matrices, orthogonalized by a Newton-Schulz iteration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic polynomial of the Newton-Schulz iteration, which drives singular values towards 1."""
+"""Coefficients of the iteration's quintic polynomial, which drives singular values towards 1."""
 NUM_ITERATIONS = 5
 MOMENTUM = 0.95
 ADAMW_RMS = 0.2
-"""Root mean square of AdamW's updates at learning rate 1; these get the same, so that one learning rate suits both."""
+"""Root mean square of an update at learning rate 1: AdamW's, so that one learning rate suits both (Liu et al. 2025)."""
 OUTER_LAYERS = ("embed", "conv_in", "conv_out", "quant_conv")
-"""Parts of the names of layers at the input and the output, which keep AdamW."""
+"""Parts of the names of the first and last layers, which AdamW trains."""
 
 
 class Muon(torch.optim.AdamW):
@@ -49,7 +49,7 @@ class Muon(torch.optim.AdamW):
         return super().step()
 
     def _update(self, parameter: nn.Parameter, gradient: Tensor, *, learning_rate: float, weight_decay: float) -> None:
-        """Nesterov's momentum, orthogonalised."""
+        """Nesterov's momentum, orthogonalized."""
         state = self.state[parameter]
         if not state:
             # AdamW expects the number of steps in a state that it loads.
@@ -59,10 +59,10 @@ class Muon(torch.optim.AdamW):
         matrix = gradient.lerp(momentum, MOMENTUM).flatten(1)
         length = ADAMW_RMS * max(matrix.shape) ** 0.5
         parameter.mul_(1 - learning_rate * weight_decay)
-        parameter.add_(orthogonalise(matrix).view_as(parameter), alpha=-learning_rate * length)
+        parameter.add_(orthogonalize(matrix).view_as(parameter), alpha=-learning_rate * length)
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """The matrix with its singular values moved into [0.7, 1.2]."""
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
