@@ -11,6 +11,7 @@ import torch
 from naruto_add.config.schema import Optimizer
 from naruto_add.runtime.compute import make_accelerator, step_generator
 from naruto_add.runtime.errors import StageError
+from naruto_add.training import curves
 from naruto_add.training.curves import Curves
 from naruto_add.training.learner import Learner
 from naruto_add.training.loop import TrainingRun, run_steps
@@ -101,6 +102,18 @@ def test_the_curve_of_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
         _train(tmp_path, die_at=9)
     rows = _train(tmp_path)["curves"][0].splitlines()
     assert [int(row.split("\t")[0]) for row in rows[1:]] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(("seconds", "rows"), [(0.0, 3), (1e9, 1)])
+def test_the_curves_are_live_between_validations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, rows: int
+) -> None:
+    monkeypatch.setattr(curves, "LIVE_SECONDS", seconds)
+    with pytest.raises(KilledError):
+        _train(tmp_path, die_at=3)
+    written = (tmp_path / "toy.tsv").read_text().splitlines()[1:]
+    assert [int(row.split("\t")[0]) for row in written] == list(range(1, rows + 1)), "the first validation is at 4"
+    assert (tmp_path / "toy_validation.tsv").read_text().splitlines()[1].startswith("0\t")
 
 
 def test_rows_of_long_trainings_are_means_over_windows(tmp_path: Path) -> None:

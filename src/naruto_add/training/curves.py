@@ -1,6 +1,7 @@
 """Curves of a training run: the scalars of steps and validations, as tables that DVC plots."""
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from naruto_add.runtime.files import new_file
 
 NUM_CURVE_ROWS = 300
 """Longer trainings are averaged over windows, so that a curve has at most about twice as many rows."""
+
+LIVE_SECONDS = 10.0
+"""Minimum time between two writings that no validation requires: people watch the files while a training runs."""
 
 Scalars = Mapping[str, float | None]
 """The values of a row by name; None for a value that a skipped step does not have."""
@@ -23,6 +27,11 @@ class Curves:
         self._pending: list[Scalars] = []
         self._training: list[Scalars] = []
         self._validation: list[Scalars] = []
+        self._written_at = -math.inf
+
+    def is_due(self) -> bool:
+        """Whether there are rows to write, and enough time has passed since the last writing."""
+        return bool(self._training) and time.monotonic() - self._written_at > LIVE_SECONDS
 
     def add_training(self, step: int, scalars: Scalars) -> None:
         """Add the scalars of one step; `step` is the number of steps done."""
@@ -41,6 +50,7 @@ class Curves:
         """Write the training curves to `path` (NAME.tsv) and those of validations to NAME_validation.tsv next to it."""
         _write_tsv(path, self._training)
         _write_tsv(path.with_name(f"{path.stem}_validation.tsv"), self._validation)
+        self._written_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """All rows."""

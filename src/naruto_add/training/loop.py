@@ -55,8 +55,9 @@ def run_steps(
     the current step is completed, the state is saved and KeyboardInterrupt is raised. Raises StageError before the
     first step if the checkpoints of `num_weights` trained weights do not fit on the disk.
 
-    The rows also go to the tool of `run.tracking`, and so does what `pictures()` returns after a validation: uint8
-    pictures (batch, height, width, RGB). It is called in the main process only, and only with such a tool.
+    The curves are written after the first step, then every `curves.LIVE_SECONDS` and after validations, for those who
+    watch. The rows also go to the tool of `run.tracking`, and so does what `pictures()` returns after a validation:
+    uint8 pictures (batch, height, width, RGB). It is called in the main process only, and only with such a tool.
     """
     if is_main():
         existing = sum(path.stat().st_size for path in run.checkpoint_dir.glob(f"{name}*.pt"))
@@ -80,6 +81,7 @@ def run_steps(
                 validated = validate(num_done)
                 curves.add_validation(num_done, validated)
                 _track(tracker, num_done, validated, pictures)
+            if is_validation or curves.is_due():
                 _write_curves(curves, run.curves_path)
             is_interrupted = summed(interrupted.is_set()) > 0  # the signal may reach only one of the processes
             if is_main() and (is_validation or is_interrupted or checkpoint.is_due()):
