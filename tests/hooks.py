@@ -4,6 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 @contextmanager
@@ -19,6 +20,27 @@ def counted(module: torch.nn.Module, *, die_at: int | None = None) -> Generator[
     hook = module.register_forward_pre_hook(note)
     try:
         yield sizes
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def killed_in_training(kind: type[torch.nn.Module], *, call: int) -> Generator[None]:
+    """Within the block, the call with this number, from 1, of a network of this kind for a gradient raises KilledError.
+
+    It is for networks that the code under test loads itself.
+    """
+    num_calls = 0
+
+    def note(module: torch.nn.Module, _: object) -> None:
+        nonlocal num_calls
+        num_calls += isinstance(module, kind) and torch.is_grad_enabled()
+        if num_calls == call:
+            raise KilledError
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        yield
     finally:
         hook.remove()
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import Encoder
 from diffusers.training_utils import EMAModel
 from ruamel.yaml import YAML
 from torch import nn
 
 from naruto_add.pipeline.imports import SOURCES, import_closure
+
+from tests.hooks import KilledError, killed_in_training
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "base"
@@ -166,16 +169,9 @@ def test_a_killed_autoencoder_goes_on_as_if_it_had_not_been(
     monkeypatch.setattr(autoencoder, "NUM_SCALING_PICTURES", 4)
     monkeypatch.chdir(tmp_path)
     autoencoder.train_autoencoder(Path("whole"), plan)
-    step = autoencoder._Run.train_step
-
-    def killed(self: Any, pixels: torch.Tensor, number: int) -> None:
-        if number == 3:
-            raise KeyboardInterrupt
-        step(self, pixels, number)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(autoencoder._Run, "train_step", killed)
+    with killed_in_training(Encoder, call=4), pytest.raises(KilledError):
         autoencoder.train_autoencoder(Path("parts"), plan)
+    assert list((tmp_path / ".checkpoints").glob("*.pt"))
     autoencoder.train_autoencoder(Path("parts"), plan)
     for file in ("vae/diffusion_pytorch_model.safetensors", "curve.tsv"):
         assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

@@ -9,11 +9,11 @@ from torch import nn
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_pixels
 from naruto_add.diffusion.placement import (
     VAE_BATCH,
+    in_tiles,
     move_to_cpu,
     on_device,
     picture_bytes,
     pictures_at_once,
-    vae_on_device,
 )
 from naruto_add.runtime.compute import free_memory
 
@@ -72,31 +72,24 @@ def test_the_batch_follows_from_the_free_memory(tiny_bundle: ModelBundle) -> Non
     assert numbers == [0, 1, 2, VAE_BATCH]
 
 
-def test_a_picture_that_does_not_fit_is_decoded_in_tiles(
-    tiny_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The tiles of a large picture are blended, so that the result is close to that of the whole."""
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(1, 4, 48, 48, generator=generator)
+def test_tiles_of_a_large_picture_are_blended(tiny_bundle: ModelBundle) -> None:
+    """The result is close to that of the whole."""
+    latents = torch.randn(1, 4, 48, 48, generator=torch.Generator().manual_seed(0))
     whole = decode_latents(tiny_bundle, latents)
-    monkeypatch.setattr("naruto_add.diffusion.placement.free_memory", lambda device: 1)
-    with vae_on_device(tiny_bundle.vae, torch.device("cpu"), num_pixels=384**2) as number:
-        assert number == 1
-        assert tiny_bundle.vae.use_tiling
-    tiled = decode_latents(tiny_bundle, latents)
+    with in_tiles(tiny_bundle.vae):
+        tiled = decode_latents(tiny_bundle, latents)
     assert not tiny_bundle.vae.use_tiling
     assert tiled.shape == whole.shape
     assert not torch.equal(tiled, whole)
     assert (tiled - whole).abs().mean() < 0.1 * whole.std()
 
 
-def test_batches_of_one_give_the_pictures_of_a_large_batch(
-    tiny_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def test_a_batch_that_is_split_gives_the_pictures_of_single_ones(tiny_bundle: ModelBundle) -> None:
+    pixels = torch.rand(VAE_BATCH + 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = encode_pixels(tiny_bundle, pixels)
     decoded = decode_latents(tiny_bundle, latents)
-    one = picture_bytes(tiny_bundle.vae, num_pixels=32**2)
-    monkeypatch.setattr("naruto_add.diffusion.placement.free_memory", lambda device: one)
-    torch.testing.assert_close(encode_pixels(tiny_bundle, pixels), latents, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(decode_latents(tiny_bundle, latents), decoded, rtol=1e-4, atol=1e-4)
+    assert len(decoded) == VAE_BATCH + 1
+    alone = torch.cat([encode_pixels(tiny_bundle, each) for each in pixels.split(1)])
+    torch.testing.assert_close(alone, latents, rtol=1e-5, atol=1e-5)
+    alone = torch.cat([decode_latents(tiny_bundle, each) for each in latents.split(1)])
+    torch.testing.assert_close(alone, decoded, rtol=1e-4, atol=1e-4)

@@ -56,13 +56,20 @@ def vae_on_device(vae: AutoencoderKL, device: torch.device, *, num_pixels: int) 
         if number:
             yield number
             return
-        tiles = vae.tile_sample_min_size, vae.tile_latent_min_size, vae.use_tiling
-        side = TILE_PX // downsampling(vae.config)
-        vae.tile_sample_min_size, vae.tile_latent_min_size, vae.use_tiling = TILE_PX, side, True
-        try:
+        with in_tiles(vae):
             yield 1
-        finally:
-            vae.tile_sample_min_size, vae.tile_latent_min_size, vae.use_tiling = tiles
+
+
+@contextmanager
+def in_tiles(vae: AutoencoderKL) -> Generator[None]:
+    """Within the block the autoencoder processes overlapping tiles of pictures that are larger than one."""
+    tiles = vae.tile_sample_min_size, vae.tile_latent_min_size, vae.use_tiling
+    side = TILE_PX // downsampling(vae.config)
+    vae.tile_sample_min_size, vae.tile_latent_min_size, vae.use_tiling = TILE_PX, side, True
+    try:
+        yield
+    finally:
+        vae.tile_sample_min_size, vae.tile_latent_min_size, vae.use_tiling = tiles
 
 
 def pictures_at_once(vae: AutoencoderKL, *, num_pixels: int, free_bytes: int | None) -> int:

@@ -26,6 +26,8 @@ MINI = mini_params()
 TEMPLATE = "ninja style, {caption}"
 GUIDANCE_SCALE = 3.0
 NUM_REAL = 4
+SCORE_PX = 56
+"""A quarter of the side at which the validation score looks at pictures: its network costs the most."""
 TIMESTEPS = [999, 749, 499, 249]
 SETTINGS = DistillationSettings(
     guidance_scale=GUIDANCE_SCALE,
@@ -103,7 +105,7 @@ class Build:
         data: AddData | None = None,
         image_text: ImageText | None = None,
     ) -> AdversarialTrainer:
-        return AdversarialTrainer(
+        trainer = AdversarialTrainer(
             self.bundle,
             self._student(),
             data=data or self.data(params),
@@ -112,11 +114,13 @@ class Build:
             student_scheduler=scheduler,
             image_text=image_text,
         )
+        trainer.validation_score.input_px = SCORE_PX
+        return trainer
 
     def consistency_trainer(
         self, params: Add, *, scheduler: StudentScheduler = "lcm", data: AddData | None = None
     ) -> ConsistencyTrainer:
-        return ConsistencyTrainer(
+        trainer = ConsistencyTrainer(
             self.bundle,
             self._student(),
             data=data or self.data(params),
@@ -124,6 +128,8 @@ class Build:
             settings=SETTINGS,
             student_scheduler=scheduler,
         )
+        trainer.validation_score.input_px = SCORE_PX
+        return trainer
 
     def _student(self) -> Any:
         return copy.deepcopy(self._loaded_student).requires_grad_(True)

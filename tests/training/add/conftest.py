@@ -10,7 +10,6 @@ from diffusers import PNDMScheduler, UNet2DConditionModel
 
 from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
 from naruto_add.models import backbones
-from naruto_add.training.add import validation_score
 from naruto_add.training.pool import draw_pool, pool_prompts
 from tests.training.add.build import GUIDANCE_SCALE, TEMPLATE, TIMESTEPS, Build
 
@@ -67,10 +66,7 @@ def build(
     pool_path: Path,
     tiny_dataset_dir: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Build:
-    """With a quarter of the side at which the validation score looks at pictures: its network costs the most."""
-    monkeypatch.setattr(validation_score, "INPUT_PX", 56)
     return Build(
         tiny_bundle,
         student=student,

@@ -1,13 +1,13 @@
 """The teacher's finetuning: which weights are trained, which are kept, exact resume, and the stage's outputs."""
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -18,11 +18,11 @@ from naruto_add.models.lora import lora_layers
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.learner import MAX_SKIPPED_IN_A_ROW
 from naruto_add.training.loop import TrainingRun
-from naruto_add.training.teacher import trainer as trainer_module
 from naruto_add.training.teacher.batch import draw_batch
 from naruto_add.training.teacher.dataset import TeacherData, load_data
 from naruto_add.training.teacher.train import train_teacher
 from naruto_add.training.teacher.trainer import TeacherTrainer
+from tests.hooks import KilledError, killed_in_training
 
 TEMPLATE = "shinobi: {caption}"
 OPTIMIZER = Optimizer(
@@ -74,13 +74,6 @@ def load(bundle: ModelBundle, dataset_dir: Path, cache_dir: Path, params: Teache
     )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_drawing_steps() -> Generator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "DRAWING_STEPS", 2)
-        yield
-
-
 @pytest.fixture
 def start(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path) -> Start:
     def start(**changes: object) -> TeacherTrainer:
@@ -112,9 +105,7 @@ def data(tiny_bundle: ModelBundle, tiny_dataset_dir: Path, tmp_path: Path) -> Te
 
 
 @pytest.fixture(scope="module")
-def trained(
-    few_drawing_steps: None, tmp_path_factory: pytest.TempPathFactory, tiny_pipeline_dir: Path, tiny_dataset_dir: Path
-) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline_dir: Path, tiny_dataset_dir: Path) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     train(folder, tiny_pipeline_dir, tiny_dataset_dir)
     return folder
@@ -267,37 +258,26 @@ def test_outputs_contain_no_path_of_this_machine(trained: Path, tiny_pipeline_di
 
 
 def test_a_killed_run_ends_with_the_same_bytes(
-    trained: Path, tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
 ) -> None:
-    kill_and_resume(monkeypatch, tmp_path, tiny_pipeline_dir, tiny_dataset_dir, PARAMS)
+    kill_and_resume(tmp_path, tiny_pipeline_dir, tiny_dataset_dir, PARAMS)
     assert_same_outs(trained, tmp_path)
 
 
 @pytest.mark.slow
 def test_a_killed_run_that_trains_the_text_encoder_ends_with_the_same_bytes(
-    tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path: Path
 ) -> None:
     params = PARAMS.model_copy(update={"lora_text_encoder": True, "lora_targets": "attention_convolutions"})
     train(tmp_path / "whole", tiny_pipeline_dir, tiny_dataset_dir, params)
-    kill_and_resume(monkeypatch, tmp_path / "resumed", tiny_pipeline_dir, tiny_dataset_dir, params)
+    kill_and_resume(tmp_path / "resumed", tiny_pipeline_dir, tiny_dataset_dir, params)
     assert_same_outs(tmp_path / "whole", tmp_path / "resumed")
 
 
-def kill_and_resume(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, pipeline_dir: Path, dataset_dir: Path, params: Teacher
-) -> None:
+def kill_and_resume(folder: Path, pipeline_dir: Path, dataset_dir: Path, params: Teacher) -> None:
     """Raise an error in step 5, after the checkpoint of step 4, and run again."""
-    step_of = TeacherTrainer.train_step
-
-    def killed(self: TeacherTrainer, step: int) -> dict[str, float]:
-        if step == 5:
-            raise RuntimeError("killed")
-        return step_of(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TeacherTrainer, "train_step", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            train(folder, pipeline_dir, dataset_dir, params)
+    with killed_in_training(UNet2DConditionModel, call=6), pytest.raises(KilledError):
+        train(folder, pipeline_dir, dataset_dir, params)
     assert not (folder / "teacher").exists()
     train(folder, pipeline_dir, dataset_dir, params)
 

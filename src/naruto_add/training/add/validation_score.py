@@ -50,6 +50,7 @@ class ValidationScore:
         """`real_pixels` are in [-1, 1]. `prompts` numbers the prompts of the teacher's samples."""
         self._bundle, self._real_pixels = bundle, real_pixels
         self._teacher_latents, self._prompts, self._backbone_name = teacher_latents, prompts, backbone_name
+        self.input_px = INPUT_PX
 
     def __call__(self, latents: Float[Tensor, "pairs c h w"]) -> Score:
         """The scores of samples of the same prompts and noise as the teacher's, in their order."""
@@ -83,5 +84,7 @@ class ValidationScore:
 
     @torch.no_grad()
     def _features(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width"]:
-        resized = F.interpolate(pixels, size=(INPUT_PX, INPUT_PX), mode="bicubic", antialias=True).clamp(-1, 1)
+        resized = F.interpolate(pixels, size=(self.input_px, self.input_px), mode="bicubic", antialias=True).clamp(
+            -1, 1
+        )
         return self._backbone(resized)[-1].mean(dim=(2, 3)).cpu()
