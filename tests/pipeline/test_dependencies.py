@@ -163,6 +163,14 @@ def test_files_that_are_left_out_are_followed_but_not_counted(project: Path) -> 
     assert "src/naruto_add/sub/hidden.py" in closure.files
 
 
+def test_what_only_a_check_imports_does_not_count(project: Path) -> None:
+    direct = frozenset({"src/naruto_add/direct.py"})
+    assert import_closure(project, "stages.add", without=direct, ends=direct).files == {
+        "stages/__init__.py",
+        "stages/add.py",
+    }
+
+
 def test_the_committed_files_are_what_the_command_writes() -> None:
     """Run `naruto-add deps` if this fails."""
     written: tuple[Any, ...] = tuple((ROOT / name).read_text() for name in ("dvc.yaml", "packages.yaml"))

@@ -11,18 +11,17 @@ from naruto_add.pipeline.packages import computing_packages, packages_file
 from naruto_add.runtime.files import atomic_write_bytes
 
 PIPELINE = Path("dvc.yaml")
-UNTRACKED = frozenset(
+CHECKS = frozenset(
+    f"src/naruto_add/pipeline/{name}.py" for name in ("base_use", "hub", "requirements", "stage", "weights")
+)
+"""Modules that check before a stage begins. What only they import cannot change what the stage writes either."""
+UNTRACKED = CHECKS | frozenset(
     {
         "src/naruto_add/config/load.py",
         "src/naruto_add/config/paths.py",
         "src/naruto_add/config/rules.py",
         "src/naruto_add/config/schema.py",
         "src/naruto_add/export/demo_template.py",
-        "src/naruto_add/pipeline/base_use.py",
-        "src/naruto_add/pipeline/hub.py",
-        "src/naruto_add/pipeline/requirements.py",
-        "src/naruto_add/pipeline/stage.py",
-        "src/naruto_add/pipeline/weights.py",
         "src/naruto_add/runtime/checkpoints.py",
         "src/naruto_add/runtime/errors.py",
         "src/naruto_add/runtime/onnx_packages.py",
@@ -54,7 +53,7 @@ def composed_dependencies(root: Path) -> tuple[str, str]:
     pipeline = yaml.load(root / PIPELINE)
     names: set[str] = set()
     for stage, fields in pipeline["stages"].items():
-        closure = import_closure(root, f"stages.{stage}", without=UNTRACKED)
+        closure = import_closure(root, f"stages.{stage}", without=UNTRACKED, ends=CHECKS)
         packages = computing_packages(closure.packages)
         _set_code(fields, closure)
         _set_packages(fields, packages)

@@ -19,9 +19,16 @@ class Closure:
 
 
 def import_closure(
-    root: Path, module: str, *, without: frozenset[str] = frozenset(), sources: Mapping[str, str] = SOURCES
+    root: Path,
+    module: str,
+    *,
+    without: frozenset[str] = frozenset(),
+    ends: frozenset[str] = frozenset(),
+    sources: Mapping[str, str] = SOURCES,
 ) -> Closure:
     """Everything that `module` imports, directly or not, at the top of a file or in a function.
+
+    Imports of the files in `ends`, which belong to `without`, are not followed.
 
     Empty files are left out, and so are the files in `without`, with what only they import from other packages. A file
     that is not Python belongs to the module in its folder whose name it begins with: `grid_font.ttf` to `grid.py`.
@@ -35,6 +42,8 @@ def import_closure(
         if file in files:
             continue
         files.add(file)
+        if file.relative_to(root).as_posix() in ends:
+            continue
         names = set(_imported_names(file))
         waiting += [found for name in names for found in _module_files(root, name, sources)]
         if file.relative_to(root).as_posix() not in without:

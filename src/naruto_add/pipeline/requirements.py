@@ -10,18 +10,11 @@ from functools import partial
 from importlib.util import find_spec
 
 from naruto_add.config import paths
-from naruto_add.config.constants import (
-    CAPTION_MATCH,
-    CLIP_L14,
-    DINOV2_L14,
-    DINOV2_SMALL,
-    INCEPTION_FILE,
-    TRUNK_FILES,
-)
+from naruto_add.config.constants import INCEPTION_FILE, TRUNK_FILES
 from naruto_add.config.schema import Params
 from naruto_add.export.demo_template import read_template
 from naruto_add.pipeline.base_use import check_base_use, problem_of
-from naruto_add.pipeline.hub import feature_networks
+from naruto_add.pipeline.hub import networks
 from naruto_add.pipeline.pictures import check_source
 from naruto_add.pipeline.weights import fetch_base, fetch_network, fetch_torch_file
 from naruto_add.runtime.errors import StageError
@@ -119,37 +112,17 @@ def _package(package: str, key: str, remedy: str) -> Requirement:
 
 
 def _networks(params: Params) -> Iterator[Requirement]:
-    add, evaluate = params.add, params.evaluate
-    is_adversarial = add.method == "adversarial"
-    if is_adversarial and add.image_text_weight and add.image_text_network != CAPTION_MATCH:
-        instead = f"use '{CAPTION_MATCH}', or set add.image_text_weight to 0"
-        yield _network("add.image_text_network", add.image_text_network, "clip", instead)
-    for key, backbone in feature_networks(add).items():
-        if backbone == "dinov2_small":
-            yield _network(key, DINOV2_SMALL, "dinov2", "use EfficientNet")
-    if evaluate.clip_score != "off":
-        yield _network("evaluate.clip_score", evaluate.clip_score, "clip", "set it to 'off'")
-    if params.export.tiny_decoder not in ("off", "distilled"):
-        source = params.export.tiny_decoder
-        yield _network("export.tiny_decoder", source, "AutoencoderTiny", "use distilled, or off")
-    key = "evaluate.features"
-    match evaluate.features:
-        case "clip":
-            yield _network(key, CLIP_L14, "clip", "choose 'embedded'")
-        case "dinov2":
-            yield _network(key, DINOV2_L14, "dinov2", "choose 'embedded'")
-        case "inception":
-            yield _torch_file(key, INCEPTION_FILE, "naruto_add.evaluation.features", "inception_path", "")
+    for network in networks(params):
+        check = partial(fetch_network, network.source, kind=network.kind, key=network.key, instead=network.instead)
+        yield Requirement(name=f"{network.key}: {network.source}", check=check)
+    evaluate = params.evaluate
+    if evaluate.features == "inception":
+        module = "naruto_add.evaluation.features"
+        yield _torch_file("evaluate.features", INCEPTION_FILE, module, "inception_path", "")
     if evaluate.perceptual != "embedded":
         name = TRUNK_FILES[evaluate.perceptual]
         module = "naruto_add.evaluation.perceptual"
         yield _torch_file("evaluate.perceptual", name, module, "trunk_weights", evaluate.perceptual)
-
-
-def _network(key: str, source: str, kind: str, instead: str) -> Requirement:
-    return Requirement(
-        name=f"{key}: {source}", check=partial(fetch_network, source, kind=kind, key=key, instead=instead)
-    )
 
 
 def _torch_file(key: str, name: str, module: str, function: str, argument: str) -> Requirement:
