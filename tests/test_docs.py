@@ -1,9 +1,5 @@
-"""Documents agree with the code: commands, links, paths and parameters that they name are real, and so are their words.
+"""Documents agree with the code: their commands, links, paths, parameters and words are real."""
 
-`python -m tests.test_docs` writes docs/files.md.
-"""
-
-import ast
 import re
 import shlex
 import shutil
@@ -25,14 +21,9 @@ from ruamel.yaml import YAML
 from naruto_add.config import paths
 from naruto_add.config.load import parse_params, read_yaml
 from naruto_add.config.schema import Params
+from tests.code_map import MAP, code_map
 
 ROOT = Path(__file__).parent.parent
-MAP = ROOT / "docs" / "files.md"
-FOLDERS = ("stages", "src/naruto_add", "base/recipe", "benchmarks", "tests")
-HEAD = """# Every source file, in one line
-
-The line is the first one of the file's docstring. `python -m tests.test_docs` writes this page.
-"""
 PAGES = ("README.md", "CONTRIBUTING.md", "base/README.md")
 DOCUMENTS = sorted([*(ROOT / name for name in PAGES), *(ROOT / "docs").glob("*.md")])
 PROFILES = sorted([ROOT / "params.yaml", *(ROOT / "profiles").rglob("*.yaml"), *(ROOT / "base").glob("*.yaml")])
@@ -58,7 +49,7 @@ HELD_OUT = re.compile(r"held[ -]out(?! pool samples)", re.IGNORECASE)
 
 
 def test_the_list_of_files_is_up_to_date() -> None:
-    assert MAP.read_text(encoding="utf-8") == code_map(), "run `python -m tests.test_docs`"
+    assert MAP.read_text(encoding="utf-8") == code_map(), "run `python -m tests.code_map`"
 
 
 def test_the_tree_in_the_readme_names_every_folder_and_package() -> None:
@@ -149,19 +140,6 @@ def code_spans(document: Path) -> list[str]:
     """Inline code, without that in blocks."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
     return [span for span in re.findall(r"`([^`\n]+)`", text) if PLACEHOLDER not in span]
-
-
-def code_map() -> str:
-    """The page: a table for each folder that holds modules."""
-    files = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py")) if file.stat().st_size]
-    tables: dict[str, list[str]] = {}
-    for file in files:
-        doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
-        assert doc, f"{file} has no docstring"
-        folder = file.parent.relative_to(ROOT).as_posix()
-        tables.setdefault(folder, []).append(f"| `{file.name}` | {doc.splitlines()[0]} |")
-    parts = ["\n".join([f"## `{folder}/`", "", "| file | |", "|---|---|", *rows]) for folder, rows in tables.items()]
-    return "\n".join([HEAD, "\n\n".join(parts), ""])
 
 
 def _is_quick(command: list[str]) -> bool:
@@ -274,7 +252,3 @@ def _anchors(document: Path) -> set[str]:
 
 def _text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-if __name__ == "__main__":
-    MAP.write_text(code_map(), encoding="utf-8")
