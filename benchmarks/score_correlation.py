@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
+from naruto_add.comparison.image_sets import draw_set
+from naruto_add.comparison.subjects import Models, Subject, load_subjects
 from naruto_add.config import paths
 from naruto_add.config.load import load_params
 from naruto_add.config.schema import Params
@@ -20,8 +22,6 @@ from naruto_add.data.dataset import Example, load_split
 from naruto_add.evaluation.drawings import load_images
 from naruto_add.evaluation.features import FeatureNetwork, extract_features, load_feature_network
 from naruto_add.evaluation.frechet import Features, frechet_distance
-from naruto_add.generation.image_sets import draw_set
-from naruto_add.generation.subjects import Models, Subject, load_subjects
 from naruto_add.losses.kernel import kernel_distance
 from naruto_add.runtime.compute import default_device
 

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 def main(params: "Params") -> None:
     """Measure every model."""
+    from naruto_add.comparison.image_sets import DRAWING_CODE
+    from naruto_add.comparison.subjects import Models
     from naruto_add.config import paths
     from naruto_add.evaluation.evaluate import evaluate
-    from naruto_add.generation.image_sets import DRAWING_CODE
-    from naruto_add.generation.subjects import Models
     from naruto_add.runtime.checkpoints import shared_cache_dir
 
     evaluate(

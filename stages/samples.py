@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 def main(params: "Params") -> None:
     """Draw the grids."""
+    from naruto_add.comparison.samples import make_sample_grids
+    from naruto_add.comparison.subjects import Models
     from naruto_add.config import paths
-    from naruto_add.generation.samples import make_sample_grids
-    from naruto_add.generation.subjects import Models
 
     make_sample_grids(
         params.samples,

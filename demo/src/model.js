@@ -1,4 +1,4 @@
-// The exported student: the same steps as naruto_add.export.onnx_pipeline, with onnxruntime's WASM in one thread.
+// The exported student: the same steps as naruto_add.generate.onnx_pipeline, with onnxruntime's WASM in one thread.
 import { Tokenizer } from "@huggingface/tokenizers";
 import * as ort from "onnxruntime-web/wasm";
 import { inlined } from "./inlined.js";

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from naruto_add.comparison.draw import draw_pixels
 from naruto_add.diffusion.bundle import encode_prompts, load_pipeline_folder
 from naruto_add.diffusion.sampling import student_sampler
 from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE
-from naruto_add.generation.draw import draw_pixels
 from naruto_add.imaging.grid import to_images
 from tests.cli.run import run, run_error, run_ok
 from tests.export.build import export, sampling

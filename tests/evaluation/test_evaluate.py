@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from naruto_add.comparison.subjects import Models
 from naruto_add.config.schema import Base, Evaluate, Sampling
 from naruto_add.evaluation.catalog import describe, is_companion
 from naruto_add.evaluation.evaluate import evaluate
-from naruto_add.generation.subjects import Models
 from naruto_add.runtime.errors import StageError
 
 SUBJECTS = ("base", "teacher", "student", "distilled", "teacher_full", "teacher_few_steps", "teacher_few_steps_dpm")

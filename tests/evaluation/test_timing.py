@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from naruto_add.comparison.subjects import Subject, at_steps
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import dpm_solver_sampler
 from naruto_add.evaluation.cache import Cache
 from naruto_add.evaluation.timing import Job, milliseconds_of, peak_rss_mib, time_jobs
-from naruto_add.generation.subjects import Subject, at_steps
 
 PROMPTS = ["a man", "a girl"]
 

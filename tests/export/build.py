@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from naruto_add.config.schema import Base, Export, ExportFormat, Sampling, StudentScheduler
-from naruto_add.export.formats import export_student
+from naruto_add.export.formats import ExportInputs, export_student
 
 PROMPTS = ["a man with white hair and a sword", "a girl at sunset"]
 CAPTIONS = ["a man with white hair, drawn", "a girl, drawn"]
@@ -59,14 +59,16 @@ def export(
         ),
         base=base.model_copy(update={"caption_chunks": caption_chunks}),
         sampling=sampling(scheduler),
-        teacher_dir=teacher_dir,
-        lora_dir=lora_dir,
-        distilled_dir=distilled_dir or teacher_dir / "unet",
-        dataset_dir=_dataset(root / "dataset", source),
-        evaluate_metrics_path=_json(root / "evaluate.json", METRICS),
-        add_metrics_path=_json(root / "add.json", {"method": "adversarial", "skipped_steps": 0}),
-        sweep_path=_sweep(root / "curves/sweep.tsv"),
-        demo_dir=demo_dir,
+        inputs=ExportInputs(
+            teacher_dir=teacher_dir,
+            lora_dir=lora_dir,
+            distilled_dir=distilled_dir or teacher_dir / "unet",
+            dataset_dir=_dataset(root / "dataset", source),
+            evaluate_metrics_path=_json(root / "evaluate.json", METRICS),
+            add_metrics_path=_json(root / "add.json", {"method": "adversarial", "skipped_steps": 0}),
+            sweep_path=_sweep(root / "curves/sweep.tsv"),
+            demo_dir=demo_dir,
+        ),
         out_dir=root / "models/export",
         metrics_path=root / "metrics/export.json",
     )

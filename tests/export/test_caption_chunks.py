@@ -10,9 +10,9 @@ import torch
 
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.export.lora import kohya_metadata
-from naruto_add.export.onnx_pipeline import OnnxPipeline
-from naruto_add.export.settings import read_settings
-from naruto_add.inference.model import load_model
+from naruto_add.generate.model import load_model
+from naruto_add.generate.onnx_pipeline import OnnxPipeline
+from naruto_add.generate.settings import read_settings
 from tests.export.build import export
 from tests.export.test_lora import FACTS
 

@@ -18,7 +18,7 @@ from naruto_add.diffusion.noise import x0_from_noise_pred
 from naruto_add.export.demo_page import STEP_COUNTS, DemoFacts, step_table, write_demo_page
 from naruto_add.export.demo_template import BUILT, read_template, sources_hash
 from naruto_add.export.onnx_half import half_network
-from naruto_add.inference.model import Model, load_model
+from naruto_add.generate.model import Model, load_model
 from naruto_add.runtime.errors import StageError
 from tests.browser import CHROMIUM, Page, browser
 from tests.export.build import PROMPTS, export

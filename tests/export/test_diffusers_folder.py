@@ -12,7 +12,7 @@ from naruto_add.config.schema import StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import initial_noise, make_student_scheduler
 from naruto_add.export.diffusers_folder import check_export
-from naruto_add.export.settings import SamplingSettings, read_settings
+from naruto_add.generate.settings import SamplingSettings, read_settings
 from naruto_add.runtime.errors import StageError
 from tests.export.build import BASE, PROMPTS, export
 

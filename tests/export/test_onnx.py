@@ -15,9 +15,9 @@ from naruto_add.diffusion.noise import alphas_cumprod, ddim_step
 from naruto_add.diffusion.sampling import initial_noise, make_student_scheduler
 from naruto_add.export.onnx_files import check_onnx, sampler_steps
 from naruto_add.export.onnx_int8 import quantized
-from naruto_add.export.onnx_pipeline import OnnxPipeline
-from naruto_add.inference.model import load_model
-from naruto_add.inference.onnx_model import load_onnx_model
+from naruto_add.generate.model import load_model
+from naruto_add.generate.onnx_model import load_onnx_model
+from naruto_add.generate.onnx_pipeline import OnnxPipeline
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.onnx_packages import require_onnx
 from tests.export.build import PROMPTS, export

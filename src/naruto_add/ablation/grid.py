@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from naruto_add.ablation.experiments import fetch
+from naruto_add.comparison.samples import make_ablation_grid
+from naruto_add.comparison.subjects import Models
 from naruto_add.config import paths
 from naruto_add.config.schema import Params
-from naruto_add.generation.samples import make_ablation_grid
-from naruto_add.generation.subjects import Models
 
 
 @dataclass(frozen=True)

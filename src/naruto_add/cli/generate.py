@@ -3,11 +3,14 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from naruto_add.runtime.errors import StageError
+
+if TYPE_CHECKING:
+    from naruto_add.config.schema import Params
 
 MAX_SEED = 2**31 - 1
 
@@ -86,20 +89,27 @@ def generate(
     _check_seeds(seed, num)
     _check_model_folder(model_dir)
     _prepare_out_folder(out_dir)
-    from naruto_add.inference.picture_files import write_pictures  # torch and diffusers take seconds to import
+    from naruto_add.generate.picture_files import write_pictures  # torch and diffusers take seconds to import
 
     options: dict[str, Any] = {"num_steps": steps, "guidance_scale": guidance, "raw_prompt": raw_prompt}
     if backend == "torch":
-        from naruto_add.inference.model import load_model
+        from naruto_add.generate.model import load_model
 
-        model = load_model(model_dir, **options)
+        model = load_model(model_dir, read_params=_read_params, **options)
     else:
-        from naruto_add.inference.onnx_model import load_onnx_model
+        from naruto_add.generate.onnx_model import load_onnx_model
 
         model = load_onnx_model(model_dir, backend=backend, **options)
     seeds = range(seed, seed + num)
     for path, seconds in write_pictures(model, prompts, seeds=seeds, out_dir=out_dir, grid=grid):
         click.echo(f"{path}  {seconds:.2f} s")
+
+
+def _read_params() -> "Params | None":
+    from naruto_add.config import paths
+    from naruto_add.config.load import load_params
+
+    return load_params(paths.PARAMS) if paths.PARAMS.exists() else None
 
 
 def _check_prompts(prompts: Sequence[str]) -> None:

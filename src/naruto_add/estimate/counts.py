@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from naruto_add.comparison.samples import NUM_INTERPOLATED, NUM_SEEDS
 from naruto_add.config.schema import Params
 from naruto_add.evaluation.cost import LARGE_BATCH
 from naruto_add.evaluation.timing import ROUND_STEPS, WARM_UP_STEPS
-from naruto_add.export.formats import TEACHER_STEPS
+from naruto_add.export.formats import EXAMPLE_TEACHER_STEPS
 from naruto_add.export.latency import BATCHES, MAX_ROUNDS
-from naruto_add.generation.samples import NUM_INTERPOLATED, NUM_SEEDS
 from naruto_add.training.pool import NUM_HELD_OUT
 
 Scheduler = Literal["pndm", "dpm"]
@@ -86,7 +86,7 @@ def export_counts(params: Params) -> Counts:
     checked = num_loaded + ("single_file" in formats)
     unguided = few * (2 * prompts * num_teacher_files + timed * num_timed_teachers)
     return Counts(
-        teacher_calls=prompts * TEACHER_STEPS + unguided / 2,
+        teacher_calls=prompts * EXAMPLE_TEACHER_STEPS + unguided / 2,
         student_calls=few * (prompts * (1 + 4 * checked) + timed * (1 + num_student_files)),
         pictures=prompts * (2 + 2 * num_teacher_files + 2 * checked)
         + timed * (1 + num_student_files + num_timed_teachers),

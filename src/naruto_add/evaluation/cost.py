@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from naruto_add.comparison.subjects import FULL_TEACHER, Subject
 from naruto_add.evaluation.estimates import Metrics, Rows
 from naruto_add.evaluation.timing import Job, Times, peak_rss_mib
-from naruto_add.generation.subjects import FULL_TEACHER, Subject
 
 LARGE_BATCH = 8
 """Pictures drawn at once for `latency_batch8_ms` and `images_per_second`."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from naruto_add.comparison.image_sets import draw_set, encode_and_decode
+from naruto_add.comparison.subjects import FULL_TEACHER, Subject
 from naruto_add.data.dataset import Example
 from naruto_add.data.pixels import load_pixels
 from naruto_add.evaluation.cache import Cache
-from naruto_add.generation.image_sets import draw_set, encode_and_decode
-from naruto_add.generation.subjects import FULL_TEACHER, Subject
 from naruto_add.imaging.pixels import Images, to_uint8
 from naruto_add.imaging.similarity import Vectors, thumbnails
 from naruto_add.runtime.cache import hash_array

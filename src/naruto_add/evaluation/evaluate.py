@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from naruto_add.comparison.subjects import Models, evaluated_subjects
 from naruto_add.config.schema import Evaluate
 from naruto_add.data.dataset import MIN_PICTURES, Example, load_split
 from naruto_add.evaluation.attributes import (
@@ -26,7 +27,6 @@ from naruto_add.evaluation.measure import load_metric_networks, measure
 from naruto_add.evaluation.metrics import quality_rows, sweep_metrics
 from naruto_add.evaluation.sweep import sweep_points, write_sweep
 from naruto_add.evaluation.timing import time_jobs
-from naruto_add.generation.subjects import Models, evaluated_subjects
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import write_json
 from naruto_add.runtime.sharing import is_main
@@ -59,9 +59,9 @@ def evaluate(
     )
     _check_test_size(len(test))
     networks = load_metric_networks(params.features, params.perceptual, params.clip_score)
-    subjects = evaluated_subjects(models, teacher_steps=params.teacher_steps)
+    subjects = evaluated_subjects(models, dpm_steps=params.teacher_steps)
     points = sweep_points(
-        subjects, models.sampling, teacher_steps=params.teacher_sweep, student_steps=params.student_sweep
+        subjects, models.sampling, teacher_sweep=params.teacher_sweep, student_sweep=params.student_sweep
     )
     drawer = Drawer(
         prompts=[example.prompt for example in test[: params.num_images or None]],

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from naruto_add.comparison.subjects import FULL_TEACHER, Subject, at_steps, student_at_steps, with_dpm_solver
 from naruto_add.config.schema import Sampling
 from naruto_add.evaluation.catalog import INTERVAL_ENDS
 from naruto_add.evaluation.estimates import Metrics
 from naruto_add.evaluation.timing import Job, Times
-from naruto_add.generation.subjects import FULL_TEACHER, Subject, at_steps, student_at_steps, with_dpm_solver
 from naruto_add.runtime.files import atomic_write_bytes
 
 COLUMNS = ("subject", "steps", "latency_ms", "metric", "distance", "low", "high", "num_images")
@@ -33,15 +33,15 @@ def sweep_points(
     subjects: Mapping[str, Subject],
     sampling: Sampling,
     *,
-    teacher_steps: Sequence[int],
-    student_steps: Sequence[int],
+    teacher_sweep: Sequence[int],
+    student_sweep: Sequence[int],
 ) -> list[SweepPoint]:
     """The teacher with both of its schedulers and the distilled student, at each of these numbers of steps."""
     teacher, distilled = subjects[FULL_TEACHER], subjects["distilled"]
     return [
-        *(SweepPoint("teacher_pndm", at_steps(teacher, number)) for number in teacher_steps),
-        *(SweepPoint("teacher_dpm", with_dpm_solver(teacher, number)) for number in teacher_steps),
-        *(SweepPoint("distilled", student_at_steps(distilled, sampling, number)) for number in student_steps),
+        *(SweepPoint("teacher_pndm", at_steps(teacher, number)) for number in teacher_sweep),
+        *(SweepPoint("teacher_dpm", with_dpm_solver(teacher, number)) for number in teacher_sweep),
+        *(SweepPoint("distilled", student_at_steps(distilled, sampling, number)) for number in student_sweep),
     ]
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from naruto_add.comparison.image_sets import draw_alone
+from naruto_add.comparison.subjects import Subject, at_steps
 from naruto_add.evaluation.cache import Arrays, Cache
-from naruto_add.generation.image_sets import draw_alone
-from naruto_add.generation.subjects import Subject, at_steps
 from naruto_add.runtime.files import content_hash
 from naruto_add.runtime.progress import progress
 

@@ -21,7 +21,7 @@ from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import make_student_scheduler
 from naruto_add.export.onnx_files import sampler_steps
 from naruto_add.export.onnx_half import half_network
-from naruto_add.export.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER
+from naruto_add.generate.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER
 from naruto_add.runtime.errors import StageError
 
 FILE = "demo.html"

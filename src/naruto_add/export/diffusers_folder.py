@@ -18,14 +18,14 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
+from naruto_add.comparison.draw import draw_pixels, step_noise_generators
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, forget_paths, prompt_options
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_from_v_pred
 from naruto_add.diffusion.placement import on_device
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred
 from naruto_add.export.model_card import CardFacts, model_card
 from naruto_add.export.reload import pipeline_on_device
-from naruto_add.export.settings import SamplingSettings, write_settings
-from naruto_add.generation.draw import draw_pixels, step_noise_generators
+from naruto_add.generate.settings import SamplingSettings, write_settings
 from naruto_add.runtime.compute import DTYPES
 from naruto_add.runtime.errors import StageError
 

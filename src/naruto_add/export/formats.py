@@ -19,15 +19,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from naruto_add.comparison.draw import draw_pixels
 from naruto_add.config.schema import Base, Export, Sampling
-from naruto_add.data.dataset import load_split
+from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, load_unet
 from naruto_add.diffusion.placement import move_to_cpu, on_device
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, initial_noise, make_student_scheduler
 from naruto_add.export import lora, onnx_files, single_file
 from naruto_add.export.card_pictures import PLOT, write_pictures, write_plot
-from naruto_add.export.demo_examples import draw_examples, example_captions
+from naruto_add.export.demo_examples import draw_examples, load_examples
 from naruto_add.export.demo_page import FILE as DEMO_FILE
 from naruto_add.export.demo_page import DemoFacts, step_table, unpack_demo_page, write_demo_page
 from naruto_add.export.demo_template import read_template
@@ -35,11 +36,10 @@ from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE, write_diffusers_
 from naruto_add.export.latency import Draw, Job, latencies_ms
 from naruto_add.export.model_card import CardFacts, lora_card, student_about
 from naruto_add.export.onnx_int8 import write_int8
-from naruto_add.export.onnx_pipeline import OnnxPipeline
 from naruto_add.export.reload import draw_by_diffusers, load_folder, load_lora, load_single_file
-from naruto_add.export.settings import SamplingSettings
 from naruto_add.export.tiny_decoder import OFF, write_tiny_decoder
-from naruto_add.generation.draw import draw_pixels
+from naruto_add.generate.onnx_pipeline import OnnxPipeline
+from naruto_add.generate.settings import SamplingSettings
 from naruto_add.imaging.pixels import to_uint8
 from naruto_add.runtime.compute import DTYPES
 from naruto_add.runtime.errors import StageError
@@ -47,29 +47,30 @@ from naruto_add.runtime.files import new_folder, read_json, write_json
 from naruto_add.runtime.onnx_packages import require_onnx
 
 MIB = 2**20
-TEACHER_STEPS = 25
-"""DPM-Solver++ steps of the teacher's pictures in the model cards."""
+EXAMPLE_TEACHER_STEPS = 25
+"""DPM-Solver++ steps of the teacher's example pictures, in the model cards and on the demo page."""
 HALF_TOLERANCE = 1e-3
 """Largest allowed difference of a weight stored in fp16; of weights above 1, relative to them."""
 
 Figures = dict[str, float | int | str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportInputs:
+    """The models, and what the cards and pages say about them. `lora_dir` and `demo_dir` are read for their formats."""
+
+    teacher_dir: Path
+    lora_dir: Path
+    distilled_dir: Path
+    dataset_dir: Path
+    evaluate_metrics_path: Path
+    add_metrics_path: Path
+    sweep_path: Path
+    demo_dir: Path
+
+
 def export_student(
-    params: Export,
-    *,
-    base: Base,
-    sampling: Sampling,
-    teacher_dir: Path,
-    lora_dir: Path,
-    distilled_dir: Path,
-    dataset_dir: Path,
-    evaluate_metrics_path: Path,
-    add_metrics_path: Path,
-    sweep_path: Path,
-    demo_dir: Path,
-    out_dir: Path,
-    metrics_path: Path,
+    params: Export, *, base: Base, sampling: Sampling, inputs: ExportInputs, out_dir: Path, metrics_path: Path
 ) -> None:
     """Write every format, read each back, compare it to the model, and write sizes, differences and latencies.
 
@@ -77,20 +78,20 @@ def export_student(
     """
     if "onnx" in params.formats:
         require_onnx()
-    template = read_template(demo_dir) if "demo" in params.formats else ""
-    teacher = load_pipeline_folder(teacher_dir, precision="fp32", caption_chunks=base.caption_chunks)
+    template = read_template(inputs.demo_dir) if "demo" in params.formats else ""
+    teacher = load_pipeline_folder(inputs.teacher_dir, precision="fp32", caption_chunks=base.caption_chunks)
     move_to_cpu(*teacher.networks)
-    student = replace(teacher, unet=load_unet(distilled_dir, precision="fp32", scheduler=teacher.scheduler))
+    student = replace(teacher, unet=load_unet(inputs.distilled_dir, precision="fp32", scheduler=teacher.scheduler))
     move_to_cpu(student.unet)
     scheduler = make_student_scheduler(student.scheduler, sampling.student_scheduler, sampling.student_steps)
     prompts = [fill_template(base.prompt_template, prompt) for prompt in params.prompts]
-    dataset = read_json(dataset_dir / "source.json")
+    dataset = read_json(inputs.dataset_dir / "source.json")
     with new_folder(out_dir) as folder:
         facts = CardFacts(
             base_model=base.model,
             source=dataset["source"],
             hub_dataset=dataset["hub_dataset"],
-            method=read_json(add_metrics_path)["method"],
+            method=read_json(inputs.add_metrics_path)["method"],
             timesteps=sampling.student_timesteps,
             prompts=prompts,
             trigger_words=lora.trigger_words(base.prompt_template),
@@ -98,8 +99,8 @@ def export_student(
             guidance_scale=sampling.guidance_scale,
             caption_chunks=base.caption_chunks,
             precision=params.precision,
-            metrics=read_json(evaluate_metrics_path),
-            has_plot=write_plot(folder, sweep_path),
+            metrics=read_json(inputs.evaluate_metrics_path),
+            has_plot=write_plot(folder, inputs.sweep_path),
             formats=params.formats,
             student_scheduler=sampling.student_scheduler,
             unfit_reason=single_file.unfit_reason(teacher.unet.config),
@@ -107,8 +108,8 @@ def export_student(
         run = _Run(params, base, sampling, teacher, student, scheduler, prompts, folder)
         run.export_diffusers(facts)
         if "lora" in params.formats:
-            captions = [item.prompt for item in load_split(dataset_dir, "train", prompt_template=base.prompt_template)]
-            run.export_lora(lora_dir, captions, facts)
+            train = load_split(inputs.dataset_dir, "train", prompt_template=base.prompt_template)
+            run.export_lora(inputs.lora_dir, [example.prompt for example in train], facts)
         if "single_file" in params.formats:
             run.export_single_files()
         if "onnx" in params.formats:
@@ -116,7 +117,8 @@ def export_student(
         if "onnx_int8" in params.formats:
             run.export_onnx("onnx_int8")
         if "demo" in params.formats:
-            run.export_demo(template, example_captions(dataset_dir), facts)
+            examples = load_examples(inputs.dataset_dir, prompt_template=base.prompt_template)
+            run.export_demo(template, examples, facts)
         run.time_formats()
         if params.tiny_decoder != OFF:
             run.figures["tiny_decoder"] = write_tiny_decoder(
@@ -124,7 +126,7 @@ def export_student(
                 folder / "tiny_decoder",
                 source=params.tiny_decoder,
                 num_steps=params.tiny_decoder_steps,
-                dataset_dir=dataset_dir,
+                dataset_dir=inputs.dataset_dir,
                 seed=params.seed,
                 dtype=DTYPES[params.precision],
             )
@@ -174,7 +176,7 @@ class _Run:
         write_pictures(
             self.folder,
             self.prompts,
-            {student: self._student_pictures(), f"teacher, {TEACHER_STEPS} steps": self._teacher_pictures},
+            {student: self._student_pictures(), f"teacher, {EXAMPLE_TEACHER_STEPS} steps": self._teacher_pictures},
         )
 
     def export_lora(self, lora_dir: Path, captions: list[str], card_facts: CardFacts) -> None:
@@ -247,16 +249,16 @@ class _Run:
         self.figures[name] = {**self._check_onnx(name, pipeline), "size_mib": _size_mib(folder)}
         self.cpu_jobs[name] = Job(lambda batch: pipeline.draw(self._batch(batch), self._noise(batch).cpu().numpy()))
 
-    def export_demo(self, template: str, captions: list[str], card_facts: CardFacts) -> None:
+    def export_demo(self, template: str, examples: list[Example], card_facts: CardFacts) -> None:
         """Write the page, and compare the networks that are in it; only the tests draw with it in a browser."""
         path = self.folder / DEMO_FILE
-        teacher_sampler = dpm_solver_sampler(self.teacher, TEACHER_STEPS, self.sampling.guidance_scale)
+        teacher_sampler = dpm_solver_sampler(self.teacher, EXAMPLE_TEACHER_STEPS, self.sampling.guidance_scale)
         facts = DemoFacts(
             title=f"Draw in {self.sampling.student_steps} steps",
             model=f"naruto-add student of {self.base.model}",
             about=student_about(card_facts),
-            examples=draw_examples(self.teacher, teacher_sampler, captions, prompt_template=self.base.prompt_template),
-            teacher_steps=TEACHER_STEPS,
+            examples=draw_examples(self.teacher, teacher_sampler, examples),
+            teacher_steps=EXAMPLE_TEACHER_STEPS,
             trained_timesteps=self.sampling.student_timesteps,
             steps=step_table(self.student.scheduler, self.sampling.student_steps),
         )
@@ -317,7 +319,7 @@ class _Run:
     def _teacher_pictures(self) -> list[Image.Image]:
         """The teacher's, from the same noise."""
         return self._pictures(
-            self.teacher, dpm_solver_sampler(self.teacher, TEACHER_STEPS, self.sampling.guidance_scale)
+            self.teacher, dpm_solver_sampler(self.teacher, EXAMPLE_TEACHER_STEPS, self.sampling.guidance_scale)
         )
 
     def _pictures(self, bundle: ModelBundle, sampler: Sampler) -> list[Image.Image]:

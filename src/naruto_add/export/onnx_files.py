@@ -21,7 +21,7 @@ from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prom
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
 from naruto_add.diffusion.placement import on_device
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred, sample_latents
-from naruto_add.export.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
+from naruto_add.generate.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
 from naruto_add.runtime.errors import StageError
 
 Format = Literal["onnx", "onnx_int8", "demo"]

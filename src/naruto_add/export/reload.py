@@ -14,11 +14,11 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
+from naruto_add.comparison.draw import step_noise_generators
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import downsampling
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, prompt_options
 from naruto_add.diffusion.placement import move_to_cpu, on_device, vae_on_device
-from naruto_add.generation.draw import step_noise_generators
 
 
 def load_folder(folder: Path) -> Any:

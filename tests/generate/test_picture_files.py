@@ -2,7 +2,7 @@
 
 import pytest
 
-from naruto_add.inference.picture_files import slug
+from naruto_add.generate.picture_files import slug
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from naruto_add.comparison.subjects import Models, Subject, at_steps, evaluated_subjects, load_subjects
 from naruto_add.config.schema import Base, Sampling
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import Sampler, student_sampler, teacher_sampler
-from naruto_add.generation.subjects import Models, Subject, at_steps, evaluated_subjects, load_subjects
 
 SAMPLING = Sampling(teacher_steps=4, student_steps=2, pool_steps=8, guidance_scale=3.0, student_scheduler="ddim")
 
@@ -61,7 +61,7 @@ def test_students_take_few_steps_without_guidance(subjects: dict[str, Subject]) 
 
 
 def test_the_evaluated_teachers_differ_in_scheduler_and_steps_alone(models: Models) -> None:
-    subjects = evaluated_subjects(models, teacher_steps=3)
+    subjects = evaluated_subjects(models, dpm_steps=3)
 
     def sampled(name: str) -> tuple[str, int]:
         sampler = subjects[name].sampler

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from naruto_add.comparison.samples import make_sample_grids
+from naruto_add.comparison.subjects import Models, load_subjects
 from naruto_add.evaluation.cache import Cache
 from naruto_add.evaluation.drawings import Drawer
-from naruto_add.generation.samples import make_sample_grids
-from naruto_add.generation.subjects import Models, load_subjects
 from naruto_add.runtime.sharing import is_main
 from tests.mini_profile import mini_params
 

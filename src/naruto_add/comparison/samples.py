@@ -13,13 +13,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from naruto_add.comparison.draw import draw_pixels
+from naruto_add.comparison.subjects import Models, Subject, at_steps, load_student, load_subjects, student_at_steps
 from naruto_add.config.schema import Samples
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import encode_prompts
 from naruto_add.diffusion.sampling import initial_noise
-from naruto_add.generation.draw import draw_pixels
-from naruto_add.generation.subjects import Models, Subject, at_steps, load_student, load_subjects, student_at_steps
 from naruto_add.imaging.grid import CELL_PX, GridColumn, GridRow, make_grid, to_images
 from naruto_add.imaging.similarity import nearest, thumbnails
 from naruto_add.runtime.files import new_folder

@@ -3,10 +3,10 @@
 import numpy as np
 from torch import Tensor
 
+from naruto_add.comparison.draw import draw_pixels
+from naruto_add.comparison.subjects import Subject
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_pixels, encode_prompts
 from naruto_add.diffusion.sampling import initial_noise
-from naruto_add.generation.draw import draw_pixels
-from naruto_add.generation.subjects import Subject
 from naruto_add.imaging.pixels import Images, as_tensor, to_pixels, to_uint8
 from naruto_add.runtime.sharing import compute_across_processes
 
@@ -14,9 +14,9 @@ DRAWING_CODE = (
     "naruto_add.runtime.compute",
     "naruto_add.imaging.pixels",
     "naruto_add.diffusion",
-    "naruto_add.generation.draw",
-    "naruto_add.generation.image_sets",
-    "naruto_add.generation.subjects",
+    "naruto_add.comparison.draw",
+    "naruto_add.comparison.image_sets",
+    "naruto_add.comparison.subjects",
 )
 """Modules and packages that pictures depend on. A change of other code leaves the cached pictures valid."""
 

@@ -1,6 +1,7 @@
 """A model that plain diffusers loads from a folder, with the settings that it is sampled with."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from naruto_add.config import paths
-from naruto_add.config.load import load_params
 from naruto_add.config.schema import Params
 from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import prompt_options
-from naruto_add.export.settings import SamplingSettings, read_settings
+from naruto_add.generate.settings import SamplingSettings, read_settings
 from naruto_add.runtime.compute import default_device
 from naruto_add.runtime.errors import StageError
 
 NO_TEMPLATE = "{caption}"
+
+ReadParams = Callable[[], Params | None]
+"""Returns the parameters of the project in the working directory, or None outside of a project."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +57,19 @@ class Model:
         return prompt_options(self.pipeline, [prompt], self.caption_chunks, is_guided=is_guided)
 
 
-def load_model(folder: Path, *, num_steps: int | None, guidance_scale: float | None, raw_prompt: bool) -> Model:
+def load_model(
+    folder: Path,
+    *,
+    num_steps: int | None,
+    guidance_scale: float | None,
+    raw_prompt: bool,
+    read_params: ReadParams = lambda: None,
+) -> Model:
     """The model on the GPU if there is one.
 
     A folder with naruto_add.json is an exported student. A missing option is taken from this file, or for other models
-    from params.yaml in the working directory. Raises StageError, which names the option of `naruto-add generate`, if
-    the folder cannot be loaded, if an option does not fit the model, or if there is no value for a missing option.
+    from the project's parameters, which are read only then. Raises StageError, which names the option of `naruto-add
+    generate`, if the folder cannot be loaded, if an option does not fit the model, or if a missing one has no value.
     """
     settings = read_settings(folder)
     if settings and guidance_scale is not None:
@@ -67,7 +77,7 @@ def load_model(folder: Path, *, num_steps: int | None, guidance_scale: float | N
             f"--guidance: {guidance_scale:g} has no effect on {folder}, because guidance is distilled into an exported "
             "student; leave the option out"
         )
-    pipeline, defaults = _load_pipeline(folder), _Defaults(folder, settings)
+    pipeline, defaults = _load_pipeline(folder), _Defaults(folder, settings, read_params)
     steps = defaults.num_steps() if num_steps is None else num_steps
     _check_steps(pipeline, steps, folder)
     return Model(
@@ -80,35 +90,37 @@ def load_model(folder: Path, *, num_steps: int | None, guidance_scale: float | N
     )
 
 
+@dataclass(frozen=True)
 class _Defaults:
-    """Values for options that were not given. params.yaml is read only if one of its values is needed."""
+    """Values for options that were not given."""
 
-    def __init__(self, folder: Path, settings: SamplingSettings | None) -> None:
-        self._folder, self._settings = folder, settings
+    folder: Path
+    settings: SamplingSettings | None
+    read_params: ReadParams
 
     def num_steps(self) -> int:
-        return self._settings.num_inference_steps if self._settings else self._params("--steps").sampling.teacher_steps
+        return self.settings.num_inference_steps if self.settings else self._params("--steps").sampling.teacher_steps
 
     def guidance_scale(self) -> float:
         return self._params("--guidance").sampling.guidance_scale
 
     def prompt_template(self) -> str:
-        return self._settings.prompt_template if self._settings else self._params("--raw-prompt").base.prompt_template
+        return self.settings.prompt_template if self.settings else self._params("--raw-prompt").base.prompt_template
 
     def caption_chunks(self) -> int:
         """1 for a folder that this project has not made."""
-        if self._settings:
-            return self._settings.caption_chunks
-        is_own = self._folder.resolve() == paths.TEACHER.resolve() and paths.PARAMS.exists()
-        return load_params(paths.PARAMS).base.caption_chunks if is_own else 1
+        if self.settings:
+            return self.settings.caption_chunks
+        params = self.read_params() if self.folder.resolve() == paths.TEACHER.resolve() else None
+        return params.base.caption_chunks if params else 1
 
     def _params(self, option: str) -> Params:
-        if not paths.PARAMS.exists():
-            raise StageError(
-                f"{option}: has no default for {self._folder}, because neither that folder nor {Path.cwd()} records "
-                f"it; give {option}, or run the command in the folder that contains params.yaml"
-            )
-        return load_params(paths.PARAMS)
+        if params := self.read_params():
+            return params
+        raise StageError(
+            f"{option}: has no default for {self.folder}, because neither that folder nor {Path.cwd()} records "
+            f"it; give {option}, or run the command in the folder that contains params.yaml"
+        )
 
 
 def _load_pipeline(folder: Path) -> Any:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from naruto_add.comparison.image_sets import draw_set, encode_and_decode
+from naruto_add.comparison.subjects import Subject
 from naruto_add.config.schema import Sampling, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import student_sampler, teacher_sampler
-from naruto_add.generation.image_sets import draw_set, encode_and_decode
-from naruto_add.generation.subjects import Subject
 from naruto_add.imaging.pixels import Images, to_uint8
 
 PROMPTS = ["a man with white hair", "a girl at night", "a boy with a sword"]

@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from naruto_add.generate.model import Model
 from naruto_add.imaging.grid import CELL_PX, GridColumn, GridRow, make_grid
-from naruto_add.inference.model import Model
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_file
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from naruto_add.comparison.draw import draw_pixels
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, initial_noise, make_student_scheduler
-from naruto_add.generation.draw import draw_pixels
 
 PROMPTS = ["a man with white hair", "a girl at night", "a boy with a sword"]
 

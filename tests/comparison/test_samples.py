@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from naruto_add.comparison.image_sets import draw_set
+from naruto_add.comparison.samples import make_ablation_grid, make_sample_grids
+from naruto_add.comparison.subjects import Models, load_subjects
 from naruto_add.config.schema import Base, Samples, Sampling, StudentScheduler
 from naruto_add.data.dataset import load_split
-from naruto_add.generation.image_sets import draw_set
-from naruto_add.generation.samples import make_ablation_grid, make_sample_grids
-from naruto_add.generation.subjects import Models, load_subjects
 from naruto_add.imaging.grid import CELL_PX, GAP_PX, fit_cell
 
 TEMPLATE = "{caption}, drawn"

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from naruto_add.export.onnx_pipeline import OnnxPipeline
-from naruto_add.inference.model import NO_TEMPLATE, Model
+from naruto_add.generate.model import NO_TEMPLATE, Model
+from naruto_add.generate.onnx_pipeline import OnnxPipeline
 from naruto_add.runtime.errors import StageError
 
 Backend = Literal["onnx", "onnx_int8"]

@@ -124,18 +124,18 @@ def with_dpm_solver(subject: Subject, num_steps: int) -> Subject:
     return replace(subject, sampler=sampler)
 
 
-def evaluated_subjects(models: Models, *, teacher_steps: int) -> dict[str, Subject]:
+def evaluated_subjects(models: Models, *, dpm_steps: int) -> dict[str, Subject]:
     """All models that `evaluate` compares.
 
-    `base` and `teacher` take `teacher_steps` steps of DPM-Solver++, their best quality for their time.
+    `base` and `teacher` take `dpm_steps` steps of DPM-Solver++, their best quality for their time.
     `teacher_full` is the teacher as users know it: its own scheduler at `sampling.teacher_steps`. The few-step
     baselines are the teacher at the student's number of steps, with either scheduler.
     """
     loaded = load_subjects(models)
     teacher, few_steps = loaded["teacher"], models.sampling.student_steps
     return {
-        "base": with_dpm_solver(loaded["base"], teacher_steps),
-        "teacher": with_dpm_solver(teacher, teacher_steps),
+        "base": with_dpm_solver(loaded["base"], dpm_steps),
+        "teacher": with_dpm_solver(teacher, dpm_steps),
         "student": loaded["student"],
         "distilled": loaded["distilled"],
         FULL_TEACHER: teacher,
