@@ -16,7 +16,6 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from naruto_add.pipeline.imports import SOURCES, import_closure
-
 from tests.hooks import KilledError, killed_in_training
 
 ROOT = Path(__file__).parent.parent
