@@ -61,10 +61,11 @@ class Page:
         """JavaScript that runs before the scripts of each page."""
         self.call("Page.addScriptToEvaluateOnNewDocument", source=code)
 
-    def open(self, path: Path) -> None:
-        """Load the file, and wait until its load event."""
-        self.call("Page.navigate", url=path.as_uri())
-        self.wait_for("document.readyState === 'complete' && location.protocol === 'file:'")
+    def open(self, page: Path | str) -> None:
+        """Load the file or the address, and wait until its load event."""
+        address = page.as_uri() if isinstance(page, Path) else page
+        self.call("Page.navigate", url=address)
+        self.wait_for("document.readyState === 'complete' && location.protocol !== 'about:'")
 
     def value(self, expression: str) -> Any:
         """The value of a JavaScript expression, or of the promise that it returns."""
@@ -86,6 +87,18 @@ class Page:
     def type(self, text: str) -> None:
         """Insert text where the focus is."""
         self.call("Input.insertText", text=text)
+
+    def choose(self, element_id: str, *paths: Path) -> None:
+        """Choose these files, or a folder, in a file input."""
+        found = self.call("Runtime.evaluate", expression=f"document.getElementById('{element_id}')")["result"]
+        self.call("DOM.setFileInputFiles", files=list(map(str, paths)), objectId=found["objectId"])
+
+    def drop(self, *paths: Path) -> None:
+        """Drag these files or folders to the middle of the window, and drop them."""
+        x, y = self.value("[innerWidth / 2, innerHeight / 2]")
+        data = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def controls(self) -> dict[str, list[str]]:
         """The names, as a screen reader says them, of everything that takes the focus or has a role of a control."""

@@ -225,7 +225,8 @@ def _is_made(path: str) -> bool:
     outs = [out for stage in stages for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
     names = [out if isinstance(out, str) else next(iter(out)) for out in outs]
     plain = path.rstrip("/")
-    made_by_commands = (paths.ABLATION_METRICS.as_posix(), paths.ABLATION_GRID.as_posix(), "demo/dist/page.html")
+    pages = ("demo/dist/page.html", "demo/dist/page_beside.html")
+    made_by_commands = (paths.ABLATION_METRICS.as_posix(), paths.ABLATION_GRID.as_posix(), *pages)
     return plain in (".checkpoints", "models", "data", *made_by_commands) or any(
         plain == name or plain.startswith(f"{name}/") or name.startswith(f"{plain}/") for name in names
     )

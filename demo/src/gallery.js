@@ -30,7 +30,7 @@ export class Gallery {
 
   // The finished picture of a seed, from what each step predicted.
   async add(seed, predictions) {
-    const teacher = this.example?.teacher[seed];
+    const teacher = this.example && (this.example.teacher[seed] ?? null);
     const picture = new Picture(this.facts, this.request, seed, predictions, teacher);
     await picture.show(this.model, this.step);
     this.pictures.push(picture);
@@ -60,9 +60,10 @@ export class Gallery {
     const count = this.example?.teacher.length ?? 0;
     $("comparison").hidden = this.facts.examples.every(({ teacher }) => !teacher.length);
     $("comparison").textContent = count
-      ? `Beside each: what the teacher draws from the same noise in ${this.facts.teacher_steps} steps. ` +
-        `The page contains the teacher's pictures for the seeds 0 to ${count - 1} only.`
-      : "Choose an example to see beside it what the teacher draws from the same noise.";
+      ? `Beside each: what the teacher, the slower model that this one learned from, draws from the same noise in ` +
+        `${this.facts.teacher_steps} steps. The page contains the teacher's pictures for the seeds 0 to ${count - 1} only.`
+      : "Choose an example to see beside it what the teacher, the slower model that this one learned from, draws from " +
+        "the same noise.";
   }
 }
 
@@ -82,14 +83,17 @@ class Picture {
     this.element.append(caption);
   }
 
+  // Beside the picture, the teacher's; null leaves its place empty, so that all pictures have one size.
   figures(teacher) {
-    if (!teacher) return [figure(this.image)];
-    const image = new Image();
-    image.src = teacher;
-    image.alt = `The teacher's picture from the same noise: ${this.request.prompt}`;
+    if (teacher === undefined) return [figure(this.image)];
+    const image = teacher ? new Image() : element("div", "none");
+    if (teacher) {
+      image.src = teacher;
+      image.alt = `The teacher's picture from the same noise: ${this.request.prompt}`;
+    }
     const { numSteps } = this.request;
     const student = `Student, ${numSteps} ${numSteps === 1 ? "step" : "steps"}`;
-    return [figure(this.image, student), figure(image, `Teacher, ${this.facts.teacher_steps} steps`)];
+    return [figure(this.image, student), figure(image, teacher ? `Teacher, ${this.facts.teacher_steps} steps` : "Teacher: not in the page")];
   }
 
   // The picture that this step predicts; decoded when it is first shown.

@@ -1,5 +1,8 @@
 // Files inside the page: gzip in base64, each in a script element that no browser runs.
 
+// What `Model.load` reads: the files of a model in the page, which refer to no others.
+export const inlinedFiles = { read: inlined, weights: async () => [] };
+
 // The bytes of a file. Its text is removed from the page, which frees memory.
 export async function inlined(name) {
   const element = document.querySelector(`script[data-file="${name}"]`);

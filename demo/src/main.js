@@ -1,5 +1,7 @@
 // The page's controls and pictures.
+import { Expected, dropped } from "./beside.js";
 import { Gallery } from "./gallery.js";
+import { inlinedFiles } from "./inlined.js";
 import { Model } from "./model.js";
 import { withCode } from "./text.js";
 
@@ -13,7 +15,8 @@ function main() {
   const facts = JSON.parse($("model").textContent);
   const page = new Page(facts);
   page.show();
-  page.load();
+  if (facts.files) page.askForFiles(new Expected(facts.files));
+  else page.load(inlinedFiles, "wasm");
 }
 
 class Page {
@@ -31,13 +34,13 @@ class Page {
     document.title = facts.title;
     $("about").replaceChildren(...facts.about.map(paragraph));
     if (facts.prompt_template !== "{caption}") {
-      $("template").textContent = `The model receives it as “${facts.prompt_template.replace("{caption}", "…")}”.`;
+      $("template").textContent = `The model gets it as “${facts.prompt_template.replace("{caption}", "…")}”.`;
       $("template").hidden = false;
     }
     $("prompt").value = facts.examples[0].prompt;
     $("examples").replaceChildren(...facts.examples.map(({ prompt }) => this.exampleButton(prompt)));
     $("num").replaceChildren(...numbers(MAX_PICTURES).map((number) => new Option(number, number)));
-    $("num").value = Math.min(MAX_PICTURES, Math.max(1, facts.examples[0].teacher.length));
+    $("num").value = facts.files ? 1 : Math.min(MAX_PICTURES, Math.max(1, facts.examples[0].teacher.length));
     $("steps").replaceChildren(...Object.keys(facts.steps).map((number) => new Option(number, number)));
     $("steps").value = facts.trained_timesteps.length;
     $("seed").max = MAX_SEED;
@@ -74,31 +77,85 @@ class Page {
     return button;
   }
 
-  // Which of the timesteps of this number of steps the model was trained at.
+  // What this number of steps means for the pictures.
   noteSteps() {
     const trained = this.facts.trained_timesteps;
     const timesteps = this.facts.steps[$("steps").value].map((step) => step.timestep);
     const others = timesteps.filter((timestep) => !trained.includes(timestep));
-    const kind =
-      timesteps.length === trained.length && !others.length
-        ? "The number of steps that the model was trained for."
-        : `The model was trained for ${trained.length} steps. ` +
-          (others.length ? "This number needs timesteps that it was not trained at." : "This number skips some of them.");
-    $("steps-note").textContent = kind;
+    const more = timesteps.length - trained.length;
+    $("steps-note").textContent =
+      more < 0
+        ? `Faster and rougher than the ${trained.length} steps that the model was trained for.`
+        : more > 0
+          ? `Slower than the ${trained.length} steps that the model was trained for, and seldom better.`
+          : others.length
+            ? "The model was trained for as many steps, but at other timesteps."
+            : "The number of steps that the model was trained for.";
   }
 
-  async load() {
+  // `provider` is "wasm" or "webgpu". Returns whether the model was loaded.
+  async load(files, provider) {
     say("Loading the model…");
+    const progress = async (part) => {
+      say(`Loading the model… ${Math.round(100 * part)}%`);
+      await painted();
+    };
     try {
-      this.loading = Model.load(this.facts.latent_shape, async (part) => {
-        say(`Loading the model… ${Math.round(100 * part)}%`);
-        await painted();
-      });
+      this.loading = Model.load(files, this.facts.latent_shape, provider, progress);
       await this.loading;
       if (!this.isDrawing) say("Ready.");
+      return true;
     } catch (error) {
       this.fail("The model cannot be loaded", error);
+      return false;
     }
+  }
+
+  // Instead of the controls, ask for the files beside the page.
+  askForFiles(expected) {
+    $("lead").textContent =
+      "A text-to-image model that draws on your own device, with files that lie beside this page. " +
+      "Nothing that you type or choose leaves your device.";
+    $("folder-names").replaceChildren(...withCode(expected.names.map((name) => `\`${name}\``).join(" or ")));
+    $("controls").hidden = true;
+    $("files").hidden = false;
+    $("files").append($("status"));
+    $("folder").addEventListener("change", () => this.loadBeside(() => expected.choose([...$("folder").files])));
+    $("fetch").textContent = `Load the model from this server (${expected.smallestMib} MiB)`;
+    $("fetch").hidden = !location.protocol.startsWith("http");
+    $("fetch").addEventListener("click", () => this.loadBeside(() => expected.fetched()));
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      if (!$("files").hidden && !$("folder").disabled) this.loadBeside(async () => expected.choose(await dropped(event.dataTransfer)));
+    });
+  }
+
+  // Load what `find` returns, and show the controls. Without WebGPU, the processor draws.
+  async loadBeside(find) {
+    const setDisabled = (isDisabled) => ["folder", "fetch"].forEach((id) => ($(id).disabled = isDisabled));
+    setDisabled(true);
+    try {
+      const files = await find();
+      const provider = (await hasWebGpu()) ? "webgpu" : "wasm";
+      if (await this.load(files, provider)) this.showControls(provider);
+    } catch (error) {
+      say(error.message, true);
+    }
+    setDisabled(false);
+    $("folder").value = ""; // the same folder may be chosen again
+  }
+
+  showControls(provider) {
+    $("controls").append($("status"));
+    $("controls").hidden = false;
+    $("files").hidden = true;
+    $("draw").focus();
+    say(
+      provider === "webgpu"
+        ? "Ready. The graphics processor draws (WebGPU)."
+        : "Ready. The processor draws, which takes long, because this browser cannot use the graphics processor here.",
+    );
   }
 
   // Draw what the controls ask for, instead of what is being drawn.
@@ -166,6 +223,18 @@ class Page {
   fail(what, error) {
     console.error(error);
     say(`${what}: ${error.message}. Reload the page; if that does not help, close other pages to free memory.`, true);
+  }
+}
+
+// Whether the browser gives a graphics processor. onnxruntime would wait for ever for one that is refused.
+async function hasWebGpu() {
+  try {
+    const adapter = await navigator.gpu.requestAdapter();
+    const device = await adapter.requestDevice();
+    device.destroy();
+    return true;
+  } catch {
+    return false;
   }
 }
 

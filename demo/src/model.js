@@ -1,28 +1,40 @@
-// The exported student: the same steps as naruto_add.generate.onnx_pipeline, with onnxruntime's WASM in one thread.
+// The exported student: the same steps as naruto_add.generate.onnx_pipeline, with onnxruntime's WASM in one thread, or
+// with WebGPU in the kind of page whose runtime has it.
 import { Tokenizer } from "@huggingface/tokenizers";
 import * as ort from "onnxruntime-web/wasm";
 import { inlined } from "./inlined.js";
 import { noise } from "./noise.js";
 
-const RUNTIME = "runtime.wasm";
+const NETWORKS = ["text_encoder", "unet", "vae_decoder"];
+let runtime; // the promise of onnxruntime's WASM, which is in the page once
 
 export class Model {
-  // `latentShape` has channels, height and width. Calls `progress` with the part that is loaded so far, from 0 to 1.
-  static async load(latentShape, progress) {
+  // `files` gives the bytes of a file by `read(name)`, and by `weights(name)` what it refers to in other files.
+  // `provider` is "wasm" or "webgpu". Calls `progress` with the part that is loaded so far, from 0 to 1.
+  static async load(files, latentShape, provider, progress) {
     ort.env.logLevel = "error";
     ort.env.wasm.numThreads = 1; // a page that is a file gets no shared memory
     ort.env.wasm.proxy = false;
-    ort.env.wasm.wasmBinary = await inlined(RUNTIME);
+    runtime ??= inlined("runtime.wasm");
+    ort.env.wasm.wasmBinary = await runtime;
     const model = new Model();
     model.latentShape = latentShape;
-    const parts = ["text_encoder", "unet", "vae_decoder"];
-    for (const [index, part] of parts.entries()) {
-      await progress(index / parts.length);
-      const options = { executionProviders: ["wasm"], logSeverityLevel: 3 };
-      model[part] = await ort.InferenceSession.create(await inlined(`${part}.onnx`), options);
+    try {
+      for (const [index, part] of NETWORKS.entries()) {
+        await progress(index / NETWORKS.length);
+        model[part] = await session(files, `${part}.onnx`, provider);
+      }
+    } catch (error) {
+      await model.release();
+      throw error;
     }
-    model.setTokenizer(JSON.parse(new TextDecoder().decode(await inlined("tokenizer.json"))));
+    model.setTokenizer(JSON.parse(new TextDecoder().decode(await files.read("tokenizer.json"))));
     return model;
+  }
+
+  // Free the memory of the networks.
+  async release() {
+    for (const part of NETWORKS) await this[part]?.release();
   }
 
   setTokenizer(json) {
@@ -74,6 +86,16 @@ export class Model {
     }
     return { rgb, width, height };
   }
+}
+
+// int8 weights are restored once, on loading.
+async function session(files, name, provider) {
+  return ort.InferenceSession.create(await files.read(name), {
+    executionProviders: [provider],
+    externalData: await files.weights(name),
+    extra: { session: { disable_quant_qdq: "1" } },
+    logSeverityLevel: 3,
+  });
 }
 
 async function run(session, inputs) {

@@ -3,39 +3,30 @@
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import x0_from_noise_pred
 from naruto_add.export.demo_page import STEP_COUNTS, DemoFacts, step_table, write_demo_page
-from naruto_add.export.demo_template import BUILT, read_template, sources_hash
+from naruto_add.export.demo_template import BUILT, BUILT_BESIDE, read_templates, sources_hash
 from naruto_add.export.onnx_half import half_network
 from naruto_add.generate.model import Model, load_model
 from naruto_add.runtime.errors import StageError
-from tests.browser import CHROMIUM, Page, browser
+from tests.browser import Page, browser
 from tests.export.build import PROMPTS, export
+from tests.export.demo import DEMO, STATUS, download, draw, needs_browser, needs_build, pixels, wait_until_drawn
 
-ROOT = Path(__file__).parent.parent.parent
-DEMO = ROOT / "demo"
 SHIFT, TAB, ENTER, LEFT = 8, 9, 13, 37
 FOCUSED = "document.activeElement.id || document.activeElement.textContent"
-STATUS = "document.getElementById('status').textContent"
 TEMPLATE = (
     '<meta name="sources" content="{}"><script type="text/plain" data-file="runtime.wasm">AAAA</script><!-- model -->'
 )
 
-needs_build = pytest.mark.skipif(
-    not (DEMO / BUILT).is_file(), reason="demo/ is not built on this machine (`make demo`)"
-)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 needs_node = pytest.mark.skipif(
     shutil.which("node") is None or not (DEMO / "node_modules").is_dir(),
     reason="no node, or no packages of demo/, on this machine",
@@ -71,10 +62,10 @@ def page(exported: Path, tmp_path: Path) -> Iterator[Page]:
 def test_a_seed_gives_pythons_picture_at_every_number_of_steps(page: Page, exported: Path, tmp_path: Path) -> None:
     python = load_model(exported, num_steps=None, guidance_scale=None, raw_prompt=False)
     for prompt, seed, steps in ((PROMPTS[1], 0, 4), ("A naïve GIRL, 忍者 " * 25, 2**31 - 2, 1), ("a man", 5, 8)):
-        _draw(page, prompt, seed=seed, steps=steps)
-        ours = _download(page, tmp_path)
+        draw(page, prompt, seed=seed, steps=steps)
+        ours = download(page, tmp_path)
         theirs = python.draw(prompt, seed=seed) if steps == 4 else _at_steps(exported, steps).draw(prompt, seed=seed)
-        assert np.abs(_pixels(ours) - _pixels(theirs)).mean() < 1, "of 255"
+        assert np.abs(pixels(ours) - pixels(theirs)).mean() < 1, "of 255"
         assert ours.text["prompt"] == prompt.strip()
         assert (ours.text["seed"], ours.text["steps"]) == (str(seed), str(steps))
         assert ours.text["prompt_template"] == "{caption}, drawn"
@@ -85,28 +76,28 @@ def test_a_seed_gives_pythons_picture_at_every_number_of_steps(page: Page, expor
 def test_the_slider_shows_what_each_step_predicts(
     page: Page, exported: Path, tiny_bundle: ModelBundle, tmp_path: Path
 ) -> None:
-    _draw(page, "a man", seed=3, steps=4)
-    last = _download(page, tmp_path)
+    draw(page, "a man", seed=3, steps=4)
+    last = download(page, tmp_path)
     page.value("document.getElementById('shown').focus()")
     page.press("ArrowLeft", code=LEFT)
     page.wait_for("document.querySelector('#gallery img').alt.endsWith('after step 3 of 4')")
-    earlier = _download(page, tmp_path)
+    earlier = download(page, tmp_path)
     assert earlier.text["shown_step"] == "3"
     assert page.value("document.getElementById('shown').getAttribute('aria-valuetext')") == "Step 3 of 4"
-    assert np.abs(_pixels(earlier) - _pixels(last)).max() > 0
+    assert np.abs(pixels(earlier) - pixels(last)).max() > 0
     for _ in range(2):
         page.press("ArrowLeft", code=LEFT)
     page.wait_for("document.querySelector('#gallery img').alt.endsWith('after step 1 of 4')")
-    alone = _download(page, tmp_path)
-    _draw(page, "a man", seed=3, steps=1)
-    assert np.abs(_pixels(alone) - _pixels(_download(page, tmp_path))).mean() < 0.5, "one step is the first of four"
+    alone = download(page, tmp_path)
+    draw(page, "a man", seed=3, steps=1)
+    assert np.abs(pixels(alone) - pixels(download(page, tmp_path))).mean() < 0.5, "one step is the first of four"
 
 
 @needs_build
 @needs_browser
 def test_an_example_has_the_teachers_picture_beside_it(page: Page) -> None:
     page.value("document.querySelector('#examples button').click()")
-    _wait_until_drawn(page)
+    wait_until_drawn(page)
     captions = page.value("[...document.querySelectorAll('#gallery figcaption')].map(item => item.textContent)")
     assert captions == ["Student, 4 steps", "Teacher, 25 steps"] * 4
     assert page.value("[...document.querySelectorAll('#gallery img')].every(image => image.naturalWidth === 32)")
@@ -114,7 +105,13 @@ def test_an_example_has_the_teachers_picture_beside_it(page: Page) -> None:
     links = "[...document.querySelectorAll('footer a')].map(link => link.href)"
     assert page.value(links) == ["https://www.apache.org/licenses/LICENSE-2.0"]
     assert page.value("document.documentElement.scrollWidth") == 390, "nothing needs sideways scrolling"
-    _draw(page, "something else", seed=0, steps=4)
+    page.value("document.getElementById('seed').value = 2")
+    page.value("document.querySelector('#examples button').click()")
+    wait_until_drawn(page)
+    widths = page.value("[...document.querySelectorAll('#gallery figure :first-child')].map(item => item.offsetWidth)")
+    assert len(widths) == 8 and len(set(widths)) == 1, "seeds 4 and 5 have no teacher's picture, but the same size"
+    assert page.value("document.querySelectorAll('#gallery .none').length") == 2
+    draw(page, "something else", seed=0, steps=4)
     assert page.value("document.querySelectorAll('#gallery figcaption').length") == 0
 
 
@@ -137,9 +134,10 @@ def test_it_is_used_by_keyboard_and_screen_reader(page: Page) -> None:
     for _ in range(len(PROMPTS) + 5):
         page.press("Tab", code=TAB)
         order.append(page.value(FOCUSED))
-    assert order == [*sorted(PROMPTS, key=len), "num", "steps", "seed", "another", "draw"]
+    assert order == ["num", "steps", "seed", "another", "draw", *sorted(PROMPTS, key=len)]
+    page.value("document.getElementById('draw').focus()")
     page.press("Enter", code=ENTER, text="\r")
-    _wait_until_drawn(page)
+    wait_until_drawn(page)
     assert page.value("document.activeElement.id") == "draw", "the focus stays where it was"
     assert page.value(STATUS).startswith("4 pictures in ")
     links = page.controls()["link"]
@@ -290,49 +288,18 @@ def test_a_page_that_is_not_built_or_stale_names_the_remedy(tiny_pipeline_dir: P
     with pytest.raises(
         StageError, match=r"export\.formats: demo needs .*page\.html.*Node\.js.*make demo.*leave demo out"
     ):
-        read_template(demo_dir)
+        read_templates(demo_dir)
     (demo_dir / "dist").mkdir()
-    (demo_dir / BUILT).write_text(TEMPLATE.format(sources_hash(demo_dir)))
-    assert read_template(demo_dir).startswith("<meta")
+    for path in (BUILT, BUILT_BESIDE):
+        with pytest.raises(StageError, match=rf"demo needs .*{path.name}, which is not built"):
+            read_templates(demo_dir)
+        (demo_dir / path).write_text(TEMPLATE.format(sources_hash(demo_dir)) + path.name)
+    templates = read_templates(demo_dir)
+    assert (templates.inside[-9:], templates.beside[-16:]) == (BUILT.name, BUILT_BESIDE.name)
     (demo_dir / "src/style.css").write_text("body {}")
     with pytest.raises(StageError, match=r"was built from other sources; run `make demo`"):
-        read_template(demo_dir)
-
-
-def _draw(page: Page, prompt: str, *, seed: int, steps: int) -> None:
-    """One picture, with typed input."""
-    page.value("document.getElementById('prompt').select()")
-    page.value("document.getElementById('prompt').focus()")
-    page.type(prompt)
-    for field, value in (("num", 1), ("steps", steps), ("seed", seed)):
-        page.value(f"document.getElementById('{field}').value = {value}")
-    page.value("document.getElementById('draw').click()")
-    _wait_until_drawn(page)
-
-
-def _wait_until_drawn(page: Page) -> None:
-    page.wait_for(
-        "document.getElementById('gallery').getAttribute('aria-busy') === 'true' || / in /.test(" + STATUS + ")"
-    )
-    page.wait_for(f"document.getElementById('draw').textContent === 'Draw' && / in /.test({STATUS})")
-
-
-def _download(page: Page, folder: Path) -> Any:
-    """The file that the first picture's link saves."""
-    page.value("document.querySelector('#gallery a').click()")
-    for _ in range(100):
-        for path in folder.glob("*.png"):  # the browser renames a complete file to this ending
-            image = Image.open(path)
-            image.load()
-            path.unlink()
-            return image
-        time.sleep(0.05)
-    raise AssertionError("nothing was downloaded")
+        read_templates(demo_dir)
 
 
 def _at_steps(folder: Path, num_steps: int) -> Model:
     return load_model(folder, num_steps=num_steps, guidance_scale=None, raw_prompt=False)
-
-
-def _pixels(image: Any) -> Any:
-    return np.asarray(image.convert("RGB"), dtype=float)

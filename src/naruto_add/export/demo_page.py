@@ -2,6 +2,9 @@
 
 The page of `demo/` gets the ONNX networks with fp16 weights, each file as gzip in base64, and a JSON with the sampler,
 the examples, and what the model is. The page draws a seed's noise as torch does, so that its pictures are Python's.
+
+Networks that are too large for a page stay in the folders `onnx` and `onnx_int8` beside it. Their names and sizes are
+in the JSON; by them the page knows the files that a person chooses.
 """
 
 import base64
@@ -22,14 +25,14 @@ from naruto_add.diffusion.sampling import make_student_scheduler
 from naruto_add.export.onnx_files import sampler_steps
 from naruto_add.export.onnx_half import half_network
 from naruto_add.generate.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER
-from naruto_add.runtime.errors import StageError
 
 FILE = "demo.html"
 MAX_MIB = 300
-"""Limit of all files in the page. Browsers read no script element of 512 MiB, and phones have little memory."""
+"""Limit of the networks in a page. Browsers read no script element of 512 MiB, and phones have little memory."""
 MIB = 2**20
 STEP_COUNTS = range(1, 9)
 """Numbers of steps that the page offers, besides the trained one."""
+_NETWORKS = (TEXT_ENCODER, UNET, VAE_DECODER)
 _PLACE = "<!-- model -->"
 _QUALITY = 92
 
@@ -60,26 +63,24 @@ class DemoFacts:
     """For each number of steps that the page offers: timestep, a and b of x' = a x + b eps, x0_a and x0_b of x0."""
 
 
-def write_demo_page(path: Path, *, template: str, onnx_dir: Path, facts: DemoFacts) -> None:
-    """Write the page from the built template and the files of the format onnx.
+def fits_in_page(onnx_dir: Path) -> bool:
+    """Whether a page can hold these networks with fp16 weights, which are half of the files in fp32."""
+    sizes = [path.stat().st_size for name in _NETWORKS for path in onnx_dir.glob(f"{name}*")]
+    return sum(sizes) / 2 <= MAX_MIB * MIB
 
-    Raises StageError if the networks are too large for a page.
-    """
-    networks = {name: half_network(onnx_dir / name) for name in (TEXT_ENCODER, UNET, VAE_DECODER)}
-    size_mib = sum(map(len, networks.values())) / MIB
-    if size_mib > MAX_MIB:
-        raise StageError(
-            f"export.formats: demo: the networks take {size_mib:.0f} MiB, more than the {MAX_MIB} MiB that a page in a "
-            "browser can hold; leave demo out, or train a smaller student"
-        )
-    files = {**networks, TOKENIZER: (onnx_dir / TOKENIZER).read_bytes()}
-    sampler = json.loads((onnx_dir / SAMPLER).read_text(encoding="utf-8"))
-    model = [
-        f'<script type="application/json" id="model">{_json(_model(facts, sampler))}</script>',
-        *(f'<script type="text/plain" data-file="{name}">{_packed(data)}</script>' for name, data in files.items()),
-    ]
-    before, _, after = template.partition(_PLACE)
-    path.write_text("\n".join([before, *model, after]), encoding="utf-8")
+
+def write_demo_page(path: Path, *, template: str, onnx_dir: Path, facts: DemoFacts) -> None:
+    """Write the page from the built template and the files of the format onnx, which are in the page then."""
+    files = {name: half_network(onnx_dir / name) for name in _NETWORKS}
+    files[TOKENIZER] = (onnx_dir / TOKENIZER).read_bytes()
+    packed = (f'<script type="text/plain" data-file="{name}">{_packed(data)}</script>' for name, data in files.items())
+    _write(path, template, _model(facts, onnx_dir), *packed)
+
+
+def write_page_beside(path: Path, *, template: str, onnx_dirs: Sequence[Path], facts: DemoFacts) -> None:
+    """Write the page for networks that stay in these folders beside it, all of the same student."""
+    sizes = {folder.name: {file.name: file.stat().st_size for file in folder.iterdir()} for folder in onnx_dirs}
+    _write(path, template, {**_model(facts, onnx_dirs[0]), "files": sizes})
 
 
 def step_table(teacher_scheduler: Any, num_trained: int) -> dict[int, list[Step]]:
@@ -105,7 +106,7 @@ def step_table(teacher_scheduler: Any, num_trained: int) -> dict[int, list[Step]
 def unpack_demo_page(path: Path, folder: Path) -> None:
     """Write the page's networks, tokenizer.json and sampler.json, as the page reads them, for `OnnxPipeline`."""
     page = path.read_text(encoding="utf-8")
-    for name in (TEXT_ENCODER, UNET, VAE_DECODER, TOKENIZER):
+    for name in (*_NETWORKS, TOKENIZER):
         (packed,) = re.findall(rf'<script type="text/plain" data-file="{re.escape(name)}">([^<]*)</script>', page)
         (folder / name).write_bytes(gzip.decompress(base64.b64decode(packed)))
     (text,) = re.findall(r'<script type="application/json" id="model">([^<]*)</script>', page)
@@ -119,8 +120,15 @@ def unpack_demo_page(path: Path, folder: Path) -> None:
     (folder / SAMPLER).write_text(json.dumps(sampler), encoding="utf-8")
 
 
-def _model(facts: DemoFacts, sampler: dict[str, Any]) -> dict[str, Any]:
+def _write(path: Path, template: str, model: dict[str, Any], *elements: str) -> None:
+    before, _, after = template.partition(_PLACE)
+    script = f'<script type="application/json" id="model">{_json(model)}</script>'
+    path.write_text("\n".join([before, script, *elements, after]), encoding="utf-8")
+
+
+def _model(facts: DemoFacts, onnx_dir: Path) -> dict[str, Any]:
     """What the page's program reads; `demo/src/main.js` has the same names."""
+    sampler = json.loads((onnx_dir / SAMPLER).read_text(encoding="utf-8"))
     return {
         "title": facts.title,
         "model": facts.model,

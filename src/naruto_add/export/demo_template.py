@@ -1,19 +1,34 @@
-"""The page of `demo/` that `npm run build` makes: the demo page before a model is in it."""
+"""The pages of `demo/` that `npm run build` makes: the demo page before a model is in it or beside it."""
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from naruto_add.runtime.errors import StageError
 
 BUILT = Path("dist/page.html")
-"""What the build writes, in the folder `demo/`."""
+"""What the build writes, in the folder `demo/`: the page for a model that is in it."""
+BUILT_BESIDE = Path("dist/page_beside.html")
+"""The page for a model in files beside it."""
 BUILD = "`make demo`, or `npm ci --ignore-scripts && npm run build` in the folder demo"
 
 
-def read_template(demo_dir: Path) -> str:
-    """The built page. Raises StageError, with the commands, if it is missing or was built from other sources."""
-    path = demo_dir / BUILT
+@dataclass(frozen=True)
+class Templates:
+    """Both built pages."""
+
+    inside: str
+    beside: str
+
+
+def read_templates(demo_dir: Path) -> Templates:
+    """The built pages. Raises StageError, with the commands, if one is missing or was built from other sources."""
+    return Templates(_read(demo_dir, BUILT), _read(demo_dir, BUILT_BESIDE))
+
+
+def _read(demo_dir: Path, name: Path) -> str:
+    path = demo_dir / name
     if not path.is_file():
         raise StageError(
             f"export.formats: demo needs {path}, which is not built; install Node.js 20 or later, which has npm, and "
@@ -27,7 +42,7 @@ def read_template(demo_dir: Path) -> str:
 
 
 def sources_hash(demo_dir: Path) -> str:
-    """The hash that `demo/build.mjs` writes into the page."""
+    """The hash that `demo/build.mjs` writes into the pages."""
     names = ["build.mjs", "package-lock.json", *(f"src/{path.name}" for path in (demo_dir / "src").iterdir())]
     digest = hashlib.sha256()
     for name in sorted(names):

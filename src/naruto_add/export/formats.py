@@ -30,8 +30,15 @@ from naruto_add.export import lora, onnx_files, single_file
 from naruto_add.export.card_pictures import PLOT, write_pictures, write_plot
 from naruto_add.export.demo_examples import draw_examples, load_examples
 from naruto_add.export.demo_page import FILE as DEMO_FILE
-from naruto_add.export.demo_page import DemoFacts, step_table, unpack_demo_page, write_demo_page
-from naruto_add.export.demo_template import read_template
+from naruto_add.export.demo_page import (
+    DemoFacts,
+    fits_in_page,
+    step_table,
+    unpack_demo_page,
+    write_demo_page,
+    write_page_beside,
+)
+from naruto_add.export.demo_template import Templates, read_templates
 from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE, write_diffusers_folder
 from naruto_add.export.latency import Draw, Job, latencies_ms
 from naruto_add.export.model_card import CardFacts, lora_card, student_about
@@ -78,7 +85,7 @@ def export_student(
     """
     if "onnx" in params.formats:
         require_onnx()
-    template = read_template(inputs.demo_dir) if "demo" in params.formats else ""
+    templates = read_templates(inputs.demo_dir) if "demo" in params.formats else None
     teacher = load_pipeline_folder(inputs.teacher_dir, precision="fp32", caption_chunks=base.caption_chunks)
     move_to_cpu(*teacher.networks)
     student = replace(teacher, unet=load_unet(inputs.distilled_dir, precision="fp32", scheduler=teacher.scheduler))
@@ -116,9 +123,9 @@ def export_student(
             run.export_onnx("onnx")
         if "onnx_int8" in params.formats:
             run.export_onnx("onnx_int8")
-        if "demo" in params.formats:
+        if templates is not None:
             examples = load_examples(inputs.dataset_dir, prompt_template=base.prompt_template)
-            run.export_demo(template, examples, facts)
+            run.export_demo(templates, examples, facts)
         run.time_formats()
         if params.tiny_decoder != OFF:
             run.figures["tiny_decoder"] = write_tiny_decoder(
@@ -249,9 +256,12 @@ class _Run:
         self.figures[name] = {**self._check_onnx(name, pipeline), "size_mib": _size_mib(folder)}
         self.cpu_jobs[name] = Job(lambda batch: pipeline.draw(self._batch(batch), self._noise(batch).cpu().numpy()))
 
-    def export_demo(self, template: str, examples: list[Example], card_facts: CardFacts) -> None:
-        """Write the page, and compare the networks that are in it; only the tests draw with it in a browser."""
-        path = self.folder / DEMO_FILE
+    def export_demo(self, templates: Templates, examples: list[Example], card_facts: CardFacts) -> None:
+        """Write the page, and compare the networks that are in it; only the tests draw with it in a browser.
+
+        Networks that a page cannot hold stay beside it, in the folders that have been compared already.
+        """
+        path, onnx_dir = self.folder / DEMO_FILE, self.folder / "onnx"
         teacher_sampler = dpm_solver_sampler(self.teacher, EXAMPLE_TEACHER_STEPS, self.sampling.guidance_scale)
         facts = DemoFacts(
             title=f"Draw in {self.sampling.student_steps} steps",
@@ -262,7 +272,12 @@ class _Run:
             trained_timesteps=self.sampling.student_timesteps,
             steps=step_table(self.student.scheduler, self.sampling.student_steps),
         )
-        write_demo_page(path, template=template, onnx_dir=self.folder / "onnx", facts=facts)
+        if not fits_in_page(onnx_dir):
+            onnx_dirs = [self.folder / name for name in ("onnx", "onnx_int8") if name in self.params.formats]
+            write_page_beside(path, template=templates.beside, onnx_dirs=onnx_dirs, facts=facts)
+            self.figures["demo"] = {"size_mib": _size_mib(path)}
+            return
+        write_demo_page(path, template=templates.inside, onnx_dir=onnx_dir, facts=facts)
         with tempfile.TemporaryDirectory() as folder:
             unpack_demo_page(path, Path(folder))
             pipeline = OnnxPipeline(Path(folder), num_threads=torch.get_num_threads())

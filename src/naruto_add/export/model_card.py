@@ -5,7 +5,7 @@ Names of data sets, models and prompts may come from elsewhere: YAML quotes them
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,8 +123,8 @@ def lora_card(facts: CardFacts, file: str) -> str:
 
 
 def student_about(facts: CardFacts) -> list[str]:
-    """Paragraphs for the demo page: what the student is, its limits and its licences."""
-    (use, *limits) = _limit_points(facts, [])
+    """Paragraphs for the demo page, which has no metrics: what the student is, its limits and its licences."""
+    (use, *limits) = _limit_points(replace(facts, metrics={}), [])
     licences = [_licence(facts).text, _licence(facts).link, _dataset_licence(facts)]
     return [_student_description(facts), use, " ".join(limits), " ".join(filter(None, licences))]
 
@@ -266,6 +266,10 @@ def _other_files(facts: CardFacts) -> list[str]:
             single += (
                 f" Settings for the student in ComfyUI: sampler `euler`, scheduler `simple`, {num_steps} steps, cfg 1."
             )
+    demo = (
+        "A page that draws in a browser, offline: download it and open it with a double click. A page that asks for "
+        "the model's folder draws with the files of `onnx/`; download them too."
+    )
     descriptions: dict[ExportFormat, tuple[str, str]] = {
         "lora": ("lora/", "The teacher's LoRA in kohya's layout, for the base model, with a card of its own."),
         "single_file": ("single_file/", single),
@@ -274,7 +278,7 @@ def _other_files(facts: CardFacts) -> list[str]:
             "onnx_int8/",
             "The same networks with int8 weights: a quarter of the size, and slightly different pictures.",
         ),
-        "demo": ("demo.html", "A page that draws in a browser, offline: download it and open it with a double click."),
+        "demo": ("demo.html", demo),
     }
     rows = [f"- `{path}`: {text}" for name, (path, text) in descriptions.items() if name in facts.formats]
     return ["## Other files\n\n" + "\n".join(rows)] if rows else []
@@ -311,16 +315,14 @@ def _limits(facts: CardFacts, limits: list[str]) -> str:
 
 def _limit_points(facts: CardFacts, limits: list[str]) -> list[str]:
     size = facts.resolution_px
+    measured = "; the metrics about training pictures measure this" if facts.metrics else ""
     return [
         (
             f"Intended for pictures of {size}x{size} pixels of what its training pictures show, from captions like "
             "theirs. It draws other subjects poorly, and it draws no legible text."
         ),
         *limits,
-        (
-            "It learned from a small set of pictures, and may draw pictures that resemble one of them; the metrics "
-            "about training pictures measure this."
-        ),
+        f"It learned from a small set of pictures, and may draw pictures that resemble one of them{measured}.",
         (
             "Neither its prompts nor its pictures are filtered: there is no safety checker. Its biases, which "
             "come from the base model and the training pictures, were not measured."

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from naruto_add.config import paths
 from naruto_add.config.constants import INCEPTION_FILE, TRUNK_FILES
 from naruto_add.config.schema import Params
-from naruto_add.export.demo_template import read_template
+from naruto_add.export.demo_template import read_templates
 from naruto_add.pipeline.base_use import check_base_use, problem_of
 from naruto_add.pipeline.hub import networks
 from naruto_add.pipeline.pictures import check_source
@@ -100,7 +100,7 @@ def _packages(params: Params) -> Iterator[Requirement]:
 
 
 def _check_demo() -> None:
-    read_template(paths.DEMO)
+    read_templates(paths.DEMO)
 
 
 def _package(package: str, key: str, remedy: str) -> Requirement:

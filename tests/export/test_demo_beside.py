@@ -1,0 +1,186 @@
+"""A page whose model is too large to be in it: it draws Python's picture with the folder that a person gives it."""
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from naruto_add.export import demo_page
+from naruto_add.generate.model import load_model
+from naruto_add.generate.onnx_model import Backend, load_onnx_model
+from tests.browser import Page, browser
+from tests.export.build import PROMPTS, export
+from tests.export.demo import DEMO, STATUS, download, draw, needs_browser, needs_build, pixels
+
+pytestmark = [needs_build, needs_browser]
+
+SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+"""A graphics processor that Chromium computes, on machines without one."""
+ON_GPU, ON_CPU = "Ready. The graphics processor draws", "Ready. The processor draws, which takes long"
+IS_ASKING = "!document.getElementById('files').hidden && document.getElementById('controls').hidden"
+NO_GPU = "No available adapters."
+"""What Chromium itself writes into the console when a page asks for a graphics processor and there is none."""
+NO_DEVICE = "GPUAdapter.prototype.requestDevice = () => Promise.reject(new Error('out of memory'))"
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    root = tmp_path_factory.mktemp("beside")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_page, "MAX_MIB", 0)
+        return export(tiny_pipeline_dir, root, formats=["diffusers", "onnx", "onnx_int8", "demo"], demo_dir=DEMO)
+
+
+@contextmanager
+def opened(exported: Path, folder: Path, *flags: str, before: str = "") -> Iterator[Page]:
+    """The page, asking for its files. No test asks the network or leaves an error in the console."""
+    with browser(folder / "profile", *flags, timeout_s=600) as page:
+        page.resize(390, 844)
+        page.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        page.before_scripts(before)
+        page.open(exported / "demo.html")
+        page.wait_for(IS_ASKING)
+        yield page
+        assert [error for error in page.errors if NO_GPU not in error] == []
+        assert {address for address in page.requests if not address.startswith(("blob:", "data:"))} == {
+            (exported / "demo.html").as_uri()
+        }
+
+
+@pytest.mark.parametrize(("flags", "ready"), [((), ON_CPU), pytest.param(SOFTWARE_GPU, ON_GPU, marks=pytest.mark.slow)])
+def test_the_chosen_folder_draws_pythons_picture(
+    exported: Path, tmp_path: Path, flags: tuple[str, ...], ready: str
+) -> None:
+    with opened(exported, tmp_path, *flags) as page:
+        page.choose("folder", exported / "onnx")
+        page.wait_for(f"{STATUS}.startsWith('Ready.')")
+        assert page.value(STATUS).startswith(ready)
+        assert not page.value(IS_ASKING)
+        assert page.value("document.activeElement.id") == "draw"
+        draw(page, PROMPTS[1], seed=3, steps=4)
+        ours = download(page, tmp_path)
+    theirs = load_model(exported, num_steps=None, guidance_scale=None, raw_prompt=False).draw(PROMPTS[1], seed=3)
+    assert np.abs(pixels(ours) - pixels(theirs)).mean() < 1, "of 255"
+    assert (ours.text["prompt"], ours.text["seed"], ours.text["steps"]) == (PROMPTS[1], "3", "4")
+
+
+def test_of_a_dropped_export_the_smallest_folder_draws(exported: Path, tmp_path: Path) -> None:
+    with opened(exported, tmp_path) as page:
+        page.drop(exported)
+        page.wait_for(f"{STATUS}.startsWith('Ready.')")
+        draw(page, PROMPTS[1], seed=3, steps=4)
+        of_export = download(page, tmp_path)
+        page.open(exported / "demo.html")
+        page.drop(*(exported / "onnx").iterdir())
+        page.wait_for(f"{STATUS}.startsWith('Ready.')")
+        draw(page, PROMPTS[1], seed=3, steps=4)
+        of_files = download(page, tmp_path)
+    assert _nearest(of_export, exported) == "onnx_int8"
+    assert _nearest(of_files, exported) == "onnx"
+
+
+def test_a_browser_without_handles_reads_a_dropped_folder_by_entries(exported: Path, tmp_path: Path) -> None:
+    with _served(exported) as address, browser(tmp_path / "profile") as page:
+        page.before_scripts("delete DataTransferItem.prototype.getAsFileSystemHandle")
+        page.open(f"{address}/demo.html")
+        page.wait_for(IS_ASKING)
+        page.drop(exported / "onnx")
+        page.wait_for(f"{STATUS}.startsWith('Ready.')")
+
+
+def test_a_graphics_processor_that_is_refused_is_replaced_by_the_processor(exported: Path, tmp_path: Path) -> None:
+    with opened(exported, tmp_path, *SOFTWARE_GPU, before=NO_DEVICE) as page:
+        page.choose("folder", exported / "onnx")
+        page.wait_for(f"{STATUS}.startsWith('Ready.')")
+        assert page.value(STATUS).startswith(ON_CPU)
+        draw(page, "a man", seed=0, steps=1)
+
+
+def test_other_files_get_a_sentence_and_another_try(exported: Path, tmp_path: Path) -> None:
+    partial_copy, other = tmp_path / "partial", tmp_path / "other"
+    for copy in (partial_copy, other):
+        shutil.copytree(exported / "onnx", copy)
+    (partial_copy / "unet.onnx").unlink()
+    (other / "unet.onnx").write_bytes(b"another network")
+    with opened(exported, tmp_path) as page:
+        for folder, sentence in (
+            (exported / "scheduler", "These are not the model's files. Choose the folder onnx_int8 or onnx beside"),
+            (partial_copy, "The folder is not complete: unet.onnx is missing."),
+            (other, "These files belong to another model than this page."),
+        ):
+            page.choose("folder", folder)
+            page.wait_for(f"document.querySelector('#status.error') && {STATUS}.startsWith({json.dumps(sentence)})")
+            assert page.value(IS_ASKING)
+        page.choose("folder", exported / "onnx")
+        page.wait_for(f"{STATUS}.startsWith('Ready.')")
+
+
+def test_screen_reader_and_phone(exported: Path, tmp_path: Path) -> None:
+    with opened(exported, tmp_path) as page:
+        assert page.controls()["button"] == ["The model's folder"], "the file input is all that there is"
+        assert "sends them nowhere" in page.value("document.getElementById('folder-note').textContent")
+        assert page.value("document.documentElement.scrollWidth") == 390, "nothing needs sideways scrolling"
+
+
+def test_a_server_gives_the_files_by_a_button(exported: Path, tmp_path: Path) -> None:
+    with _served(exported) as address, browser(tmp_path / "profile") as page:
+        page.open(f"{address}/demo.html")
+        page.wait_for(IS_ASKING)
+        assert page.value("document.getElementById('fetch').textContent").startswith("Load the model from this server")
+        page.value("document.getElementById('fetch').click()")
+        page.wait_for(f"{STATUS}.startsWith('Ready.')")
+        draw(page, "a man", seed=0, steps=1)
+        assert [error for error in page.errors if NO_GPU not in error] == []
+        asked = [item.removeprefix(f"{address}/") for item in page.requests if item.startswith(address)]
+        assert {item.split("/")[0] for item in asked} == {"demo.html", "onnx_int8"}
+
+
+def test_the_page_knows_the_files_and_holds_none(exported: Path) -> None:
+    page = (exported / "demo.html").read_text(encoding="utf-8")
+    assert re.findall('<script type="text/plain" data-file="([^"]*)"', page) == ["runtime.wasm"]
+    (text,) = re.findall(r'<script type="application/json" id="model">([^<]*)</script>', page)
+    assert json.loads(text)["files"] == {
+        name: {path.name: path.stat().st_size for path in (exported / name).iterdir()} for name in ("onnx", "onnx_int8")
+    }
+    figures = json.loads((exported.parent.parent / "metrics/export.json").read_text())
+    assert [name for name in figures if name.startswith("demo.")] == ["demo.size_mib"]
+
+
+def _nearest(picture: Any, exported: Path) -> Backend:
+    """The files with which Python draws most like this picture of the seed 3."""
+
+    def difference(backend: Backend) -> float:
+        model = load_onnx_model(exported, num_steps=None, guidance_scale=None, raw_prompt=False, backend=backend)
+        return float(np.abs(pixels(picture) - pixels(model.draw(PROMPTS[1], seed=3))).mean())
+
+    return min(get_args(Backend), key=difference)
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """A web server of this folder on this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
