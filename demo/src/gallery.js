@@ -5,8 +5,10 @@ import { slug } from "./text.js";
 const $ = (id) => document.getElementById(id);
 
 export class Gallery {
-  constructor(facts) {
+  // `onError` gets why a step could not be shown.
+  constructor(facts, onError) {
     this.facts = facts;
+    this.onError = onError;
     this.pictures = [];
     this.showing = Promise.resolve();
     $("shown").addEventListener("input", () => this.showStep());
@@ -18,6 +20,7 @@ export class Gallery {
     this.request = request;
     this.model = model;
     this.pictures = [];
+    this.showing = Promise.resolve();
     this.example = this.facts.examples.find(({ prompt }) => prompt === request.prompt);
     $("gallery").replaceChildren();
     $("empty").hidden = true;
@@ -32,22 +35,28 @@ export class Gallery {
   async add(seed, predictions) {
     const teacher = this.example && (this.example.teacher[seed] ?? null);
     const picture = new Picture(this.facts, this.request, seed, predictions, teacher);
-    await picture.show(this.model, this.step);
+    const { step } = this;
+    await picture.show(this.model, step);
     this.pictures.push(picture);
     $("gallery").append(picture.element);
+    if (step !== this.step) this.showNext(picture); // the slider was moved meanwhile
   }
 
   get step() {
     return Number($("shown").value);
   }
 
-  // One after another, since the networks run once at a time; steps that the slider has left are not shown.
   showStep() {
     this.nameStep();
+    for (const picture of this.pictures) this.showNext(picture);
+  }
+
+  // Show the slider's step of this picture after the pictures that wait already, unless the slider has left the step or
+  // the gallery the picture by then. A step that cannot be shown does not stop the pictures behind it.
+  showNext(picture) {
     const { step, model } = this;
-    for (const picture of this.pictures) {
-      this.showing = this.showing.then(() => (step === this.step ? picture.show(model, step) : undefined));
-    }
+    const isWanted = () => step === this.step && this.pictures.includes(picture);
+    this.showing = this.showing.then(() => (isWanted() ? picture.show(model, step) : undefined)).catch(this.onError);
   }
 
   nameStep() {

@@ -22,7 +22,10 @@ function main() {
 class Page {
   constructor(facts) {
     this.facts = facts;
-    this.gallery = new Gallery(facts);
+    this.gallery = new Gallery(facts, (error) => {
+      console.error(error);
+      say(`The step cannot be shown: ${error.message}. Move the slider to try again.`, true);
+    });
     this.run = 0; // a drawing stops when this is no longer its own number
     this.isDrawing = false;
     this.drawn = Promise.resolve(); // when the networks are free
@@ -34,7 +37,7 @@ class Page {
     document.title = facts.title;
     $("about").replaceChildren(...facts.about.map(paragraph));
     if (facts.prompt_template !== "{caption}") {
-      $("template").textContent = `The model gets it as “${facts.prompt_template.replace("{caption}", "…")}”.`;
+      $("template").textContent = `The model receives it as “${facts.prompt_template.replace("{caption}", "…")}”.`;
       $("template").hidden = false;
     }
     $("prompt").value = facts.examples[0].prompt;

@@ -7,6 +7,7 @@ import { noise } from "./noise.js";
 
 const NETWORKS = ["text_encoder", "unet", "vae_decoder"];
 let runtime; // the promise of onnxruntime's WASM, which is in the page once
+let free = Promise.resolve(); // when the networks are free: onnxruntime runs one at a time
 
 export class Model {
   // `files` gives the bytes of a file by `read(name)`, and by `weights(name)` what it refers to in other files.
@@ -98,8 +99,11 @@ async function session(files, name, provider) {
   });
 }
 
+// The slider asks for pictures while others are drawn.
 async function run(session, inputs) {
-  const outputs = await session.run(inputs);
+  const running = free.then(() => session.run(inputs));
+  free = running.catch(() => undefined); // the caller gets the error; the next run does not
+  const outputs = await running;
   return outputs[session.outputNames[0]];
 }
 

@@ -12,7 +12,7 @@ import torch
 
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import x0_from_noise_pred
-from naruto_add.export.demo_page import STEP_COUNTS, DemoFacts, step_table, write_demo_page
+from naruto_add.export.demo_page import STEP_COUNTS, DemoFacts, step_table, write_demo_page, write_page_beside
 from naruto_add.export.demo_template import BUILT, BUILT_BESIDE, read_templates, sources_hash
 from naruto_add.export.onnx_half import half_network
 from naruto_add.generate.model import Model, load_model
@@ -22,6 +22,7 @@ from tests.export.build import PROMPTS, export
 from tests.export.demo import DEMO, STATUS, download, draw, needs_browser, needs_build, pixels, wait_until_drawn
 
 SHIFT, TAB, ENTER, LEFT = 8, 9, 13, 37
+ALTS = "[...document.querySelectorAll('#gallery figure:first-child img')].map(image => image.alt)"
 FOCUSED = "document.activeElement.id || document.activeElement.textContent"
 TEMPLATE = (
     '<meta name="sources" content="{}"><script type="text/plain" data-file="runtime.wasm">AAAA</script><!-- model -->'
@@ -91,6 +92,32 @@ def test_the_slider_shows_what_each_step_predicts(
     alone = download(page, tmp_path)
     draw(page, "a man", seed=3, steps=1)
     assert np.abs(pixels(alone) - pixels(download(page, tmp_path))).mean() < 0.5, "one step is the first of four"
+
+
+@needs_build
+@needs_browser
+def test_a_slider_that_moves_while_a_picture_is_finished_shows_its_step_of_all(page: Page) -> None:
+    _when_next_picture_is_made(page, "moveSlider(1)")
+    page.value("document.getElementById('num').value = 2")
+    page.value("document.getElementById('draw').click()")
+    wait_until_drawn(page)
+    page.wait_for(f"{ALTS}.length === 2 && {ALTS}.every(alt => alt.endsWith('after step 1 of 4'))")
+    assert page.value("document.getElementById('shown-name').textContent") == "1 of 4"
+
+
+@needs_build
+@needs_browser
+def test_the_slider_works_after_a_step_that_could_not_be_shown(page: Page) -> None:
+    draw(page, "a man", seed=3, steps=4)
+    _when_next_picture_is_made(page, "fail()")
+    page.value("moveSlider(2)")
+    page.wait_for(f"{STATUS} === 'The step cannot be shown: no memory. Move the slider to try again.'")
+    assert not page.value(f"{ALTS}[0].includes('after step')")
+    page.value("moveSlider(1)")
+    page.wait_for(f"{ALTS}[0].endsWith('after step 1 of 4')")
+    (error,) = page.errors
+    assert "no memory" in error
+    page.errors.clear()
 
 
 @needs_build
@@ -299,6 +326,35 @@ def test_a_page_that_is_not_built_or_stale_names_the_remedy(tiny_pipeline_dir: P
     (demo_dir / "src/style.css").write_text("body {}")
     with pytest.raises(StageError, match=r"was built from other sources; run `make demo`"):
         read_templates(demo_dir)
+
+
+def test_a_template_without_a_place_for_the_model_is_refused(exported: Path, tmp_path: Path) -> None:
+    template = TEMPLATE.removesuffix("<!-- model -->")
+    facts = DemoFacts(title="t", model="m", about=[], examples=[], teacher_steps=25, trained_timesteps=[999], steps={})
+    with pytest.raises(StageError, match=r"the built page lacks <!-- model -->; restore it in demo/src/page\.html"):
+        write_page_beside(tmp_path / "demo.html", template=template, onnx_dirs=[exported / "onnx"], facts=facts)
+    assert not (tmp_path / "demo.html").exists()
+
+
+def _when_next_picture_is_made(page: Page, code: str) -> None:
+    """Run this JavaScript once, when the page makes the next PNG. It may move the slider by `moveSlider`, or `fail`."""
+    page.value(
+        """
+        globalThis.moveSlider = (step) => {
+          document.getElementById('shown').value = step;
+          document.getElementById('shown').dispatchEvent(new Event('input'));
+        };
+        globalThis.fail = () => { throw new Error('no memory') };
+        const make = URL.createObjectURL;
+        URL.createObjectURL = (file) => {
+          URL.createObjectURL = make;
+          """
+        + code
+        + """;
+          return make(file);
+        };
+        true"""
+    )
 
 
 def _at_steps(folder: Path, num_steps: int) -> Model:

@@ -25,6 +25,7 @@ from naruto_add.diffusion.sampling import make_student_scheduler
 from naruto_add.export.onnx_files import sampler_steps
 from naruto_add.export.onnx_half import half_network
 from naruto_add.generate.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER
+from naruto_add.runtime.errors import StageError
 
 FILE = "demo.html"
 MAX_MIB = 300
@@ -121,7 +122,9 @@ def unpack_demo_page(path: Path, folder: Path) -> None:
 
 
 def _write(path: Path, template: str, model: dict[str, Any], *elements: str) -> None:
-    before, _, after = template.partition(_PLACE)
+    before, place, after = template.partition(_PLACE)
+    if not place:
+        raise StageError(f"export.formats: demo: the built page lacks {_PLACE}; restore it in demo/src/page.html")
     script = f'<script type="application/json" id="model">{_json(model)}</script>'
     path.write_text("\n".join([before, script, *elements, after]), encoding="utf-8")
 
