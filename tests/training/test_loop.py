@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ OPTIMIZER = Optimizer(
 )
 SKIPPED = 7
 """A step whose gradient is not finite."""
+
+
+@pytest.fixture
+def handlers() -> Iterator[dict[int, Any]]:
+    """The handlers of both signals before the test, which are those after it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class KilledError(Exception):
@@ -95,6 +105,57 @@ def test_an_interrupted_run_completes_its_step_saves_and_raises(tmp_path: Path) 
         _train(tmp_path / "stopped", interrupt_at=5)
     assert torch.load(tmp_path / "stopped/toy.pt", weights_only=True)["num_done"] == 6
     _assert_equal(_train(tmp_path / "stopped"), _train(tmp_path / "whole"))
+
+
+class _Interrupted:
+    """A trained state during whose saving a signal comes."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def state_dict(self) -> dict[str, Any]:
+        os.kill(os.getpid(), self.number)
+        return {}
+
+    def load_state_dict(self, _: Any) -> None:
+        """Nothing was saved."""
+
+
+def _run(folder: Path, *, num_steps: int, state: dict[str, Any], at_start: int | None = None) -> None:
+    def validate(num_done: int) -> dict[str, float]:
+        if num_done == 0 and at_start is not None:
+            os.kill(os.getpid(), at_start)
+        return {"score": 0.0}
+
+    run_steps(
+        lambda _: {"loss": 0.0},
+        TrainingRun(checkpoint_dir=folder, curves_path=folder / "toy.tsv"),
+        name="toy",
+        num_steps=num_steps,
+        state=state,
+        num_weights=1,
+        validate=validate,
+        validation_every_steps=num_steps,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_last_save_ends_the_run(tmp_path: Path, handlers: dict[int, Any], number: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, num_steps=1, state={"model": _Interrupted(number)})
+    assert torch.load(tmp_path / "toy.pt", weights_only=True)["num_done"] == 1
+    is_ending = number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == (signal.SIG_IGN if is_ending else handlers[signal.SIGTERM])
+    assert signal.getsignal(signal.SIGINT) == handlers[signal.SIGINT]
+
+
+def test_a_signal_during_the_first_validation_lets_a_step_complete_and_be_saved(
+    tmp_path: Path, handlers: dict[int, Any]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, num_steps=3, state={}, at_start=signal.SIGINT)
+    assert torch.load(tmp_path / "toy.pt", weights_only=True)["num_done"] == 1
+    assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
 
 
 def test_the_curve_of_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ for bit on one machine.
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +67,10 @@ def run_steps(
     checkpoint = Checkpoint(run.checkpoint_dir / f"{name}.pt", {**state, "curves": curves}, rarely_changed=["best"])
     num_done = checkpoint.load()
     wait_for_all()  # until all processes have read the checkpoint, none may write it
-    if num_done is None:
-        num_done = 0
-        curves.add_validation(0, validate(0))
-    with _interruptible() as interrupted, tracked(run.tracking, name) as tracker:
+    with _interruptible() as received, tracked(run.tracking, name) as tracker:
+        if num_done is None:
+            num_done = 0
+            curves.add_validation(0, validate(0))
         bar = main_progress(range(num_done, num_steps), desc=name, total=num_steps, initial=num_done)
         for step in bar:
             scalars = train_step(step)
@@ -83,13 +84,15 @@ def run_steps(
                 _track(tracker, num_done, validated, pictures)
             if is_validation or curves.is_due():
                 _write_curves(curves, run.curves_path)
-            is_interrupted = summed(interrupted.is_set()) > 0  # the signal may reach only one of the processes
+            is_interrupted = _any_process(received)
             if is_main() and (is_validation or is_interrupted or checkpoint.is_due()):
                 checkpoint.save(num_done)
             if is_interrupted:
                 wait_for_all()  # the main process may still be saving
                 raise KeyboardInterrupt
             bar.set_postfix(_first_values(scalars), refresh=False)
+        if _any_process(received):  # a signal that came while the last step was saved
+            raise KeyboardInterrupt
     _write_curves(curves, run.curves_path)
 
 
@@ -116,26 +119,34 @@ def _first_values(scalars: Scalars) -> dict[str, str]:
     return {name: f"{value:.3g}" for name, value in list(scalars.items())[:3] if value is not None}
 
 
-@contextmanager
-def _interruptible() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second SIGINT raises KeyboardInterrupt immediately.
+def _any_process(received: AbstractSet[int]) -> bool:
+    """Whether a signal has been received; it may reach only one of the processes."""
+    return summed(bool(received)) > 0
 
-    SIGTERM may come several times: once for each thread of a killed parent. So it is ignored after the first.
+
+@contextmanager
+def _interruptible() -> Generator[AbstractSet[int]]:
+    """The signals SIGINT and SIGTERM that have come; SIGINT after one of them raises KeyboardInterrupt at once.
+
+    At its end the block raises KeyboardInterrupt if the set is not empty, so that no signal is lost. SIGTERM may come
+    several times: once for each thread of a killed parent. So it is ignored after the first, also after the block.
     """
-    event = threading.Event()
+    received: set[int] = set()
     if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may install signal handlers
+        yield received  # only the main thread may install signal handlers
         return
 
     def interrupt(number: int, _: object) -> None:
-        if event.is_set() and number == signal.SIGINT:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        event.set()
+        received.add(number)
 
     handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield event
+        yield received
     finally:
         for number, handler in handlers.items():
-            is_ending = number == signal.SIGTERM and event.is_set()
+            is_ending = number == signal.SIGTERM and number in received
             signal.signal(number, signal.SIG_IGN if is_ending else handler)
+    if received:
+        raise KeyboardInterrupt
