@@ -17,6 +17,7 @@ def main(params: "Params") -> None:
         params.ingest,
         base_model=params.base.model,
         base_revision=params.base.revision,
+        prompt_template=params.base.prompt_template,
         caption_chunks=params.base.caption_chunks,
         resolution_px=params.base.resolution_px,
         dataset_dir=paths.DATASET,

@@ -37,7 +37,7 @@ def test_captions_are_cleaned(text: object, cleaned: str) -> None:
 
 
 def test_tokens_are_counted_by_the_base_models_tokenizer() -> None:
-    counts = count_tokens(["a man", "a " * 75, "a " * 76], str(_MODEL), "", num_chunks=1)
+    counts = count_tokens(["a man", "a " * 75, "a " * 76], str(_MODEL), "", prompt_template="{caption}", num_chunks=1)
     assert (counts.max, counts.lost) == (78, {"a " * 76: "a "})
     assert counts.mean == pytest.approx((4 + 77 + 78) / 3)
 
@@ -45,16 +45,17 @@ def test_tokens_are_counted_by_the_base_models_tokenizer() -> None:
 def test_each_further_chunk_keeps_75_tokens_more() -> None:
     caption = "a " * 75 + "b " * 75 + "the end"
     for num_chunks, lost in ((1, "b " * 75 + "the end"), (2, "the end"), (3, None)):
-        found = count_tokens([caption], str(_MODEL), "", num_chunks=num_chunks).lost
+        found = count_tokens([caption], str(_MODEL), "", prompt_template="{caption}", num_chunks=num_chunks).lost
         assert found == ({} if lost is None else {caption: lost})
 
 
 def test_the_lost_part_of_a_caption_begins_at_the_first_token_that_is_cut_off() -> None:
     caption = "a man " * 37 + "with unbelievable hair, ÉTUDE 忍者"
-    (lost,) = count_tokens([caption, "a man"], str(_MODEL), "", num_chunks=1).lost.values()
+    (lost,) = count_tokens([caption, "a man"], str(_MODEL), "", prompt_template="{caption}", num_chunks=1).lost.values()
     assert caption.endswith(lost)
     seen, all_tokens = (
-        count_tokens([text], str(_MODEL), "", num_chunks=1).max for text in (caption.removesuffix(lost), caption)
+        count_tokens([text], str(_MODEL), "", prompt_template="{caption}", num_chunks=1).max
+        for text in (caption.removesuffix(lost), caption)
     )
     assert seen <= 77 < all_tokens
     assert lost.endswith("hair, ÉTUDE 忍者")
@@ -77,4 +78,4 @@ def test_the_captions_of_a_picture_are_cleaned_and_each_is_kept_once(texts: obje
 
 def test_a_missing_tokenizer_is_an_error_that_names_the_parameter(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"base\.model: the tokenizer of .* cannot be loaded"):
-        count_tokens(["a man"], str(tmp_path), "", num_chunks=1)
+        count_tokens(["a man"], str(tmp_path), "", prompt_template="{caption}", num_chunks=1)

@@ -42,11 +42,12 @@ _PARAMS = Ingest(
 _Written = dict[str, Any]
 
 
-def _run(out: Path, **changes: Any) -> _Written:
+def _run(out: Path, *, prompt_template: str = "{caption}", **changes: Any) -> _Written:
     run_ingest(
         _PARAMS.model_copy(update=changes),
         base_model=_base_model(out / "base"),
         base_revision="",
+        prompt_template=prompt_template,
         caption_chunks=1,
         resolution_px=32,
         dataset_dir=out / "dataset",
@@ -334,6 +335,19 @@ def test_long_captions_are_counted(tmp_path: Path) -> None:
     _write_table(tmp_path / "set", rows)
     metrics = _run(tmp_path, source="folder", path=str(tmp_path / "set"))["metrics"]
     assert (metrics["captions.truncated"], metrics["tokens.max"]) == (1, 102)
+
+
+def test_the_words_of_the_prompt_template_are_counted(tmp_path: Path) -> None:
+    rows = _folder(tmp_path / "set", 10)
+    rows[2]["text"] = "a man " * 37
+    _write_table(tmp_path / "set", rows)
+    source = {"source": "folder", "path": str(tmp_path / "set")}
+    plain = _run(tmp_path, **source)["metrics"]
+    assert (plain["captions.truncated"], plain["tokens.max"]) == (0, 76)
+    written = _run(tmp_path, prompt_template="{caption} in black ink", **source)
+    assert (written["metrics"]["captions.truncated"], written["metrics"]["tokens.max"]) == (1, 79)
+    (lost,) = _lines(tmp_path / "dataset/truncated.jsonl")
+    assert (lost["text"], lost["lost"]) == (written["rows"][2]["text"], "black ink")
 
 
 def test_further_captions_and_given_splits_are_kept_and_counted(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_file_predicts_and_encodes_as_the_folder(bundle: ModelBundle, path: Pa
 
 
 def test_tokens_are_counted_by_clips_tokenizer(path: Path) -> None:
-    assert count_tokens(["a photo of a cat"], str(path), "", num_chunks=1).max == 7
+    assert count_tokens(["a photo of a cat"], str(path), "", prompt_template="{caption}", num_chunks=1).max == 7
 
 
 @pytest.mark.parametrize(("name", "predicted"), [("v_pred", "v_prediction"), ("", "epsilon")])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
-from naruto_add.diffusion.token_chunks import token_chunks
+from naruto_add.diffusion.token_chunks import CHUNK_LENGTH, TOKENS_PER_CHUNK, token_chunks
 from naruto_add.training.teacher.trainer import Denoiser
 
 LONG = "a man " * 50  # 100 tokens
@@ -19,6 +19,11 @@ def test_chunks_have_their_own_begin_end_and_padding() -> None:
     assert token_chunks([1, 2, 3], empty, 2) == [100, 1, 2, 3, 101, *empty]
     assert token_chunks([], empty, 2) == [*empty, *empty]
     assert token_chunks([1, 2, 3, 4], empty, 1) == [100, 1, 2, 3, 101]
+
+
+def test_a_chunk_with_its_ends_is_as_long_as_the_tokenizer_allows(tiny_bundle: ModelBundle) -> None:
+    assert tiny_bundle.tokenizer.model_max_length == CHUNK_LENGTH
+    assert tokenize(replace(tiny_bundle, caption_chunks=2), PROMPTS).shape[1] == 2 * (TOKENS_PER_CHUNK + 2)
 
 
 def test_one_chunk_has_the_bits_of_the_text_encoder_on_truncated_prompts(tiny_bundle: ModelBundle) -> None:

@@ -1,4 +1,4 @@
-"""Captions: cleaned text, and its length in the tokens of the base model."""
+"""Captions: cleaned text, and the length of its prompt in the tokens of the base model."""
 
 import tempfile
 import unicodedata
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from naruto_add.data.prompts import fill_template
 from naruto_add.runtime.clip_tokenizer import write_clip_tokenizer
 from naruto_add.runtime.errors import StageError
 
@@ -21,12 +22,12 @@ _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCounts:
-    """Tokens per caption, with the begin and end tokens, and what the model does not see of long captions."""
+    """Tokens per prompt, with the begin and end tokens, and what the model does not see of long prompts."""
 
     mean: float
     max: int
     lost: dict[str, str]
-    """The end of each caption that exceeds the model's limit, from the first token that is cut off, by caption."""
+    """The end of each prompt that exceeds the model's limit, from the first token that is cut off, by caption."""
 
 
 def clean_caption(text: object) -> str:
@@ -52,8 +53,13 @@ def _is_visible(char: str) -> bool:
     return unicodedata.category(char) not in _INVISIBLE_CATEGORIES and char not in _BLANK_LETTERS
 
 
-def count_tokens(captions: Sequence[str], model: str, revision: str, *, num_chunks: int) -> TokenCounts:
-    """Token counts by the base model's tokenizer. Raises StageError if the tokenizer cannot be loaded."""
+def count_tokens(
+    captions: Sequence[str], model: str, revision: str, *, prompt_template: str, num_chunks: int
+) -> TokenCounts:
+    """Token counts, by the base model's tokenizer, of the captions in the prompt template.
+
+    Raises StageError if the tokenizer cannot be loaded.
+    """
     from transformers import CLIPTokenizer  # takes seconds; the processes that decode pictures do not need it
 
     try:
@@ -74,12 +80,13 @@ def count_tokens(captions: Sequence[str], model: str, revision: str, *, num_chun
         raise StageError(
             f"base.model: the tokenizer of {model!r} is not in the Hugging Face cache; run once with network access"
         )
-    encoded = tokenizer(list(captions), truncation=False, verbose=False, return_offsets_mapping=True)
+    prompts = [fill_template(prompt_template, caption) for caption in captions]
+    encoded = tokenizer(prompts, truncation=False, verbose=False, return_offsets_mapping=True)
     counts = [len(ids) for ids in encoded["input_ids"]]
     first_cut = 1 + num_chunks * (tokenizer.model_max_length - 2)  # each chunk has a begin and an end token
     lost = {
-        caption: caption[offsets[first_cut][0] :]
-        for caption, offsets in zip(captions, encoded["offset_mapping"], strict=True)
+        caption: prompt[offsets[first_cut][0] :]
+        for caption, prompt, offsets in zip(captions, prompts, encoded["offset_mapping"], strict=True)
         if len(offsets) > first_cut + 1
     }
     return TokenCounts(mean=sum(counts) / len(counts), max=max(counts), lost=lost)

@@ -61,6 +61,7 @@ def run_ingest(
     *,
     base_model: str,
     base_revision: str,
+    prompt_template: str,
     caption_chunks: int,
     resolution_px: int,
     dataset_dir: Path,
@@ -71,7 +72,8 @@ def run_ingest(
     """Writes the data set, a line for each rejected entry, the counts and a contact sheet.
 
     `dataset_dir` holds images/*.png, metadata.jsonl and source.json, which says where the pictures come from, and
-    truncated.jsonl if the base model's tokenizer, which counts the captions' tokens, cuts any caption off.
+    truncated.jsonl if the base model's tokenizer, which counts the tokens of captions in `prompt_template`, cuts any of
+    these prompts off.
 
     Raises StageError if the source cannot be read as a whole, if the fraction of rejected entries exceeds
     `ingest.max_rejected`, or if too few pictures are left for three splits.
@@ -86,7 +88,9 @@ def run_ingest(
         _write_rows(folder / "metadata.jsonl", rows)
         write_json(folder / "source.json", {"source": params.source, "hub_dataset": params.hub_dataset})
         captions = [text for each in outcome.kept for text in each.captions]
-        tokens = count_tokens(captions, base_model, base_revision, num_chunks=caption_chunks)
+        tokens = count_tokens(
+            captions, base_model, base_revision, prompt_template=prompt_template, num_chunks=caption_chunks
+        )
         if tokens.lost:
             _write_rows(folder / "truncated.jsonl", _truncated_rows(rows, tokens))
         metrics = _metrics(outcome, rows, tokens)
@@ -207,7 +211,7 @@ def _name_left_aside(names: Sequence[str]) -> None:
 
 
 def _truncated_rows(rows: Iterable[_Row], tokens: TokenCounts) -> list[_Row]:
-    """A row for each caption whose end the base model does not see."""
+    """A row for each caption of whose prompt the base model does not see the end."""
     captions = ((row, caption) for row in rows for caption in (row["text"], *row.get(FURTHER_CAPTIONS, ())))
     return [
         {"file_name": row["file_name"], "source": row["source"], "text": caption, "lost": tokens.lost[caption]}

@@ -24,7 +24,7 @@ from naruto_add.diffusion.base_model import check_base_model, check_scheduler, d
 from naruto_add.diffusion.half_decoder import decoder_dtype
 from naruto_add.diffusion.placement import on_device, vae_on_device
 from naruto_add.diffusion.single_file import is_single_file, write_configs
-from naruto_add.diffusion.token_chunks import token_chunks
+from naruto_add.diffusion.token_chunks import CHUNK_LENGTH, token_chunks
 from naruto_add.runtime.compute import Precision, default_device, frozen_dtype, gpu_layout
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.hub_errors import is_unreachable, refusal, unreachable
@@ -32,7 +32,6 @@ from naruto_add.runtime.hub_errors import is_unreachable, refusal, unreachable
 ENCODE_BATCH = 64
 V_SCHEDULE = "v_schedule"
 """The buffer with alpha_bar of a U-Net that predicts v."""
-_PROBE_TOKENS = 77
 _PROBE_TIMESTEPS = (0, NUM_TRAIN_TIMESTEPS // 2, NUM_TRAIN_TIMESTEPS - 1)
 
 diffusers_logging.disable_progress_bar()
@@ -190,7 +189,7 @@ def _is_finite(unet: UNet2DConditionModel) -> bool:
     generator = torch.Generator().manual_seed(0)
     config, dtype = unet.config, unet.dtype
     noise = torch.randn(1, config.in_channels, config.sample_size, config.sample_size, generator=generator)
-    embeds = torch.randn(1, _PROBE_TOKENS, config.cross_attention_dim, generator=generator).to(unet.device, dtype)
+    embeds = torch.randn(1, CHUNK_LENGTH, config.cross_attention_dim, generator=generator).to(unet.device, dtype)
     predictions = [
         unet(noise.to(unet.device, dtype), timestep, embeds, return_dict=False)[0] for timestep in _PROBE_TIMESTEPS
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from naruto_add.diffusion.token_chunks import CHUNK_LENGTH
 from naruto_add.runtime.clip_tokenizer import VOCABULARY_SIZE, write_clip_tokenizer, write_config
 from naruto_add.runtime.errors import StageError
 
@@ -201,7 +202,7 @@ def _text_config(shapes: Shapes) -> dict[str, Any]:
         "hidden_act": "quick_gelu" if is_clip else "gelu",
         "hidden_size": width,
         "intermediate_size": shapes[hidden][0],
-        "max_position_embeddings": 77,
+        "max_position_embeddings": CHUNK_LENGTH,
         "num_attention_heads": width // HEAD_WIDTH,
         "num_hidden_layers": num_layers if is_clip else num_layers - 1,  # Stable Diffusion 2.x uses the last but one
         "projection_dim": width if is_clip else width // 2,

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import base_configs
 from naruto_add.diffusion.bundle import keep_head_in_fp32
+from naruto_add.diffusion.token_chunks import CHUNK_LENGTH
 from naruto_add.estimate.fake import materialized, on_meta
 from naruto_add.models.student import Architecture, student_config
 
@@ -36,7 +37,6 @@ TEXT = CLIPTextConfig(
     hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
 )
 """CLIP ViT-L/14's text encoder, as in Stable Diffusion 1.x. Other base models' are taken to be no larger."""
-TOKENS_PER_CHUNK = 77
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Shapes:
     latent_side: int
     is_assumed: bool
     """The base model's own configurations could not be read, and these are those of Stable Diffusion 1.5."""
-    num_tokens: int = TOKENS_PER_CHUNK
+    num_tokens: int = CHUNK_LENGTH
     """Tokens of a prompt in all chunks."""
 
     @property
@@ -75,7 +75,7 @@ def shapes_of(base: Base) -> Shapes:
     configs = base_configs(base.model, base.revision)
     vae, unet = (configs["vae"], configs["unet"]) if configs else (SD15_VAE, SD15_UNET)
     side = base.resolution_px // 2 ** (len(vae["block_out_channels"]) - 1)
-    num_tokens = TOKENS_PER_CHUNK * base.caption_chunks
+    num_tokens = CHUNK_LENGTH * base.caption_chunks
     return Shapes(unet, vae, side, is_assumed=configs is None, num_tokens=num_tokens)
 
 

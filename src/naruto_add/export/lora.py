@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from naruto_add.diffusion.token_chunks import TOKENS_PER_CHUNK
 from naruto_add.export.safetensors_file import save_sorted
 from naruto_add.runtime.errors import StageError
 
@@ -23,8 +24,6 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The file in which the stage `teacher` saves the adapters."""
 MAX_TAGS = 200
 """Tags in the metadata: the most frequent ones. Captions in whole sentences rarely repeat, and would fill the file."""
-TOKENS_PER_CHUNK = 75
-"""Tokens that CLIP's text encoder takes, without begin and end."""
 SD_CONTEXT_WIDTH = 768
 """Width of the text encoder of Stable Diffusion 1.x."""
 

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from huggingface_hub import EvalResult, ModelCardData
 
 from naruto_add.config.schema import AddMethod, ExportFormat, StudentScheduler
+from naruto_add.diffusion.token_chunks import TOKENS_PER_CHUNK
 from naruto_add.evaluation.catalog import describe, headline, notes
 from naruto_add.export import card_pictures
-from naruto_add.export.lora import TOKENS_PER_CHUNK
 from naruto_add.reporting.tables import SUBJECTS, Metrics, metrics_table
 from naruto_add.runtime.errors import shown
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.export.lora import SD_CONTEXT_WIDTH, TOKENS_PER_CHUNK, modelspec_prediction, trigger_words
+from naruto_add.diffusion.token_chunks import TOKENS_PER_CHUNK
+from naruto_add.export.lora import SD_CONTEXT_WIDTH, modelspec_prediction, trigger_words
 from naruto_add.export.original_layout import Numbering, original_state
 from naruto_add.export.safetensors_file import save_sorted
 from naruto_add.runtime.errors import StageError
