@@ -57,6 +57,7 @@ def test_nested_keys_are_set_and_nothing_else_changes() -> None:
         ({"seeds": [1, 1]}, r"full: seeds: \[1, 1\] contains a seed twice"),
         ({"seeds": [-1]}, r"full\.seeds\.0: -1 is not allowed"),
         ({"subject": "base"}, r"full\.subject: 'base' is not allowed"),
+        ({"subject": "student"}, r"full\.subject: 'student' is not allowed for the first variant"),
         ({"setings": {}}, r"full\.setings: is unknown; a variant has question, subject, seeds and settings"),
         ({"settings": {"add.adv_weigth": 0.0}}, r"full: add\.adv_weigth: 0\.0 is not a parameter"),
         ({"settings": {"add.adv_weight": "much"}}, r"full: add\.adv_weight: 'much' is not allowed"),

@@ -60,7 +60,8 @@ def read_variants(path: Path, values: Mapping[str, Any]) -> dict[str, Variant]:
     """The variants by name, in the file's order. `values` is the content of params.yaml.
 
     Raises ParamsError, which names the variant and the dotted key, if the file is missing or not YAML, if an entry is
-    unknown, missing or of a wrong type, or if params.yaml with a variant's settings would be invalid.
+    unknown, missing or of a wrong type, if the first variant's subject is not `distilled`, or if params.yaml with a
+    variant's settings would be invalid.
     """
     try:
         content = YAML(typ="safe").load(path)
@@ -70,6 +71,12 @@ def read_variants(path: Path, values: Mapping[str, Any]) -> dict[str, Variant]:
         variants = _VariantsFile.model_validate(content).root
     except ValidationError as error:
         raise ParamsError("\n".join(_describe(path, item) for item in error.errors())) from None
+    first, *_ = variants
+    if variants[first].subject != "distilled":
+        raise ParamsError(
+            f"{path}: {first}.subject: {variants[first].subject!r} is not allowed for the first variant, with whose "
+            "distilled student all others are compared; use distilled, or list another variant first"
+        )
     for name, variant in variants.items():
         _check_settings(f"{path}: {name}", variant)
         try:
