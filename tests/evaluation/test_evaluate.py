@@ -21,7 +21,7 @@ SUBJECTS = ("base", "teacher", "student", "distilled", "teacher_full", "teacher_
 FD, KD, PD = "fd_efficientnet_lite1", "kd_efficientnet_lite1", "pd_efficientnet_lite1"
 ENDS = ("", "_low", "_high")
 OVERLAP = ("precision", "recall", "density", "coverage")
-NOVELTY = {"nearest_train_ratio", "near_train_fraction"}
+NOVELTY = {"nearest_train_ratio", *(f"near_train_fraction{end}" for end in ENDS)}
 DISTRIBUTION = {
     "num_images",
     *(f"{name}{end}" for name in (FD, KD) for end in ENDS),

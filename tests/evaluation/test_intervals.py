@@ -6,6 +6,7 @@ import torch
 
 from naruto_add.evaluation.frechet import frechet_distance
 from naruto_add.evaluation.intervals import (
+    fraction_interval,
     frechet_interval,
     kernel_interval,
     ratio_interval,
@@ -31,6 +32,13 @@ def test_the_interval_of_a_mean_is_as_wide_as_the_standard_error_says() -> None:
     assert low == pytest.approx(values.mean() - half, abs=0.02)
     assert high == pytest.approx(values.mean() + half, abs=0.02)
     assert (low, high) == ratio_interval(values, np.ones(400), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "num", "expected"), [(0.0, 10, (0.0, 0.2775)), (0.5, 10, (0.2366, 0.7634)), (1.0, 10, (0.7225, 1.0))]
+)
+def test_the_interval_of_a_fraction_is_wilsons(fraction: float, num: int, expected: tuple[float, float]) -> None:
+    assert fraction_interval(fraction, num) == pytest.approx(expected, abs=1e-4)
 
 
 def test_equal_parts_of_a_picture_do_not_narrow_the_interval() -> None:

@@ -1,11 +1,13 @@
 """Timing: all jobs in every round, jobs of few steps more often, each distinct job once."""
 
 import itertools
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from naruto_add.comparison.subjects import Subject, at_steps
 from naruto_add.diffusion.bundle import ModelBundle
@@ -58,6 +60,22 @@ def test_equal_jobs_are_timed_once_and_times_are_cached(
     assert num_calls == 4 + 20
     assert len(batch_sizes) == num_calls
     assert (second.ms(Job(subject, 1)) == first.ms(Job(subject, 1))).all()
+
+
+def test_times_of_another_processor_are_not_taken_from_the_cache(
+    subject: Subject, batch_sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure() -> None:
+        time_jobs([Job(subject, 1)], PROMPTS, seed=0, rounds=1, cache=Cache(tmp_path))
+
+    measure()
+    num_calls = len(batch_sizes)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "another GPU")
+    measure()
+    assert len(batch_sizes) == 2 * num_calls
+    measure()
+    assert len(batch_sizes) == 2 * num_calls
 
 
 def test_milliseconds_are_those_of_the_call() -> None:

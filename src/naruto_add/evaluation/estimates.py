@@ -8,7 +8,7 @@ import torch
 
 from naruto_add.evaluation.cache import Arrays, Cache
 from naruto_add.evaluation.frechet import Features, frechet_distance
-from naruto_add.evaluation.intervals import Values, frechet_interval, kernel_interval, ratio_interval
+from naruto_add.evaluation.intervals import Values, fraction_interval, frechet_interval, kernel_interval, ratio_interval
 from naruto_add.losses.kernel import kernel_distance
 from naruto_add.runtime.cache import hash_array
 
@@ -51,6 +51,11 @@ class Estimates:
 
     def _with_interval(self, name: str, value: float, sums: Values, counts: Values) -> Metrics:
         return _metrics(name, value, *ratio_interval(sums, counts, seed=self.seed))
+
+
+def fraction(name: str, value: float, *, num: int) -> Metrics:
+    """A fraction of `num` pictures."""
+    return _metrics(name, value, *fraction_interval(value, num))
 
 
 def merge_rows(*parts: Mapping[str, Metrics]) -> Rows:

@@ -1,7 +1,10 @@
 """95% intervals by the Bayesian bootstrap (Rubin 1981): the same pictures with many random weights.
 
-Resampling with replacement would repeat pictures, and a repeated picture has distance 0 to itself.
+Resampling with replacement would repeat pictures, and a repeated picture has distance 0 to itself. The interval of a
+fraction is by Wilson's formula.
 """
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +16,21 @@ NUM_RESAMPLES = 1000
 NUM_FRECHET_RESAMPLES = 100
 """Fewer, because each resample takes a singular value decomposition."""
 INTERVAL_PERCENT = (2.5, 97.5)
+NORMAL_QUANTILE = 1.959964
+"""97.5% of a normal distribution is below it."""
 
 Values = NDArray[np.float64]
 """One number per picture or resample."""
 Weights = NDArray[np.float64]
 """One row per resample, one column per picture; each row sums to 1."""
+
+
+def fraction_interval(fraction: float, num: int) -> tuple[float, float]:
+    """Interval of a fraction of `num` pictures (Wilson 1927); unlike a bootstrap's, it has a width at 0 and at 1."""
+    z = NORMAL_QUANTILE
+    center = (fraction + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z * math.sqrt(fraction * (1 - fraction) / num + z**2 / (4 * num**2)) / (1 + z**2 / num)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def ratio_interval(sums: Values, counts: Values, *, seed: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from naruto_add.evaluation.catalog import FEW
-from naruto_add.evaluation.estimates import Estimates, Metrics, Rows, merge_rows
+from naruto_add.evaluation.estimates import Estimates, Metrics, Rows, fraction, merge_rows
 from naruto_add.evaluation.features import FeatureNetwork
 from naruto_add.evaluation.frechet import Features
 from naruto_add.evaluation.manifold import manifold_scores
@@ -56,9 +56,13 @@ def distribution(features: Features, reference: Features, *, network: FeatureNet
 
 
 def novelty(drawn: Vectors, test: Vectors, train: Vectors) -> Metrics:
-    """Similarity of thumbnails to those of training pictures, relative to that of real test pictures."""
+    """Similarity of thumbnails to those of training pictures, relative to that of real test pictures.
+
+    The interval of the fraction is that of other drawn pictures, compared with the same test pictures.
+    """
     found = memorization(drawn, test, train)
-    return {"nearest_train_ratio": found.ratio, "near_train_fraction": found.near_fraction}
+    near = fraction("near_train_fraction", found.near_fraction, num=len(drawn))
+    return {"nearest_train_ratio": found.ratio, **near}
 
 
 def _pairs_with_real(sets: Mapping[str, Features]) -> dict[str, tuple[Features, Features]]:

@@ -3,6 +3,8 @@
 All jobs are timed in turn, in several rounds, so that other load on the machine slows all of them alike.
 """
 
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -78,10 +80,14 @@ class Times:
 
 
 def time_jobs(jobs: Sequence[Job], prompts: Sequence[str], *, seed: int, rounds: int, cache: Cache) -> Times:
-    """Times of all jobs, measured in one run or taken from `cache`. Times of different runs are never combined."""
+    """Times of all jobs, measured in one run or taken from `cache`, if they are of a processor of this kind.
+
+    Times of different runs are never combined.
+    """
     distinct = {job.name: job for job in jobs}
     arrays = cache.arrays(
-        *("times", Path(__file__), sorted(distinct), list(prompts), seed, rounds, torch.get_num_threads()),
+        *("times", Path(__file__), sorted(distinct), list(prompts), seed, rounds),
+        *(torch.get_num_threads(), _processor()),
         compute=lambda: _measure(distinct, prompts, seed, rounds),
     )
     return Times(arrays)
@@ -134,6 +140,23 @@ def _measure(jobs: dict[str, Job], prompts: Sequence[str], seed: int, rounds: in
     arrays = {f"{name}.ms": np.array(values) for name, values in ms.items()}
     arrays |= {f"{name}.vram": np.array(values) for name, values in vram.items()}
     return arrays | {"threads": np.array(torch.get_num_threads())}
+
+
+def _processor() -> str:
+    """The kind of GPU, or without a GPU the CPU's model and its number of cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{_cpu_model()}, {os.cpu_count()} cores"
+
+
+def _cpu_model() -> str:
+    """As Linux names it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _synchronize() -> None:
