@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from naruto_add.diffusion.bundle import ModelBundle, keep_head_in_fp32
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import make_student_scheduler
+from naruto_add.export import single_file
 from naruto_add.export.safetensors_file import read_metadata
 from naruto_add.export.single_file import STUDENT, STUDENT_GAPS, TEACHER, unfit_reason, write_single_files
 from naruto_add.models.student import Architecture, shrink_unet, student_config
@@ -159,6 +160,17 @@ def test_weights_that_fp16_cannot_hold_are_refused(teacher: ModelBundle, tmp_pat
     student = ModelBundle(teacher.tokenizer, teacher.text_encoder, teacher.vae, unet, teacher.scheduler)
     with pytest.raises(StageError, match=r"fp16, which cannot hold model\.diffusion_model\.out\.2\.bias"):
         write_single_files(teacher, student, tmp_path, prompt_template="{caption}", num_steps=4)
+
+
+def test_the_advice_for_weights_that_differ_is_not_another_precision(
+    tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Single files are in fp16 with any export.precision, and the other formats in fp32 already."""
+    monkeypatch.setattr(single_file, "largest_difference", lambda *_: 0.25)
+    with pytest.raises(StageError, match=r"single_file: its weights differ from the model's by 0\.25") as error:
+        export(tiny_pipeline_dir, tmp_path, formats=["diffusers", "single_file"], precision="fp32")
+    assert "leave single_file out" in str(error.value)
+    assert "fp32" not in str(error.value)
 
 
 def test_only_stable_diffusions_widths_fit_the_tools(teacher: ModelBundle) -> None:
