@@ -16,7 +16,8 @@ def test_mini_fits_a_small_card(project_folder: Path) -> None:
     assert "Computed for 100 pictures of 64 px." in output
     for stage in ("teacher", "student", "add", "evaluate", "samples", "export"):
         assert f"\n{stage} " in output
-    assert "All stages fit into the 4.3 GB" in output
+    assert "add: add.pixel_backbone" in output
+    assert "The stages need at least" in output and "has 4.0 GiB" in output
 
 
 def test_a_mistyped_base_model_is_an_error(project_folder: Path) -> None:

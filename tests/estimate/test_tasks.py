@@ -17,8 +17,18 @@ from naruto_add.estimate.fake import measuring
 from naruto_add.estimate.machine import GIB, Machine
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet, new_vae
 from naruto_add.estimate.report import estimate_lines, stage_peaks
-from naruto_add.estimate.tasks import Task, add_tasks, all_tasks, decoding, encoding, num_student_weights, warm_up_task
+from naruto_add.estimate.tasks import (
+    Task,
+    add_tasks,
+    all_tasks,
+    decoding,
+    encoding,
+    num_student_weights,
+    uncounted,
+    warm_up_task,
+)
 
+MIB = 2**20
 ROOT = Path(__file__).parents[2]
 SD15 = Shapes(SD15_UNET, SD15_VAE, 64, is_assumed=True)
 SMALL = Shapes(
@@ -99,6 +109,79 @@ def test_a_step_of_add_holds_the_student_its_state_the_teacher_and_the_heads() -
     assert train.flops > 0
 
 
+def test_what_has_no_weight_is_not_counted_and_decoded_crops_are() -> None:
+    plain, without_renoised, with_pictures = (
+        next(add_tasks(_params(add__discriminator_blocks=["mid_block"], **changes), SMALL))
+        for changes in ({}, {"add__renoised_weight": 0.0}, {"add__discriminators": ["latent", "pixel"]})
+    )
+    assert without_renoised.flops < plain.flops < with_pictures.flops
+    assert plain.peak_bytes < with_pictures.peak_bytes
+
+
+def test_without_a_latent_discriminator_the_teachers_features_are_not_counted() -> None:
+    blocks = {"add__discriminator_blocks": ["mid_block"]}
+    both, pixel = (
+        next(add_tasks(_params(**blocks, add__discriminators=names), SMALL))
+        for names in (["latent", "pixel"], ["pixel"])
+    )
+    assert pixel.flops < both.flops and pixel.peak_bytes < both.peak_bytes
+
+
+def test_the_heads_have_no_moving_average() -> None:
+    """So only the student's weights are saved by an average on the CPU."""
+    blocks = {"add__discriminator_blocks": ["down_blocks.0", "mid_block"]}
+    on_gpu, on_cpu = (
+        next(add_tasks(_params(**blocks, add__optimizer__ema_on_cpu=value), SMALL)) for value in (False, True)
+    )
+    assert on_gpu.peak_bytes - on_cpu.peak_bytes == pytest.approx(4 * num_student_weights(_params(), SMALL), abs=2**17)
+
+
+def test_every_part_that_is_not_counted_is_named_and_the_verdict_says_at_least() -> None:
+    assert uncounted(_params(add__discriminators=["latent"])) == []
+    changes = {
+        "teacher__lora_text_encoder": True,
+        "add__discriminators": ["pixel"],
+        "add__perceptual_weight": 0.5,
+        "add__image_text_weight": 0.5,
+        "add__resolutions_px": [256],
+    }
+    keys = [key.replace("__", ".") for key in changes]
+    parts = uncounted(_params(**changes))
+    assert len(parts) == len(keys)
+    assert all(key in part for key, part in zip(keys, parts, strict=True))
+
+    task, disk = Task("add", "train", 15 * GIB, 1.0), {"pool": 1}
+    verdicts = {24: "The stages need at least 15.7 GiB; card has 24.0 GiB", 12: "add: needs at least 15.7 GiB"}
+    for gibibytes, words in verdicts.items():
+        machine = Machine("card", float(gibibytes * GIB), 1.0, 10**12)
+        text = "\n".join(estimate_lines([task], disk, machine, notes=[], uncounted=parts))
+        assert words in text
+        assert "All stages fit" not in text
+        assert all(f"Not counted: {part}." in text for part in parts)
+
+
+def test_the_size_of_the_export_is_that_of_its_formats() -> None:
+    kinds = {
+        "block_out_channels": (32, 64, 64),
+        "down_block_types": (*("CrossAttnDownBlock2D",) * 2, "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 2),
+    }
+    shapes = Shapes({**SMALL.unet, **kinds}, SMALL.vae, 16, is_assumed=False)
+
+    def size(*formats: str, architecture: str = "bk_small") -> int:
+        params = _params(export__formats=["diffusers", *formats], student__architecture=architecture)
+        return disk_bytes(params, shapes, num_pictures=1, is_linked=True)["export"]
+
+    plain, tiny = size(), size(architecture="bk_tiny")
+    teacher = plain + 2 * new_unet(shapes, torch.float32).num_parameters() - 2 * num_student_weights(_params(), shapes)
+    assert size("lora") == plain
+    assert size("single_file") == plain + plain + teacher
+    assert size("single_file", architecture="bk_tiny") == tiny + 2 * tiny + teacher  # one of them with gaps
+    onnx = size("onnx") - plain
+    assert plain < onnx < 2 * plain  # fp32 instead of fp16, and no encoder of pictures
+    assert size("onnx", "onnx_int8") == plain + onnx * 5 / 4
+
+
 def test_the_memory_of_decoding_contains_what_the_optimizer_keeps_on_the_gpu() -> None:
     params = _params()
     weights = num_student_weights(params, SMALL)
@@ -148,14 +231,14 @@ def test_the_report_says_what_does_not_fit_and_what_to_change() -> None:
         Task("add", "train, parts of 4", 5 * 10**9, 36e17),
     ]
     small = Machine("card", 12.0 * GIB, 100.0, 10**9)
-    text = "\n".join(estimate_lines(tasks, {"pool": 2 * 10**9}, small, notes=["note"]))
-    assert "teacher: needs 15.7 GB, but card has 12.9 GB; to need less memory: raise accumulation_steps" in text
+    text = "\n".join(estimate_lines(tasks, {"pool": 2 * 10**9}, small, notes=["note"], uncounted=[]))
+    assert "teacher: needs 14.6 GiB, but card has 12.0 GiB; to need less memory: raise accumulation_steps" in text
     assert "add: needs" not in text
     assert "100.0 h" in text
-    assert "disk: needs 2.0 GB, but 1.0 GB are free" in text
+    assert "disk: needs 1.9 GiB, but 0.9 GiB are free" in text
     large = Machine("card", 24.0 * GIB, None, 10**12)
-    text = "\n".join(estimate_lines(tasks, {"pool": 2 * 10**9}, large, notes=[]))
-    assert "All stages fit into the 25.8 GB of card" in text
+    text = "\n".join(estimate_lines(tasks, {"pool": 2 * 10**9}, large, notes=[], uncounted=[]))
+    assert "All stages fit into the 24.0 GiB of card" in text
     assert "H100" in text
 
 
@@ -168,13 +251,13 @@ def test_a_preset_fits_its_card(gigabytes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flops", "size", "shown"), [(1e12, 2e6, "0.01 s"), (6e16, 3e9, "10 min"), (9e18, 3e9, "25.0 h")]
+    ("flops", "size", "shown"), [(1e12, 2 * MIB, "0.01 s"), (6e16, 3 * GIB, "10 min"), (9e18, 3 * GIB, "25.0 h")]
 )
 def test_small_figures_have_small_units(flops: float, size: float, shown: str) -> None:
     machine = Machine("card", None, 100.0, 10**12)
-    lines = list(estimate_lines([Task("add", "train", 0, flops)], {"pool": int(size)}, machine, notes=[]))
+    lines = list(estimate_lines([Task("add", "train", 0, flops)], {"pool": int(size)}, machine, notes=[], uncounted=[]))
     assert shown in lines[1]
-    assert any(("2 MB" if size == 2e6 else "3.0 GB") in line for line in lines)
+    assert any(("2 MiB" if size == 2 * MIB else "3.0 GiB") in line for line in lines)
 
 
 def test_the_row_of_a_task_does_not_wait_for_the_next_task() -> None:
@@ -182,6 +265,6 @@ def test_the_row_of_a_task_does_not_wait_for_the_next_task() -> None:
         yield Task("teacher", "train", 0, 1.0)
         raise AssertionError("the second task is computed")
 
-    lines = estimate_lines(tasks(), {}, Machine("card", None, 1.0, 1), notes=[])
+    lines = estimate_lines(tasks(), {}, Machine("card", None, 1.0, 1), notes=[], uncounted=[])
     assert next(lines).startswith("stage")
     assert next(lines).startswith("teacher")

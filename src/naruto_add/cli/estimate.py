@@ -35,7 +35,8 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     """Compute the memory, time and disk that the pipeline needs with params.yaml.
 
     Memory and operations are counted by running the training steps on tensors without data, so no GPU is needed. They
-    are lower bounds, to which a fixed overhead is added. Times are operations divided by the speed of the GPU.
+    are lower bounds, to which a fixed overhead is added. Parts of the chosen losses and networks that are not counted
+    are named. Times are operations divided by the speed of the GPU.
 
     \b
     Example:
@@ -47,7 +48,7 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     from naruto_add.estimate.machine import find_machine
     from naruto_add.estimate.networks import shapes_of
     from naruto_add.estimate.report import estimate_lines
-    from naruto_add.estimate.tasks import all_tasks
+    from naruto_add.estimate.tasks import all_tasks, uncounted
     from naruto_add.pipeline.base_use import check_base_use
 
     folder = pipeline_folder()
@@ -60,7 +61,8 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     if shapes.is_assumed:
         notes.append(f"base.model {params.base.model!r} is not available here; SD 1.5's networks are assumed.")
     tasks = all_tasks(params, shapes, num_pictures=num_pictures)
-    for line in estimate_lines(tasks, disk, find_machine(gpu_gib=gpu_memory, tflops=tflops), notes=notes):
+    machine = find_machine(gpu_gib=gpu_memory, tflops=tflops)
+    for line in estimate_lines(tasks, disk, machine, notes=notes, uncounted=uncounted(params)):
         click.echo(line.rstrip())
 
 

@@ -6,13 +6,16 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from naruto_add.config.schema import Params
 from naruto_add.estimate.fake import on_meta
 from naruto_add.estimate.networks import Shapes, new_text_encoder, new_unet, new_vae
 from naruto_add.training.checkpoint import bytes_to_train
 
-FP32, FP16 = 4, 2
+FP32, FP16, INT8 = 4, 2, 1
+BASE64 = 4 / 3
+"""Characters for each byte."""
 PNG_BYTES_PER_PIXEL = 1.5
 """The approximate size of photographs and drawings; a picture without compression has 3 bytes per pixel."""
 
@@ -25,7 +28,9 @@ def disk_bytes(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: 
     with on_meta():
         num_teacher = new_unet(shapes, torch.float32).num_parameters()
         num_student = new_unet(shapes, torch.float32, params.student.architecture).num_parameters()
-    others = _other_weights(shapes)
+        text_encoder, vae = new_text_encoder(torch.float32), new_vae(shapes)
+        others = _num_weights(text_encoder, vae)
+        drawing = num_student + _num_weights(text_encoder, vae.decoder)
     latents = shapes.num_channels * shapes.latent_side**2 * FP32
     pool = params.student.pool_size * latents * (params.sampling.student_steps + 1)
     further = len(params.add.resolutions_px) * params.add.resolution_pool_size * latents * params.sampling.student_steps
@@ -35,7 +40,10 @@ def disk_bytes(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: 
         "pool": pool,
         "student before ADD": num_student * FP32,
         "distilled student": num_student * FP32,
-        "export": 2 * (num_student + others) * (FP16 if params.export.precision == "fp16" else FP32),
+        "export": sum(
+            _format_bytes(name, params, teacher=num_teacher + others, student=num_student + others, drawing=drawing)
+            for name in {"diffusers", *params.export.formats}
+        ),
     }
     return {
         "base model": (num_teacher + others) * FP32,
@@ -57,10 +65,27 @@ def dvc_links_files(root: Path) -> bool:
     return not {"hardlink", "symlink"}.isdisjoint(takewhile(lambda kind: kind != "copy", kinds))
 
 
-def _other_weights(shapes: Shapes) -> int:
-    """The number of weights of text encoder and autoencoder."""
-    with on_meta():
-        modules = (new_text_encoder(torch.float32), new_vae(shapes))
+def _format_bytes(name: str, params: Params, *, teacher: int, student: int, drawing: int) -> int:
+    """The bytes of a format of `export.formats`, given the weights of both models and of those parts that ONNX has.
+
+    LoRA, tiny decoder and what the demo page has besides weights are small, and not counted.
+    """
+    match name:
+        case "diffusers":
+            return student * (FP16 if params.export.precision == "fp16" else FP32)
+        case "single_file":
+            num_student_files = 2 if params.student.architecture == "bk_tiny" else 1
+            return (teacher + num_student_files * student) * FP16
+        case "onnx":
+            return drawing * FP32
+        case "onnx_int8":
+            return drawing * INT8
+        case "demo":
+            return round(drawing * FP16 * BASE64)
+    return 0
+
+
+def _num_weights(*modules: nn.Module) -> int:
     return sum(item.numel() for module in modules for item in module.parameters())
 
 

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from naruto_add.estimate.machine import SUSTAINED_TFLOPS, Machine
+from naruto_add.estimate.machine import GIB, SUSTAINED_TFLOPS, Machine
 from naruto_add.estimate.tasks import Task
 
-GB, MB = 1e9, 1e6
+MIB = 2**20
 OVERHEAD_BYTES = 0.7e9
 """Assumed: the CUDA context, the workspace of convolutions, and fragmentation."""
 ADVICE = (
@@ -17,10 +17,11 @@ ADVICE = (
 
 
 def estimate_lines(
-    tasks: Iterable[Task], disk: Mapping[str, int], machine: Machine, *, notes: Sequence[str]
+    tasks: Iterable[Task], disk: Mapping[str, int], machine: Machine, *, notes: Sequence[str], uncounted: Sequence[str]
 ) -> Iterator[str]:
     """Tables of memory and time by task, of disk by kind of file, and the remedies for what does not fit.
 
+    `uncounted` is what the tasks need besides; if it is not empty, the memory and time are said to be at least these.
     The row of a task comes as soon as the task has been computed.
     """
     speeds = {machine.name: machine.tflops} if machine.tflops else dict(SUSTAINED_TFLOPS)
@@ -36,7 +37,8 @@ def estimate_lines(
     yield from (f"{'':<10}{name:<44}{_size(size):>12}" for name, size in disk.items())
     yield f"{'':<10}{'all':<44}{_size(sum(disk.values())):>12}   of {_size(machine.free_disk_bytes)} free here"
     yield ""
-    yield from _verdict(done, disk, machine)
+    yield from (f"Not counted: {part}." for part in uncounted)
+    yield from _verdict(done, disk, machine, is_least=bool(uncounted))
 
 
 def stage_peaks(tasks: Sequence[Task]) -> dict[str, float]:
@@ -47,24 +49,31 @@ def stage_peaks(tasks: Sequence[Task]) -> dict[str, float]:
     return dict(peaks)
 
 
-def _verdict(tasks: Sequence[Task], disk: Mapping[str, int], machine: Machine) -> list[str]:
-    lines = []
+def _verdict(tasks: Sequence[Task], disk: Mapping[str, int], machine: Machine, *, is_least: bool) -> list[str]:
+    lines, least = [], "at least " if is_least else ""
     if machine.gpu_bytes is None:
         lines.append(
             "No GPU was found and --gpu-memory was not given, so the peaks are not compared with a GPU's memory."
         )
     else:
-        too_large = {name: peak for name, peak in stage_peaks(tasks).items() if peak > machine.gpu_bytes}
+        peaks = stage_peaks(tasks)
+        too_large = {name: peak for name, peak in peaks.items() if peak > machine.gpu_bytes}
         lines += [
-            f"{name}: needs {_size(peak)}, but {machine.name} has {_size(machine.gpu_bytes)}; {ADVICE}"
+            f"{name}: needs {least}{_size(peak)}, but {machine.name} has {_size(machine.gpu_bytes)}; {ADVICE}"
             for name, peak in too_large.items()
-        ] or [f"All stages fit into the {_size(machine.gpu_bytes)} of {machine.name}."]
+        ] or [_fits(max(peaks.values()), machine.name, machine.gpu_bytes, is_least=is_least)]
     if sum(disk.values()) > machine.free_disk_bytes:
         lines.append(
             f"disk: needs {_size(sum(disk.values()))}, but {_size(machine.free_disk_bytes)} are free; free some, or "
             'let DVC link results instead of copying them: dvc config --local cache.type "reflink,hardlink,copy"'
         )
     return lines
+
+
+def _fits(peak: float, name: str, gpu_bytes: float, *, is_least: bool) -> str:
+    if is_least:
+        return f"The stages need at least {_size(peak)}; {name} has {_size(gpu_bytes)}."
+    return f"All stages fit into the {_size(gpu_bytes)} of {name}."
 
 
 def _row(task: Task, speeds: Mapping[str, float]) -> str:
@@ -79,6 +88,6 @@ def _time(seconds: float) -> str:
 
 
 def _size(num_bytes: float) -> str:
-    if num_bytes < 0.1 * GB:
-        return f"{num_bytes / MB:.3g} MB"
-    return f"{num_bytes / GB:.1f} GB"
+    if num_bytes < 0.1 * GIB:
+        return f"{num_bytes / MIB:.3g} MiB"
+    return f"{num_bytes / GIB:.1f} GiB"

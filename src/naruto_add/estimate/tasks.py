@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from naruto_add.config.schema import Optimizer, Params, Precision
+from naruto_add.config.schema import Add, Optimizer, Params, Precision
 from naruto_add.diffusion.sampling import guided_noise_pred, noise_pred
 from naruto_add.estimate.counts import Counts, add_decoded, evaluate_counts, export_counts, samples_counts
 from naruto_add.estimate.fake import Meter, materialized, measuring, on_meta
@@ -17,6 +17,7 @@ from naruto_add.losses.knowledge import feature_loss
 from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off
 from naruto_add.models.lora import add_lora
 from naruto_add.models.student import Architecture, matching_blocks, recorded_outputs
+from naruto_add.training.add.decoding import decode_crops
 from naruto_add.training.pool import CHUNK
 
 SMALL_BATCH = 8
@@ -124,64 +125,94 @@ def _knowledge_loss(
 
 
 def add_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
-    """One part of a step of adversarial distillation in latents, and the decoding of a validation.
-
-    Of pixel discriminators and losses on crops neither the networks nor the decoding is counted.
-    """
+    """One part of a step of adversarial distillation, and the decoding of a validation; without what is `uncounted`."""
     add = params.add
     part = add.batch_size // add.accumulation_steps
     shown = max(1, round(part * add.discriminator_fraction))
-    renoised = max(1, round(part * add.renoised_fraction))
+    renoised = max(1, round(part * add.renoised_fraction)) if add.renoised_weight else 0
     with measuring() as meter:
         teacher = materialized(new_unet(shapes, _dtype(params.base.frozen_precision)))
         student = _new_student(params, shapes, is_checkpointing=add.gradient_checkpointing)
-        features = UnetFeatures(teacher, add.discriminator_blocks)
-        with on_meta():
-            heads = LatentDiscriminator(features.num_channels, pooled_width=shapes.text_width)
-        materialized(heads)
         is_accumulating = add.accumulation_steps > 1
-        states = [
-            _training_state(meter, module, add.optimizer, is_accumulating=is_accumulating)
-            for module in (student, heads)
-        ]
-        meter.hold(teacher)
+        states = [_training_state(meter, student, add.optimizer, is_accumulating=is_accumulating)]
+        adversary = None
+        if "latent" in add.discriminators:
+            adversary = _LatentAdversary(teacher, add.discriminator_blocks, text_width=shapes.text_width)
+            states += [_heads_state(meter, adversary.heads, add.optimizer, is_accumulating=is_accumulating)]
+        decoders = [new_vae(shapes)] * _num_decoded(add)
+        meter.hold(teacher, *decoders)
         meter.start()
         latents, timesteps, embeds = shapes.latents(part), _timesteps(part), shapes.prompt_embeds(part)
-        pooled = torch.empty(shown, shapes.text_width)
+        pooled, corner = torch.empty(shown, shapes.text_width), torch.zeros(shown, 2)
         precision = params.base.autocast
         with torch.no_grad(), _autocast(precision, keeps_casts=not add.gradient_checkpointing):
             for _ in range(params.sampling.student_steps - 1):  # the student's own states
                 noise_pred(student, latents, timesteps, embeds)
         with _autocast(precision, keeps_casts=not add.gradient_checkpointing):
             x0 = latents - noise_pred(student, latents, timesteps, embeds)
+        loss = x0.abs().mean()
+        if renoised:
+            with torch.no_grad():
+                target = _guided(teacher, x0[:renoised], timesteps[:renoised], embeds[:renoised])
+            loss = loss + (x0[:renoised] - target).abs().mean()
+        conditions = timesteps[:shown], embeds[:shown]
+        if adversary is not None:
+            fakes = adversary.features(x0[:shown], *conditions)
+            loss = loss + adversary.loss(fakes, pooled)
+        for vae in decoders:
+            loss = loss + decode_crops(vae, x0[:shown], corner, side_px=add.crop_px).abs().mean()
+        loss.backward()
         with torch.no_grad():
-            target = _guided(teacher, x0[:renoised], timesteps[:renoised], embeds[:renoised])
-        fakes = features(x0[:shown], timesteps[:shown], embeds[:shown])
-        with gradients_off(heads):
-            adversarial = torch.stack([generator_hinge(logits) for logits in heads(fakes, pooled)]).mean()
-        (x0.abs().mean() + (x0[:renoised] - target).abs().mean() + adversarial).backward()
-        _train_heads(heads, features, fakes, latents[:shown], timesteps[:shown], embeds[:shown], pooled)
+            reals = [] if adversary is None else adversary.features(latents[:shown], *conditions)
+            for vae in decoders:  # real pictures, or targets
+                decode_crops(vae, latents[:shown], corner, side_px=add.crop_px)
+        if adversary is not None:
+            adversary.train(fakes, reals, pooled)
         del states
     yield Task("add", f"train, parts of {part}", meter.peak, meter.flops * add.num_steps * add.accumulation_steps)
     yield decoding("add", params, shapes, num_pictures=add_decoded(params), optimizer=add.optimizer)
 
 
-def _train_heads(
-    heads: nn.Module,
-    features: UnetFeatures,
-    fakes: Sequence[Tensor],
-    latents: Tensor,
-    timesteps: Tensor,
-    embeds: Tensor,
-    pooled: Tensor,
-) -> None:
-    with torch.no_grad():
-        reals = features(latents, timesteps, embeds)
-    inputs = [item.detach().requires_grad_() for item in reals]
-    real, fake = heads(inputs, pooled), heads([item.detach() for item in fakes], pooled)
-    hinge = torch.stack([discriminator_hinge(*pair) for pair in zip(real, fake, strict=True)]).mean()
-    penalty = torch.stack([r1_penalty(*pair) for pair in zip(real, inputs, strict=True)]).mean()
-    (hinge + penalty).backward()
+class _LatentAdversary:
+    """The latent discriminator: heads, which are trained, on features of the teacher's U-Net."""
+
+    def __init__(self, teacher: nn.Module, blocks: Sequence[str], *, text_width: int) -> None:
+        self.features = UnetFeatures(teacher, blocks)
+        with on_meta():
+            heads = LatentDiscriminator(self.features.num_channels, pooled_width=text_width)
+        self.heads = materialized(heads)
+
+    def loss(self, fakes: Sequence[Tensor], pooled: Tensor) -> Tensor:
+        """The student's adversarial loss."""
+        with gradients_off(self.heads):
+            return torch.stack([generator_hinge(logits) for logits in self.heads(fakes, pooled)]).mean()
+
+    def train(self, fakes: Sequence[Tensor], reals: Sequence[Tensor], pooled: Tensor) -> None:
+        """The heads' backward pass, with the penalty."""
+        inputs = [item.detach().requires_grad_() for item in reals]
+        real, fake = self.heads(inputs, pooled), self.heads([item.detach() for item in fakes], pooled)
+        hinge = torch.stack([discriminator_hinge(*pair) for pair in zip(real, fake, strict=True)]).mean()
+        penalty = torch.stack([r1_penalty(*pair) for pair in zip(real, inputs, strict=True)]).mean()
+        (hinge + penalty).backward()
+
+
+def _num_decoded(add: Add) -> int:
+    """How many times a training step decodes crops of the student's pictures: for the discriminator, and for losses."""
+    return ("pixel" in add.discriminators) + bool(add.perceptual_weight or add.image_text_weight)
+
+
+def uncounted(params: Params) -> list[str]:
+    """What these parameters add to the memory and time of a stage, and no task counts."""
+    add = params.add
+    parts = {
+        "teacher: the training of the text encoder (teacher.lora_text_encoder)": params.teacher.lora_text_encoder,
+        "add: add.pixel_backbone and the heads on its features (add.discriminators)": "pixel" in add.discriminators,
+        "add: the feature network of the perceptual loss (add.perceptual_weight)": bool(add.perceptual_weight),
+        "add: add.image_text_network (add.image_text_weight)": bool(add.image_text_weight),
+        "add: pictures of other sizes (add.resolutions_px)": bool(add.resolutions_px),
+        "add: what add.method consistency does instead of an adversarial step": add.method == "consistency",
+    }
+    return [part for part, is_used in parts.items() if is_used]
 
 
 def drawing_tasks(
@@ -266,17 +297,26 @@ def _new_student(params: Params, shapes: Shapes, *, is_checkpointing: bool = Fal
     return student
 
 
-def _training_state(meter: Meter, module: nn.Module, optimizer: Optimizer, *, is_accumulating: bool) -> list[Tensor]:
-    """The optimizer's averages and the moving average of the weights; counted from now on, with the module's weights.
+def _heads_state(meter: Meter, heads: nn.Module, optimizer: Optimizer, *, is_accumulating: bool) -> list[Tensor]:
+    """Of a discriminator's heads, which have no moving average, and AdamW instead of Muon."""
+    name = "adamw" if optimizer.name == "muon" else optimizer.name
+    of_heads = optimizer.model_copy(update={"name": name})
+    return _training_state(meter, heads, of_heads, is_accumulating=is_accumulating, has_average=False)
 
-    Gradients of earlier parts of the batch are kept while the others are computed.
+
+def _training_state(
+    meter: Meter, module: nn.Module, optimizer: Optimizer, *, is_accumulating: bool, has_average: bool = True
+) -> list[Tensor]:
+    """The optimizer's averages and, if there is one, the moving average of the weights; counted from now on.
+
+    The module's weights are counted too. Gradients of earlier parts of a batch are kept while the others are computed.
     """
     meter.hold(module)
     trainable = [item for item in module.parameters() if item.requires_grad]
     dtype = torch.uint8 if optimizer.name == "adamw_8bit" else torch.float32
     num_averages = 1 if optimizer.name == "muon" else 2  # of few weights Muon has two, by AdamW
     state = [torch.empty(item.shape, dtype=dtype) for item in trainable for _ in range(num_averages)]
-    if not optimizer.ema_on_cpu:
+    if has_average and not optimizer.ema_on_cpu:
         state += [torch.empty(item.shape) for item in trainable]
     if is_accumulating:
         for item in trainable:
