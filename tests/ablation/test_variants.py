@@ -33,8 +33,8 @@ def test_the_shipped_file_is_valid(values: dict[str, Any]) -> None:
     variants = read_variants(SHIPPED, values)
     assert next(iter(variants)) == "full"
     assert variants["full"].settings == {}
-    main_results = ("full", "no_adversarial", "no_distillation", "no_warm_up", "teacher_pictures", "consistency")
-    assert all(len(variants[name].seeds) >= 3 for name in main_results)
+    # Variants far from `full` need one seed only.
+    assert all(len(variants[name].seeds) >= 3 for name in ("full", "no_adversarial", "before_add"))
 
 
 def test_the_settings_of_shipped_variants_change_something(values: dict[str, Any]) -> None:
