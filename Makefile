@@ -10,10 +10,10 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro summary report demo ablation test pipeline sd15 slow soak lint types contracts deps check format lock
+.PHONY: help install repro summary report demo ablation test test-extras pipeline sd15 slow soak lint types contracts deps check format lock
 
 help: ## print this list
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: .venv/.installed ## install uv if it is missing, and the environment of requirements.lock
 
@@ -35,6 +35,11 @@ ablation: install ## train and compare variants of the distillation; writes metr
 
 test: install ## run the fast tests
 	$(RUN) pytest -n auto
+
+EXTRAS_TESTS = $(shell grep -rl --include='test_*.py' 'from tests.extras import' tests)
+
+test-extras: .venv-extras/.installed ## run the tests that need packages of extras, in an environment of their own
+	TEST_EXTRAS=1 .venv-extras/bin/python -m pytest -n auto $(EXTRAS_TESTS)
 
 pipeline: install ## test the pipeline at a tiny size: which stages rerun, killed stages, experiments
 	$(RUN) pytest -m slow tests/test_pipeline.py
@@ -70,17 +75,28 @@ format: install ## format the code
 LOCK = $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header --quiet --group dev
 
-lock: .uv-ready ## update both lock files from pyproject.toml; then run `make deps`
+# Without mlflow: its releases that support the locked pyarrow are incompatible with other locked packages.
+EXTRAS = --extra dvclive --extra onnx --extra tensorboard --extra wandb
+
+lock: .uv-ready ## update the three lock files from pyproject.toml; then run `make deps`
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --group base --constraints requirements.lock --output-file base/requirements.lock
+	$(LOCK) --group base --group s3 $(EXTRAS) --constraints requirements.lock --output-file tests/requirements.lock
 
 .PHONY: .uv-ready
 .uv-ready:
 	@command -v $(UV) >/dev/null || { echo "uv is missing; installing it into .uv"; \
 		python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
 
+define INSTALL
+$(UV) venv --quiet --allow-existing $(@D)
+$(UV) pip sync --quiet --python $(@D) --require-hashes $<
+$(UV) pip install --quiet --python $(@D) --no-deps --no-build-isolation --editable .
+@touch $@
+endef
+
 .venv/.installed: requirements.lock pyproject.toml | .uv-ready
-	$(UV) venv --quiet --allow-existing .venv
-	$(UV) pip sync --quiet --python .venv --require-hashes requirements.lock
-	$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
-	@touch $@
+	$(INSTALL)
+
+.venv-extras/.installed: tests/requirements.lock pyproject.toml | .uv-ready
+	$(INSTALL)

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from naruto_add.pipeline.imports import SOURCES, import_closure
+from tests.extras import need_packages
 from tests.hooks import KilledError, killed_in_training
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +87,7 @@ def test_the_model_and_its_curves_belong_to_the_recipe() -> None:
     assert {name: text[name] for name in sizes} == {name: denoiser[key] for name, key in sizes.items()}
     assert text["vocab_size"] == 512 + _section("tokenizer")["num_merges"] + 2
     assert _last_step("autoencoder") == autoencoder["num_steps"]
+    assert _last_step("denoiser") == sum(denoiser["cycles"])
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "autoencoder", "denoiser", "model", "check"])
@@ -325,8 +327,8 @@ def resume(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe's modules can be imported; its packages are installed by hand."""
-    pytest.importorskip("python_avatars", reason="see base/README.md for the recipe's packages")
+    """The recipe's modules can be imported; its packages are installed."""
+    need_packages("python_avatars", "resvg_py")
     monkeypatch.syspath_prepend(str(BASE))
     torch.manual_seed(0)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("dvc_s3")
-boto3 = pytest.importorskip("boto3")
-moto_server = pytest.importorskip("moto.server")
+from tests.extras import need_packages
+
+_, boto3, moto_server = need_packages("dvc_s3", "boto3", "moto.server")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from naruto_add.generate.onnx_pipeline import OnnxPipeline
 from naruto_add.generate.settings import read_settings
 from tests.export.build import export
 from tests.export.test_lora import FACTS
+from tests.extras import ONNX, need_packages
 
 LONG = "a man " * 50  # 100 tokens
 CAPTIONS = [f"{LONG} with a {thing}" for thing in ("sword", "cat")]
@@ -61,8 +62,7 @@ def test_cards_and_metadata_say_that_tools_must_encode_long_prompts(exported: Pa
 def test_onnx_encodes_the_chunks_that_torch_encodes(
     tiny_pipeline_dir: Path, tiny_bundle: ModelBundle, tmp_path: Path
 ) -> None:
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package)
+    need_packages(*ONNX)
     folder = export(tiny_pipeline_dir, tmp_path, caption_chunks=2, formats=["diffusers", "onnx"])
     expected = encode_prompts(replace(tiny_bundle, caption_chunks=2), [*CAPTIONS, ""])
     np.testing.assert_allclose(OnnxPipeline(folder / "onnx").encode([*CAPTIONS, ""]), expected.numpy(), atol=1e-4)

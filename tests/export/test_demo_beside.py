@@ -20,6 +20,7 @@ from naruto_add.generate.onnx_model import Backend, load_onnx_model
 from tests.browser import Page, browser
 from tests.export.build import PROMPTS, export
 from tests.export.demo import DEMO, STATUS, download, draw, needs_browser, needs_build, pixels
+from tests.extras import ONNX, need_packages
 
 pytestmark = [needs_build, needs_browser]
 
@@ -34,8 +35,7 @@ NO_DEVICE = "GPUAdapter.prototype.requestDevice = () => Promise.reject(new Error
 
 @pytest.fixture(scope="module")
 def exported(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package)
+    need_packages(*ONNX)
     root = tmp_path_factory.mktemp("beside")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_page, "MAX_MIB", 0)

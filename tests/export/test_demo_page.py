@@ -20,6 +20,7 @@ from naruto_add.runtime.errors import StageError
 from tests.browser import Page, browser
 from tests.export.build import PROMPTS, export
 from tests.export.demo import DEMO, STATUS, download, draw, needs_browser, needs_build, pixels, wait_until_drawn
+from tests.extras import ONNX, need_packages
 
 SHIFT, TAB, ENTER, LEFT = 8, 9, 13, 37
 ALTS = "[...document.querySelectorAll('#gallery figure:first-child img')].map(image => image.alt)"
@@ -36,8 +37,7 @@ needs_node = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def exported(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package)
+    need_packages(*ONNX)
     root = tmp_path_factory.mktemp("demo")
     return export(tiny_pipeline_dir, root, formats=["diffusers", "onnx", "demo"], demo_dir=DEMO)
 
@@ -222,6 +222,7 @@ def test_an_unsupported_browser_gets_a_sentence(exported: Path, tmp_path: Path, 
         assert page.errors == []
 
 
+@needs_build
 @needs_node
 def test_noise_and_tokens_are_pythons(exported: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
@@ -270,8 +271,7 @@ def test_each_number_of_steps_visits_its_timesteps_and_predicts_x0(tiny_bundle: 
 
 
 def test_half_weights_are_the_nearest_and_large_values_stay(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnx, onnxruntime = need_packages("onnx", "onnxruntime")
     weights = {"w": np.linspace(-3, 3, 64 * 64), "large": np.linspace(-1e5, 1e5, 64 * 64), "small": np.ones(64)}
     arrays = {name: values.astype(np.float32) for name, values in weights.items()}
     arrays |= {name: arrays[name].reshape(64, 64) for name in ("w", "large")}
@@ -294,6 +294,7 @@ def test_half_weights_are_the_nearest_and_large_values_stay(tmp_path: Path) -> N
     np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1)
 
 
+@needs_build
 def test_text_cannot_end_the_element_that_it_is_in(exported: Path, tmp_path: Path) -> None:
     facts = DemoFacts(
         title="</script><script>alert(1)</script>",

@@ -9,6 +9,7 @@ import torch
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.models.lora import add_lora, save_lora
 from tests.export.build import export
+from tests.extras import ONNX, need_packages
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/exports.md").read_text(encoding="utf-8")
@@ -26,8 +27,7 @@ def test_it_runs(
 ) -> None:
     formats = ["diffusers", "lora", "single_file"]
     if name == "ONNX":
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            pytest.importorskip(package)
+        need_packages(*ONNX)
         formats = ["diffusers", "onnx"]
     add_lora(tiny_bundle.unet, tiny_bundle.text_encoder, targets="attention_convolutions", rank=4, seed=0)
     save_lora(tmp_path / "models/teacher_lora", unet=tiny_bundle.unet, text_encoder=tiny_bundle.text_encoder)

@@ -21,6 +21,7 @@ from naruto_add.generate.onnx_pipeline import OnnxPipeline
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.onnx_packages import require_onnx
 from tests.export.build import PROMPTS, export
+from tests.extras import ONNX, need_packages
 
 ROOT = Path(__file__).parent.parent.parent
 TIMESTEPS = [999, 749, 499, 249]
@@ -28,8 +29,7 @@ TIMESTEPS = [999, 749, 499, 249]
 
 @pytest.fixture(scope="module")
 def exported(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package)
+    need_packages(*ONNX)
     return export(tiny_pipeline_dir, tmp_path_factory.mktemp("onnx"), formats=["diffusers", "onnx", "onnx_int8"])
 
 
@@ -100,7 +100,7 @@ def test_the_check_finds_another_student(exported: Path, tiny_bundle: ModelBundl
 
 
 def test_int8_weights_are_restored_to_half_a_step_and_the_others_are_kept(exported: Path) -> None:
-    onnx = pytest.importorskip("onnx")
+    (onnx,) = need_packages("onnx")
     for name in ("text_encoder.onnx", "unet.onnx"):
         small, full = (onnx.load(exported / folder / name) for folder in ("onnx_int8", "onnx"))
         axes = {node.output[0]: node.attribute[0].i for node in small.graph.node if node.op_type == "DequantizeLinear"}

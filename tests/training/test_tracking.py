@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from naruto_add.config.schema import Tracking
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.loop import TrainingRun, run_steps
+from tests.extras import need_packages
 
 NUM_STEPS = 6
 
@@ -46,7 +47,7 @@ def _train(tool: Tracking, during: Any = None) -> None:
 
 
 def test_tensorboard_has_losses_scores_and_pictures() -> None:
-    pytest.importorskip("tensorboard")
+    need_packages("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _train("tensorboard")
@@ -59,7 +60,7 @@ def test_tensorboard_has_losses_scores_and_pictures() -> None:
 
 
 def test_dvclive_has_the_latest_numbers_while_the_training_runs() -> None:
-    pytest.importorskip("dvclive")
+    need_packages("dvclive")
     seen = []
 
     def look(number: int) -> None:
@@ -82,7 +83,7 @@ def test_dvclive_has_the_latest_numbers_while_the_training_runs() -> None:
 
 
 def test_mlflow_has_losses_and_pictures_in_local_files() -> None:
-    mlflow = pytest.importorskip("mlflow")
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is in no lock file (Makefile)")
     _train("mlflow")
     (run,) = mlflow.search_runs(experiment_names=["naruto-add"], output_format="list")
     assert (run.info.run_name, run.data.metrics["score"]) == ("toy", 6.0)
@@ -91,7 +92,7 @@ def test_mlflow_has_losses_and_pictures_in_local_files() -> None:
 
 
 def test_wandb_is_offline() -> None:
-    pytest.importorskip("wandb")
+    need_packages("wandb")
     _train("wandb")
     assert list(Path("tracking/wandb").rglob("offline-run-*/*.wandb"))
 
