@@ -6,6 +6,7 @@ torch is imported by fixtures only: the process that distributes the tests to ot
 import copy
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,31 @@ def tiny_dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file_name = f"images/{index:05d}.png"
         drawing.image.save(folder / file_name)
         rows.append({"file_name": file_name, "text": drawing.caption, "split": split, **drawing.attributes})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bucketed_dataset_dir(tiny_dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of `tiny_dataset_dir`, of which six for training, two for validation and one for test are wide.
+
+    The wide pictures have 64 x 32 px: the drawing in the middle, between black and white.
+    """
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("bucketed") / "dataset"
+    shutil.copytree(tiny_dataset_dir, folder)
+    (folder / "buckets").mkdir()
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    for index, row in enumerate(rows):
+        row["bucket_file"] = ""
+        if index in (1, 4, 5, 9, 11, 14, 17, 19, 21):
+            row["bucket_file"] = row["file_name"].replace("images", "buckets")
+            wide = Image.new("RGB", (64, 32), "black")
+            wide.paste("white", (32, 0, 64, 32))
+            with Image.open(folder / row["file_name"]) as drawing:
+                wide.paste(drawing, (16, 0))
+            wide.save(folder / row["bucket_file"])
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from naruto_add.data.batches import batch_indices
+from naruto_add.data.batches import batch_indices, group_at
 
 
 @pytest.mark.parametrize(("num_items", "batch_size"), [(10, 5), (7, 3), (4, 10), (1, 2)])
@@ -20,3 +20,23 @@ def test_epochs_and_seeds_differ_in_their_order() -> None:
     orders = [batch_indices(20, 20, seed=seed, step=step) for seed, step in [(0, 0), (0, 1), (1, 0)]]
     assert orders[0] != orders[1]
     assert orders[0] != orders[2]
+
+
+def test_a_single_group_has_every_step() -> None:
+    assert [group_at([7], seed=3, step=step) for step in range(50)] == [(0, step) for step in range(50)]
+
+
+@pytest.mark.parametrize("sizes", [[10, 6], [1, 99], [5, 5, 5, 85]])
+def test_groups_share_the_steps_by_their_sizes_after_any_number_of_steps(sizes: list[int]) -> None:
+    drawn = [group_at(sizes, seed=0, step=step) for step in range(300)]
+    for group, size in enumerate(sizes):
+        numbers = [number for each, number in drawn if each == group]
+        assert numbers == list(range(len(numbers)))
+        for step in range(0, 300, 7):
+            visits = sum(each == group for each, _ in drawn[:step])
+            assert abs(visits - step * size / sum(sizes)) < 3
+
+
+def test_seeds_differ_in_the_order_of_groups() -> None:
+    orders = [[group_at([10, 6], seed=seed, step=step)[0] for step in range(20)] for seed in (0, 1, 2)]
+    assert orders[0] != orders[1] or orders[0] != orders[2]

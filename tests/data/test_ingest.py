@@ -35,6 +35,7 @@ _PARAMS = Ingest(
     max_megapixels=1.0,
     max_rejected=0.0,
     crop="center",
+    aspect_buckets=False,
     duplicate_distance=4,
     validation_fraction=0.1,
     test_fraction=0.2,
@@ -42,7 +43,9 @@ _PARAMS = Ingest(
 _Written = dict[str, Any]
 
 
-def _run(out: Path, *, prompt_template: str = "{caption}", **changes: Any) -> _Written:
+def _run(
+    out: Path, *, prompt_template: str = "{caption}", buckets: tuple[tuple[int, int], ...] = (), **changes: Any
+) -> _Written:
     run_ingest(
         _PARAMS.model_copy(update=changes),
         base_model=_base_model(out / "base"),
@@ -50,6 +53,7 @@ def _run(out: Path, *, prompt_template: str = "{caption}", **changes: Any) -> _W
         prompt_template=prompt_template,
         caption_chunks=1,
         resolution_px=32,
+        buckets=buckets,
         dataset_dir=out / "dataset",
         rejects_path=out / "rejects.jsonl",
         metrics_path=out / "metrics.json",
@@ -404,3 +408,55 @@ def test_twenty_pictures_leave_something_for_every_stage(tmp_path: Path) -> None
         metrics = _run(tmp_path, source="folder", path=str(tmp_path / "set"), seed=seed)["metrics"]
         assert all(metrics[split] >= number for split, number in MIN_PICTURES.items())
         assert metrics["kept"] == 20
+
+
+# Aspect buckets
+
+
+@pytest.fixture
+def wide_folder(tmp_path: Path) -> Path:
+    """Twenty drawings of 32 px, and a picture of 128 x 64 px with a red left end, a green right end and a caption."""
+    folder = tmp_path / "pictures"
+    rows = _folder(folder, 20)
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8))
+    wide.paste("red", (0, 0, 24, 64))
+    wide.paste("lime", (104, 0, 128, 64))
+    wide.save(folder / "wide.png")
+    wide.save(folder / "wide_again.png")
+    captioned = [{"file_name": name, "text": "a wide view"} for name in ("wide.png", "wide_again.png")]
+    _write_table(folder, [*rows, *captioned])
+    return folder
+
+
+def _is_red_and_green(path: Path) -> bool:
+    with Image.open(path) as image:
+        left, right = (image.getpixel((column, image.height // 2)) for column in (2, image.width - 3))
+    return (left, right) == (ImageColor.getrgb("red"), ImageColor.getrgb("lime"))
+
+
+def test_a_wide_picture_is_not_cropped_to_a_square_in_its_bucket(tmp_path: Path, wide_folder: Path) -> None:
+    sizes = ((32, 32), (48, 24), (24, 48))
+    written = _run(tmp_path / "out", source="folder", path=str(wide_folder), aspect_buckets=True, buckets=sizes)
+    dataset = tmp_path / "out/dataset"
+    (row,) = [row for row in written["rows"] if row["text"] == "a wide view"]
+    with Image.open(dataset / row["bucket_file"]) as image:
+        assert image.size == (48, 24)
+    assert _is_red_and_green(dataset / row["bucket_file"])
+    with Image.open(dataset / row["file_name"]) as image:
+        assert image.size == (32, 32)
+    assert not _is_red_and_green(dataset / row["file_name"])
+    assert {each["bucket_file"] for each in written["rows"]} == {"", row["bucket_file"]}
+    assert [path.name for path in (dataset / "buckets").iterdir()] == [Path(row["bucket_file"]).name]
+    assert (written["metrics"]["buckets.not_square"], written["metrics"]["duplicates"]) == (1, 1)
+
+
+def test_buckets_change_no_square_picture_and_no_split(tmp_path: Path, wide_folder: Path) -> None:
+    options: dict[str, Any] = {"source": "folder", "path": str(wide_folder)}
+    plain = _run(tmp_path / "plain", **options)
+    bucketed = _run(tmp_path / "out", **options, aspect_buckets=True, buckets=((32, 32), (48, 24)))
+    assert _files(tmp_path / "plain/dataset/images") == _files(tmp_path / "out/dataset/images")
+    assert [{**row, "bucket_file": ""} for row in plain["rows"]] == [
+        {**row, "bucket_file": ""} for row in bucketed["rows"]
+    ]
+    assert not (tmp_path / "plain/dataset/buckets").exists()
+    assert all("bucket_file" not in row for row in plain["rows"])

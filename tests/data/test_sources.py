@@ -35,6 +35,7 @@ _PARAMS = Ingest(
     max_megapixels=1.0,
     max_rejected=0.5,
     crop="center",
+    aspect_buckets=False,
     duplicate_distance=4,
     validation_fraction=0.1,
     test_fraction=0.2,

@@ -1,6 +1,7 @@
 """The pool: prompts of the training split only, reproducible samples, and a cache that survives interruption."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from naruto_add.training.pool import (
     CHUNK,
     NUM_HELD_OUT,
     Pool,
+    PoolBucket,
     draw_pool,
     load_pool,
     num_held_out,
+    pool_buckets,
     pool_prompts,
     split_pool,
 )
@@ -32,10 +35,12 @@ def _draw(
     cache: str = "cache",
     seed: int = 0,
     size: int = 10,
+    buckets: Sequence[PoolBucket] = (),
 ) -> Pool:
     return draw_pool(
         bundle,
         prompts=PROMPTS,
+        buckets=buckets,
         size=size,
         num_steps=4,
         timesteps=[999, 499],
@@ -241,3 +246,73 @@ def test_the_last_samples_are_held_out_at_most_a_quarter(tiny_bundle: ModelBundl
 def test_a_pool_too_small_for_two_held_out_samples_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"student\.pool_size: 7"):
         _draw(tiny_bundle, tmp_path, size=7)
+
+
+# Aspect buckets
+
+WIDE = PoolBucket(size=(64, 32), prompts=["a boy", "a girl at night"], fraction=0.5)
+TALL = PoolBucket(size=(32, 96), prompts=["a boy"], fraction=0.01)
+
+
+def test_buckets_are_the_sizes_of_pictures_that_are_not_square_with_their_captions(
+    bucketed_dataset_dir: Path,
+) -> None:
+    prompts = pool_prompts(bucketed_dataset_dir, "{caption}")
+    (bucket,) = pool_buckets(bucketed_dataset_dir, "{caption}", prompts)
+    rows = [row for row in _rows(bucketed_dataset_dir) if row["split"] == "train"]
+    wide = [row["text"] for row in rows if row["bucket_file"]]
+    assert (bucket.size, bucket.fraction) == ((64, 32), 6 / 16)
+    assert bucket.prompts == [caption for caption in dict.fromkeys(wide) if caption in prompts]
+    assert pool_buckets(bucketed_dataset_dir, "{caption}", wide[:1])[0].prompts == wide[:1]
+    assert pool_buckets(bucketed_dataset_dir, "{caption}", []) == []
+
+
+def test_without_buckets_a_data_set_has_none(tiny_dataset_dir: Path) -> None:
+    assert pool_buckets(tiny_dataset_dir, "{caption}", pool_prompts(tiny_dataset_dir, "{caption}")) == []
+
+
+def test_samples_of_a_bucket_are_the_teachers_at_its_size_for_its_captions(
+    tiny_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    plain = _draw(tiny_bundle, tmp_path, cache="plain")
+    pool = _draw(tiny_bundle, tmp_path, buckets=[WIDE, TALL])
+    assert torch.equal(pool.x0, plain.x0) and torch.equal(pool.prompt_index, plain.prompt_index)
+    wide, tall = pool.buckets
+    assert (wide.x0.shape, tall.x0.shape) == ((5, 4, 4, 8), (1, 4, 12, 4))
+    assert {pool.prompts[index] for index in wide.prompt_index} == set(WIDE.prompts)
+    again = sample_latents(
+        tiny_bundle.unet,
+        noise=wide.noise,
+        prompt_embeds=encode_prompts(tiny_bundle, [PROMPTS[index] for index in wide.prompt_index]),
+        negative_embeds=encode_prompts(tiny_bundle, [""]),
+        sampler=dpm_solver_sampler(tiny_bundle, 4, 3.0),
+    )
+    torch.testing.assert_close(wide.x0, again)
+
+
+def test_the_file_and_the_cache_contain_the_samples_of_buckets_and_no_chunk_is_left(
+    tiny_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    drawn = _draw(tiny_bundle, tmp_path, buckets=[WIDE, TALL])
+    content = (tmp_path / "pool.safetensors").read_bytes()
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
+    for pool in (load_pool(tmp_path / "pool.safetensors"), _draw(tiny_bundle, tmp_path, buckets=[WIDE, TALL])):
+        assert len(pool.buckets) == 2
+        for one, other in zip(pool.buckets, drawn.buckets, strict=True):
+            for name in ("noise", "states", "x0", "prompt_index"):
+                assert torch.equal(getattr(one, name), getattr(other, name))
+            assert one.prompts == PROMPTS
+    assert (tmp_path / "pool.safetensors").read_bytes() == content
+    assert len(_draw(tiny_bundle, tmp_path, buckets=[WIDE]).buckets) == 1
+
+
+def test_samples_of_buckets_are_trained_on_and_not_held_out(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    pool = _draw(tiny_bundle, tmp_path, buckets=[WIDE])
+    training, held_out = split_pool(pool)
+    assert training.buckets == pool.buckets
+    assert held_out.buckets == ()
+
+
+def test_a_size_that_the_networks_cannot_draw_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"ingest\.aspect_buckets: 72x32 must be a multiple of 32"):
+        _draw(tiny_bundle, tmp_path, buckets=[PoolBucket(size=(72, 32), prompts=["a boy"], fraction=0.5)])

@@ -43,6 +43,7 @@ def root(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory: pyte
     draw_pool(
         load_pipeline_folder(tiny_pipeline_dir, precision="fp32"),
         prompts=pool_prompts(tiny_dataset_dir, "{caption}"),
+        buckets=[],
         size=40,
         num_steps=4,
         timesteps=[999, 749, 499, 249],

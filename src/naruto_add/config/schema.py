@@ -91,6 +91,7 @@ class Ingest(_Section):
     max_megapixels: Annotated[float, Field(gt=0, le=1000)]
     max_rejected: Fraction
     crop: Literal["center", "top"]
+    aspect_buckets: bool
     duplicate_distance: Annotated[int, Field(ge=0, le=32)]
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)]
     test_fraction: Annotated[float, Field(gt=0, lt=0.5)]

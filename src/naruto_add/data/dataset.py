@@ -13,20 +13,24 @@ MIN_PICTURES: dict[Split, int] = {"test": 4, "validation": 1, "train": 5}
 """The smallest splits that the later stages can use; `evaluate` halves the test pictures, and 2 make a distribution."""
 FURTHER_CAPTIONS = "further_captions"
 """The column of captions after the first; missing if no picture of the data set has any."""
-_OWN_COLUMNS = ("file_name", "text", "split", FURTHER_CAPTIONS)
+BUCKET_FILE = "bucket_file"
+"""The column of the picture's file in its aspect bucket, empty if the square is its bucket; missing without buckets."""
+_OWN_COLUMNS = ("file_name", "text", "split", FURTHER_CAPTIONS, BUCKET_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """A picture with at least one caption; training draws one of them, and everything else uses the first.
 
-    `prompts` are the captions in the prompt template; `attributes` are its row's other columns.
+    The picture at `image_path` is a square of the base model's size. `bucket_path` is it in its aspect bucket, if that
+    is another one. `prompts` are the captions in the prompt template; `attributes` are its row's other columns.
     """
 
     image_path: Path
     captions: tuple[str, ...]
     prompts: tuple[str, ...]
     attributes: dict[str, str]
+    bucket_path: Path | None = None
 
     @property
     def caption(self) -> str:
@@ -61,6 +65,7 @@ def _example(dataset_dir: Path, row: dict[str, Any], prompt_template: str) -> Ex
     captions = (row["text"], *row.get(FURTHER_CAPTIONS, ()))
     return Example(
         image_path=dataset_dir / row["file_name"],
+        bucket_path=dataset_dir / row[BUCKET_FILE] if row.get(BUCKET_FILE) else None,
         captions=captions,
         prompts=tuple(fill_template(prompt_template, caption) for caption in captions),
         attributes={column: value for column, value in row.items() if column not in _OWN_COLUMNS},

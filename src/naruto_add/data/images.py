@@ -1,4 +1,4 @@
-"""Any picture file as a square RGB picture of the base model's size: upright, in sRGB, over white."""
+"""Any picture file as an RGB picture of the base model's size: upright, in sRGB, over white."""
 
 import warnings
 from collections.abc import Iterator
@@ -28,6 +28,8 @@ Reason = Literal[
     "unsupported",
 ]
 """Why an entry is rejected."""
+Size = tuple[int, int]
+"""Width and height of a picture, in pixels."""
 
 _WHITE_16_BIT = 65535
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
@@ -53,6 +55,8 @@ class PictureRules:
     min_side_px: int
     max_megapixels: float
     crop: Literal["center", "top"]
+    buckets: tuple[Size, ...] = ()
+    """The sizes of pictures in addition to the square; empty if every picture becomes a square alone."""
 
 
 class UnusablePictureError(Exception):
@@ -65,9 +69,21 @@ class UnusablePictureError(Exception):
 
 
 def read_picture(file: Path | bytes, rules: PictureRules) -> Image.Image:
-    """The picture, cropped to a square and scaled to the resolution (Lanczos).
+    """The picture as a square of the resolution, as `fit_picture` makes it. Raises what `read_whole` raises."""
+    return fit_picture(read_whole(file, rules), (rules.resolution_px, rules.resolution_px), crop=rules.crop)
+
+
+def fit_picture(image: Image.Image, size: Size, *, crop: Literal["center", "top"]) -> Image.Image:
+    """The picture, cropped to the aspect of `size` and scaled to it (Lanczos).
 
     `crop: center` keeps the middle; `crop: top` keeps the top of a tall picture and the middle of a wide one.
+    """
+    return ImageOps.fit(image, size, Image.Resampling.LANCZOS, centering=(0.5, 0.0 if crop == "top" else 0.5))
+
+
+def read_whole(file: Path | bytes, rules: PictureRules) -> Image.Image:
+    """The whole picture, upright, in sRGB, over white.
+
     Raises UnusablePictureError if the picture cannot be read or breaks a rule.
     """
     try:
@@ -78,14 +94,11 @@ def read_picture(file: Path | bytes, rules: PictureRules) -> Image.Image:
             _check_header(image, rules)
             image.load()
             _check_complete(image, file)
-            rgb = _rgb(_upright(image))
+            return _rgb(_upright(image))
     except UnusablePictureError:
         raise
     except Exception as error:  # decoders raise nearly every built-in error for broken files
         raise _unreadable(error, file) from error
-    size_px = (rules.resolution_px, rules.resolution_px)
-    centering = (0.5, 0.0 if rules.crop == "top" else 0.5)
-    return ImageOps.fit(rgb, size_px, Image.Resampling.LANCZOS, centering=centering)
 
 
 @contextmanager

@@ -13,18 +13,18 @@ from typing import Any, get_args
 
 from naruto_add.config.schema import Ingest
 from naruto_add.data.captions import TokenCounts, count_tokens
-from naruto_add.data.dataset import FURTHER_CAPTIONS, MIN_PICTURES
+from naruto_add.data.dataset import BUCKET_FILE, FURTHER_CAPTIONS, MIN_PICTURES
 from naruto_add.data.duplicates import Duplicate, find_duplicates
 from naruto_add.data.entries import Reject, Source, Split
-from naruto_add.data.images import PictureRules, Reason
-from naruto_add.data.prepare import Prepared, prepare_pictures, usable_processes
+from naruto_add.data.images import PictureRules, Reason, Size
+from naruto_add.data.prepare import BUCKETS, Prepared, prepare_pictures, usable_processes
 from naruto_add.data.sheet import draw_sheet
 from naruto_add.data.sources import open_source, source_parameter
 from naruto_add.runtime.errors import StageError, shown
 from naruto_add.runtime.files import atomic_write_bytes, new_folder, write_json
 from naruto_add.runtime.progress import progress
 
-_RESERVED_COLUMNS = ("file_name", "text", "split", "source", "image", FURTHER_CAPTIONS)
+_RESERVED_COLUMNS = ("file_name", "text", "split", "source", "image", FURTHER_CAPTIONS, BUCKET_FILE)
 """The columns that we write, and `image`, which the datasets library adds."""
 _CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that JSON may contain as they are, but that a terminal obeys."""
@@ -64,6 +64,7 @@ def run_ingest(
     prompt_template: str,
     caption_chunks: int,
     resolution_px: int,
+    buckets: tuple[Size, ...],
     dataset_dir: Path,
     rejects_path: Path,
     metrics_path: Path,
@@ -73,14 +74,15 @@ def run_ingest(
 
     `dataset_dir` holds images/*.png, metadata.jsonl and source.json, which says where the pictures come from, and
     truncated.jsonl if the base model's tokenizer, which counts the tokens of captions in `prompt_template`, cuts any of
-    these prompts off.
+    these prompts off. With `buckets`, sizes of pictures, it also holds the pictures that are nearest in aspect to a
+    size that is not square.
 
     Raises StageError if the source cannot be read as a whole, if the fraction of rejected entries exceeds
     `ingest.max_rejected`, or if too few pictures are left for three splits.
     """
     source = open_source(params)
     with new_folder(dataset_dir) as folder:
-        outcome = _prepare(source, params, resolution_px=resolution_px, folder=folder / "images")
+        outcome = _prepare(source, params, resolution_px=resolution_px, buckets=buckets, folder=folder / "images")
         _write_rows(rejects_path, _reject_rows(outcome, left_aside=source.left_aside))
         _name_left_aside(source.left_aside)
         _check_outcome(outcome, params, rejects_path)
@@ -93,7 +95,7 @@ def run_ingest(
         )
         if tokens.lost:
             _write_rows(folder / "truncated.jsonl", _truncated_rows(rows, tokens))
-        metrics = _metrics(outcome, rows, tokens)
+        metrics = _metrics(outcome, rows, tokens, params)
         draw_sheet(folder, rows, lost=tokens.lost, sheet_path=sheet_path)
     write_json(metrics_path, metrics)
 
@@ -101,7 +103,9 @@ def run_ingest(
 # --- from entries to pictures ---
 
 
-def _prepare(source: Source, params: Ingest, *, resolution_px: int, folder: Path) -> _Outcome:
+def _prepare(
+    source: Source, params: Ingest, *, resolution_px: int, buckets: tuple[Size, ...], folder: Path
+) -> _Outcome:
     """Save all usable pictures in `folder`, then delete the duplicates."""
     folder.mkdir()
     rules = PictureRules(
@@ -109,13 +113,17 @@ def _prepare(source: Source, params: Ingest, *, resolution_px: int, folder: Path
         min_side_px=params.min_side_px,
         max_megapixels=params.max_megapixels,
         crop=params.crop,
+        buckets=buckets,
     )
     num_processes = usable_processes(source.num_entries)
     prepared = prepare_pictures(source, rules=rules, folder=folder, num_processes=num_processes)
     entries = list(progress(prepared, desc="ingest", total=source.num_entries))
     outcome = _Outcome(entries=entries, duplicates=_duplicates(entries, distance=params.duplicate_distance))
     for duplicate in outcome.duplicates:
-        outcome.prepared(duplicate.position).path.unlink()
+        copy = outcome.prepared(duplicate.position)
+        copy.path.unlink()
+        if copy.bucket_path:
+            copy.bucket_path.unlink()
     return outcome
 
 
@@ -137,6 +145,7 @@ def _rows(kept: Sequence[Prepared], params: Ingest) -> list[_Row]:
     columns = {column: "" for each in kept for column in each.attributes if column not in _RESERVED_COLUMNS}
     splits = assign_splits([each.fingerprint.content for each in kept], params, given=[each.split for each in kept])
     has_further = any(len(each.captions) > 1 for each in kept)
+    has_buckets = any(each.bucket_path for each in kept)
     return [
         {
             "file_name": f"images/{each.path.name}",
@@ -145,6 +154,7 @@ def _rows(kept: Sequence[Prepared], params: Ingest) -> list[_Row]:
             "source": each.name,
             **{column: each.attributes.get(column, "") for column in columns},
             **({FURTHER_CAPTIONS: list(each.captions[1:])} if has_further else {}),
+            **({BUCKET_FILE: f"{BUCKETS}/{each.bucket_path.name}" if each.bucket_path else ""} if has_buckets else {}),
         }
         for each, split in zip(kept, splits, strict=True)
     ]
@@ -253,7 +263,7 @@ def _check_outcome(outcome: _Outcome, params: Ingest, rejects_path: Path) -> Non
         )
 
 
-def _metrics(outcome: _Outcome, rows: Sequence[_Row], tokens: TokenCounts) -> dict[str, float | int]:
+def _metrics(outcome: _Outcome, rows: Sequence[_Row], tokens: TokenCounts, params: Ingest) -> dict[str, float | int]:
     reasons = Counter(reject.reason for reject in outcome.rejects)
     kinds = Counter(each.kind for each in outcome.duplicates)
     splits = Counter(row["split"] for row in rows)
@@ -270,6 +280,7 @@ def _metrics(outcome: _Outcome, rows: Sequence[_Row], tokens: TokenCounts) -> di
         "splits.given": sum(each.split is not None for each in kept),
         "tokens.mean": tokens.mean,
         "tokens.max": tokens.max,
+        **({"buckets.not_square": sum(each.bucket_path is not None for each in kept)} if params.aspect_buckets else {}),
         "captions.several": sum(len(each.captions) > 1 for each in kept),
         "captions.further": sum(len(each.captions) - 1 for each in kept),
         "captions.truncated": sum(caption in tokens.lost for each in kept for caption in each.captions),

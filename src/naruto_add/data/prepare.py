@@ -12,23 +12,30 @@ from pathlib import Path
 
 from PIL import Image
 
+from naruto_add.data.buckets import nearest_bucket
 from naruto_add.data.captions import clean_captions
 from naruto_add.data.duplicates import Fingerprint, fingerprint
 from naruto_add.data.entries import Entry, Reject, ShinobiId, Source, Split
-from naruto_add.data.images import PictureRules, UnusablePictureError, read_picture
+from naruto_add.data.images import PictureRules, UnusablePictureError, fit_picture, read_whole
 from naruto_add.data.shinobi.draw import draw_shinobi
 
 _ENTRIES_PER_PROCESS = 128
 """With fewer, starting another process takes longer than it saves."""
 _MAX_PENDING_PER_PROCESS = 8
+BUCKETS = "buckets"
+"""The folder of pictures in their aspect buckets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A saved picture with its captions, at least one, and the split that its source gives it, if any."""
+    """A saved picture with its captions, at least one, and the split that its source gives it, if any.
+
+    `bucket_path` is the picture in its aspect bucket; None if that is the square at `path`.
+    """
 
     name: str
     path: Path
+    bucket_path: Path | None
     captions: tuple[str, ...]
     attributes: dict[str, str]
     split: Split | None
@@ -43,7 +50,10 @@ def usable_processes(num_entries: int) -> int:
 def prepare_pictures(
     source: Source, *, rules: PictureRules, folder: Path, num_processes: int
 ) -> Iterator[Prepared | Reject]:
-    """Each entry's saved picture, `folder`/{position}.png, or why it is rejected, in the source's order."""
+    """Each entry's saved picture, `folder`/{position}.png, or why it is rejected, in the source's order.
+
+    A picture whose aspect bucket is not the square is saved in the folder BUCKETS beside `folder` too.
+    """
     tasks = ((entry, folder / f"{index:05d}.png") for index, entry in enumerate(source.entries))
     if num_processes == 1:
         return (_prepare(entry, path, rules) for entry, path in tasks)
@@ -92,10 +102,18 @@ def _prepare(entry: Entry | Reject, path: Path, rules: PictureRules) -> Prepared
         detail = "its caption is empty, shows nothing, or is not a string"
         return Reject(name=entry.name, reason="no_caption", detail=detail)
     try:
-        image = read_picture(entry.picture, rules)
+        whole = read_whole(entry.picture, rules)
     except UnusablePictureError as error:
         return Reject(name=entry.name, reason=error.reason, detail=error.detail)
-    return _save(image, path, entry=entry, captions=captions)
+    square = fit_picture(whole, (rules.resolution_px, rules.resolution_px), crop=rules.crop)
+    prepared = _save(square, path, entry=entry, captions=captions)
+    bucket = nearest_bucket(whole.size, rules.buckets) if rules.buckets else square.size
+    if bucket == square.size:
+        return prepared
+    bucket_path = path.parent.with_name(BUCKETS) / path.name
+    bucket_path.parent.mkdir(exist_ok=True)
+    fit_picture(whole, bucket, crop=rules.crop).save(bucket_path, icc_profile=None)
+    return replace(prepared, bucket_path=bucket_path)
 
 
 def _save(image: Image.Image, path: Path, *, entry: Entry, captions: tuple[str, ...]) -> Prepared:
@@ -103,6 +121,7 @@ def _save(image: Image.Image, path: Path, *, entry: Entry, captions: tuple[str, 
     return Prepared(
         name=entry.name,
         path=path,
+        bucket_path=None,
         captions=captions,
         attributes=entry.attributes,
         split=entry.split,

@@ -84,6 +84,15 @@ def latent_size(vae: Config, unet: Config, resolution: Resolution, *, key: str) 
     return height // factor, width // factor
 
 
+def size_multiple_px(model: str, revision: str) -> int:
+    """What the sides of pictures must be multiples of. Raises StageError if the configurations cannot be read."""
+    configs = base_configs(model, revision)
+    if configs is None:
+        where = f"base.model: the configurations of {model!r} at base.revision {revision!r}"
+        raise StageError(f"{where} are neither on the hub nor in its cache; check the network")
+    return downsampling(configs["vae"]) * downsampling(configs["unet"])
+
+
 def downsampling(config: Config) -> int:
     """The factor between the sides of the network's input and of its deepest level."""
     return int(2 ** (len(config["block_out_channels"]) - 1))

@@ -23,7 +23,8 @@ PNG_BYTES_PER_PIXEL = 1.5
 def disk_bytes(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: bool) -> dict[str, int]:
     """The bytes of each kind of file in the stage `add`, in which the sum is largest.
 
-    DVC stores a copy of every result, unless the file system links it (`is_linked`).
+    With `ingest.aspect_buckets`, data set and pool are counted as if no picture were square, which doubles them. DVC
+    stores a copy of every result, unless the file system links it (`is_linked`).
     """
     with on_meta():
         num_teacher = new_unet(shapes, torch.float32).num_parameters()
@@ -32,10 +33,11 @@ def disk_bytes(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: 
         others = _num_weights(text_encoder, vae)
         drawing = num_student + _num_weights(text_encoder, vae.decoder)
     latents = shapes.num_channels * shapes.latent_side**2 * FP32
-    pool = params.student.pool_size * latents * (params.sampling.student_steps + 1)
+    num_versions = 1 + params.ingest.aspect_buckets
+    pool = num_versions * params.student.pool_size * latents * (params.sampling.student_steps + 1)
     further = len(params.add.resolutions_px) * params.add.resolution_pool_size * latents * params.sampling.student_steps
     results = {
-        "data set": int(num_pictures * params.base.resolution_px**2 * PNG_BYTES_PER_PIXEL),
+        "data set": int(num_versions * num_pictures * params.base.resolution_px**2 * PNG_BYTES_PER_PIXEL),
         "teacher": (num_teacher + others) * FP32,
         "pool": pool,
         "student before ADD": num_student * FP32,

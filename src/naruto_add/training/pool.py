@@ -5,9 +5,10 @@ pictures that its teacher cannot draw (LADD, Sauer et al. 2024, section 3.2).
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,11 +16,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from naruto_add.config.constants import Resolution
 from naruto_add.data.batches import batch_indices
+from naruto_add.data.buckets import by_size
 from naruto_add.data.dataset import load_split
+from naruto_add.data.images import Size
+from naruto_add.diffusion.base_model import latent_size
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, initial_noise, sample_trajectory
 from naruto_add.runtime.cache import cache_path, hash_model, read_tensors, write_tensors
+from naruto_add.runtime.compute import step_generator
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import atomic_write_bytes, content_hash, link_or_copy, new_file
 from naruto_add.runtime.sharing import compute_across_processes, is_main, num_processes, wait_for_all
@@ -49,7 +55,8 @@ class Pool:
     """Samples of the teacher, fp32, on the CPU. x0[i] was drawn with guidance from noise[i] for `prompt_index[i]`.
 
     `prompt_index` counts `prompts`. `states[i]` are the states x_t of the trajectory at the student's timesteps except
-    the first, whose state is the noise. The last `num_held_out` samples are the held-out pool samples.
+    the first, whose state is the noise. The last `num_held_out` samples are the held-out pool samples. `buckets` are
+    further samples to train on, each of one picture size that is not square, of the same `prompts`.
     """
 
     noise: Float[Tensor, "samples c h w"]
@@ -58,9 +65,20 @@ class Pool:
     prompt_index: Int[Tensor, " samples"]
     prompts: list[str]
     num_held_out: int
+    buckets: tuple["Pool", ...] = ()
 
     def __len__(self) -> int:
+        """The number of samples of the base model's size."""
         return len(self.x0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolBucket:
+    """An aspect bucket of the training split that is not square, its prompts, and its fraction of the pictures."""
+
+    size: Size
+    prompts: list[str]
+    fraction: float
 
 
 def pool_prompts(dataset_dir: Path, prompt_template: str) -> list[str]:
@@ -76,10 +94,23 @@ def pool_prompts(dataset_dir: Path, prompt_template: str) -> list[str]:
     return [prompt for prompt in prompts if prompt not in excluded] or prompts
 
 
+def pool_buckets(dataset_dir: Path, prompt_template: str, prompts: Collection[str]) -> list[PoolBucket]:
+    """The aspect buckets of the training split that are not square and have one of `prompts`; none without buckets."""
+    train = load_split(dataset_dir, "train", prompt_template=prompt_template)
+    wide_or_tall = [example for example in train if example.bucket_path]
+    buckets = []
+    for size, group in by_size(wide_or_tall).items():
+        own = dict.fromkeys(prompt for example in group for prompt in example.prompts)
+        if kept := [prompt for prompt in own if prompt in prompts]:
+            buckets.append(PoolBucket(size=size, prompts=kept, fraction=len(group) / len(train)))
+    return buckets
+
+
 def draw_pool(
     bundle: ModelBundle,
     *,
     prompts: list[str],
+    buckets: Sequence[PoolBucket],
     size: int,
     num_steps: int,
     timesteps: list[int],
@@ -90,15 +121,18 @@ def draw_pool(
 ) -> Pool:
     """Draw `size` samples as `draw_from` does, write them to `path`, and return them.
 
-    Sample i depends only on the bundle, the prompts, the options and (seed, i). The whole file stays in `cache_dir` for
-    other configurations, as a hard link where possible, and the chunks that it was made of are deleted. Raises
-    StageError if a sample is not finite, or if `size` is too small for a held-out sample.
+    Each of `buckets`, whose prompts must be among `prompts`, has its fraction of `size` samples in addition: the
+    others are of the base model's size, at which the student is scored. Sample i depends only on the bundle, the
+    prompts, the options and (seed, i). The whole file stays in `cache_dir` for other configurations, as a hard link
+    where possible, and the chunks that it was made of are deleted. Raises StageError if a sample is not finite, or if
+    `size` is too small for a held-out sample.
     """
     held_out = num_held_out(size)
     noise = initial_noise(bundle, size, seed=seed + NOISE_STREAM)
     sampler = dpm_solver_sampler(bundle, num_steps, guidance_scale)
     key = _samples_key(bundle, sampler, prompts, noise, timesteps, seed)
-    kept = cache_path(cache_dir, "whole", key, held_out)
+    bucket_keys = ([each.size, each.prompts, each.fraction] for each in buckets)
+    kept = cache_path(cache_dir, "whole", key, held_out, *bucket_keys)
     is_kept = kept.exists() and _hash_path(kept).exists()
     wait_for_all()  # until all processes have looked, none may write
     if is_kept:
@@ -106,23 +140,28 @@ def draw_pool(
         if is_main():
             link_or_copy(kept, path)
         return pool
-    drawn = draw_from(
-        bundle,
-        noise,
-        prompts=prompts,
-        num_steps=num_steps,
-        timesteps=timesteps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        cache_dir=cache_dir,
-    )
-    pool = replace(drawn, num_held_out=held_out)
+    options: dict[str, Any] = {
+        "num_steps": num_steps,
+        "timesteps": timesteps,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "cache_dir": cache_dir,
+    }
+    drawn, chunks = _draw_from(bundle, noise, prompts=prompts, **options)
+    parts = []
+    for bucket in buckets:
+        shape = latent_shape(bundle, "{}x{}".format(*bucket.size), key="ingest.aspect_buckets")
+        bucket_noise = noise_of_shape(shape, max(1, round(bucket.fraction * size)), seed=seed)
+        part, part_chunks = _draw_from(bundle, bucket_noise, prompts=bucket.prompts, **options)
+        parts.append(_with_prompts(part, prompts))
+        chunks += part_chunks
+    pool = replace(drawn, num_held_out=held_out, buckets=tuple(parts))
     if is_main():
         _write_pool(path, pool)
         link_or_copy(path, kept)
         atomic_write_bytes(_hash_path(kept), content_hash(kept).encode())
-        for first in range(0, size, CHUNK):
-            cache_path(cache_dir, key, first).unlink(missing_ok=True)
+        for chunk in chunks:
+            chunk.unlink(missing_ok=True)
     return pool
 
 
@@ -143,6 +182,30 @@ def draw_from(
     be a function of its shape and the seed, because samples are cached in `cache_dir` by shape, seed, bundle, prompts
     and options. Raises StageError if a sample is not finite.
     """
+    return _draw_from(
+        bundle,
+        noise,
+        prompts=prompts,
+        num_steps=num_steps,
+        timesteps=timesteps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        cache_dir=cache_dir,
+    )[0]
+
+
+def _draw_from(
+    bundle: ModelBundle,
+    noise: Float[Tensor, "samples c h w"],
+    *,
+    prompts: list[str],
+    num_steps: int,
+    timesteps: list[int],
+    guidance_scale: float,
+    seed: int,
+    cache_dir: Path,
+) -> tuple[Pool, list[Path]]:
+    """What `draw_from` returns, and the files in `cache_dir` that contain it."""
     prompt_index = batch_indices(len(prompts), len(noise), seed=seed, step=0)
     sampler = dpm_solver_sampler(bundle, num_steps, guidance_scale)
     key = _samples_key(bundle, sampler, prompts, noise, timesteps, seed)
@@ -160,8 +223,31 @@ def draw_from(
         )
         return _check_finite(states.cpu(), guidance_scale)
 
-    states = torch.cat(_cached_chunks(range(0, len(noise), CHUNK), draw, cache_dir, key))
-    return Pool(noise.cpu(), states[:, :-1], states[:, -1], torch.tensor(prompt_index), prompts, num_held_out=0)
+    paths = {first: cache_path(cache_dir, key, first) for first in range(0, len(noise), CHUNK)}
+    states = torch.cat(_cached_chunks(paths, draw, key))
+    pool = Pool(noise.cpu(), states[:, :-1], states[:, -1], torch.tensor(prompt_index), prompts, num_held_out=0)
+    return pool, list(paths.values())
+
+
+def _with_prompts(pool: Pool, prompts: list[str]) -> Pool:
+    """The pool with indices into these prompts, which contain its own."""
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    rows = torch.tensor([row_of[prompt] for prompt in pool.prompts])
+    return replace(pool, prompt_index=rows[pool.prompt_index], prompts=prompts)
+
+
+def latent_shape(bundle: ModelBundle, resolution: Resolution, *, key: str) -> tuple[int, int, int]:
+    """Channels, height and width of the latents of pictures of this size.
+
+    Raises StageError, with `key` as the parameter, if the networks cannot process the size.
+    """
+    height, width = latent_size(bundle.vae.config, bundle.unet.config, resolution, key=key)
+    return bundle.unet.config.in_channels, height, width
+
+
+def noise_of_shape(shape: tuple[int, int, int], num: int, *, seed: int) -> Float[Tensor, "num c h w"]:
+    """Initial noise; the shape is part of the seed, so that sizes do not share noise."""
+    return torch.stack([torch.randn(shape, generator=step_generator(seed, index, *shape)) for index in range(num)])
 
 
 def load_pool(path: Path, /) -> Pool:
@@ -170,16 +256,23 @@ def load_pool(path: Path, /) -> Pool:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             prompts = json.loads(file.metadata()["prompts"])
-        num_held_out, prompt_index = int(tensors.pop("num_held_out")), tensors.pop(PROMPT_INDEX)
-        return Pool(**tensors, prompt_index=prompt_index, prompts=prompts, num_held_out=num_held_out)
+        num_held_out = int(tensors.pop("num_held_out"))
+        parts: dict[str, dict[str, Any]] = {}
+        for name, tensor in tensors.items():
+            bucket, _, field = name.rpartition(".")
+            parts.setdefault(bucket, {})["prompt_index" if field == PROMPT_INDEX else field] = tensor
+        whole = Pool(**parts.pop(""), prompts=prompts, num_held_out=num_held_out)
+        buckets = (Pool(**parts[name], prompts=prompts, num_held_out=0) for name in sorted(parts, key=int))
+        return replace(whole, buckets=tuple(buckets))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:  # a file of other content
         raise StageError(f"{path}: cannot be read ({error}); delete it and run `dvc repro`") from error
 
 
 def split_pool(pool: Pool, /) -> tuple[Pool, Pool]:
-    """The samples to train on, and the held-out pool samples."""
+    """The samples to train on, those of aspect buckets included, and the held-out pool samples."""
     edge = len(pool) - pool.num_held_out
-    return _part(pool, slice(0, edge), num_held_out=0), _part(pool, slice(edge, None), num_held_out=pool.num_held_out)
+    train = replace(_part(pool, slice(0, edge), num_held_out=0), buckets=pool.buckets)
+    return train, _part(pool, slice(edge, None), num_held_out=pool.num_held_out)
 
 
 def num_held_out(size: int) -> int:
@@ -225,10 +318,9 @@ def _model_key(bundle: ModelBundle, sampler: Sampler) -> str:
     return content_hash(hash_model(bundle.unet), hash_model(bundle.text_encoder), options)
 
 
-def _cached_chunks(firsts: Sequence[int], draw: Callable[[int], Tensor], cache_dir: Path, key: str) -> list[Tensor]:
-    """The chunks that begin at these samples, in order. Chunks that `cache_dir` lacks are drawn by all processes."""
-    paths = {first: cache_path(cache_dir, key, first) for first in firsts}
-    missing = [first for first in firsts if not paths[first].exists()]
+def _cached_chunks(paths: Mapping[int, Path], draw: Callable[[int], Tensor], key: str) -> list[Tensor]:
+    """The chunks at these paths, by their first samples. Chunks that are missing are drawn by all processes."""
+    missing = [first for first, path in paths.items() if not path.exists()]
     wait_for_all()  # until all processes have looked, none may write
     for start in main_progress(range(0, len(missing), num_processes()), desc="pool"):
         together = missing[start : start + num_processes()]
@@ -236,7 +328,7 @@ def _cached_chunks(firsts: Sequence[int], draw: Callable[[int], Tensor], cache_d
             if is_main():
                 write_tensors(paths[first], {"states": states}, key=key)
     wait_for_all()
-    return [read_tensors(paths[first], key=key)["states"] for first in firsts]
+    return [read_tensors(path, key=key)["states"] for path in paths.values()]
 
 
 def _check_finite(states: Tensor, guidance_scale: float) -> Tensor:
@@ -249,8 +341,14 @@ def _check_finite(states: Tensor, guidance_scale: float) -> Tensor:
 
 
 def _write_pool(path: Path, pool: Pool) -> None:
-    tensors = {"noise": pool.noise, "states": pool.states, "x0": pool.x0, PROMPT_INDEX: pool.prompt_index}
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    tensors = _tensors(pool)
+    for number, bucket in enumerate(pool.buckets):
+        tensors |= {f"{number}.{name}": tensor for name, tensor in _tensors(bucket).items()}
     tensors["num_held_out"] = torch.tensor(pool.num_held_out)  # metadata with a second entry has no fixed order
     with new_file(path) as partial:
         save_file(tensors, partial, metadata={"prompts": json.dumps(pool.prompts)})
+
+
+def _tensors(pool: Pool) -> dict[str, Tensor]:
+    tensors = {"noise": pool.noise, "states": pool.states, "x0": pool.x0, PROMPT_INDEX: pool.prompt_index}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -28,6 +28,7 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
     draw_pool(
         load_pipeline_folder(tiny_pipeline_dir, precision="fp32"),
         prompts=pool_prompts(tiny_dataset_dir, TEMPLATE),
+        buckets=[],
         size=16,
         num_steps=4,
         timesteps=TIMESTEPS,

@@ -14,8 +14,8 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.training.add.batch import draw_batch, pairs_at
 from naruto_add.training.add.consistency import draw_consistency_batch
 from naruto_add.training.add.dataset import AddData, Pairs
-from naruto_add.training.add.multi_resolution import latent_shape, sample_other_sizes
-from naruto_add.training.pool import load_pool
+from naruto_add.training.add.multi_resolution import sample_other_sizes
+from naruto_add.training.pool import latent_shape, load_pool
 from tests.training.add import build as build_module
 from tests.training.add.build import ALL_LOSSES, GUIDANCE_SCALE, SETTINGS, Build, same_training, train
 
@@ -96,11 +96,11 @@ def test_samples_are_drawn_once(data: AddData, build: Build, cache_dir: Path) ->
 
 
 def test_a_size_that_the_networks_cannot_process_is_an_error(tiny_bundle: ModelBundle) -> None:
-    assert latent_shape(tiny_bundle, 32) == tiny_bundle.latent_shape
-    assert latent_shape(tiny_bundle, "96x32") == (4, 4, 12)  # height before width
+    assert latent_shape(tiny_bundle, 32, key="k") == tiny_bundle.latent_shape
+    assert latent_shape(tiny_bundle, "96x32", key="k") == (4, 4, 12)  # height before width
     for size in (48, "64x40"):
         with pytest.raises(StageError, match=rf"^add\.resolutions_px: {size} must be a multiple of 32"):
-            latent_shape(tiny_bundle, size)
+            latent_shape(tiny_bundle, size, key="add.resolutions_px")
 
 
 # The steps

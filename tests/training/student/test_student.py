@@ -19,7 +19,7 @@ from naruto_add.models.student import Architecture, shrink_unet
 from naruto_add.training.loop import TrainingRun, run_steps
 from naruto_add.training.pool import Pool, load_pool, split_pool
 from naruto_add.training.settings import DistillationSettings
-from naruto_add.training.student.batch import draw_knowledge_batch, draw_trajectory_batch
+from naruto_add.training.student.batch import Batch, draw_knowledge_batch, draw_trajectory_batch
 from naruto_add.training.student.dataset import WarmupData, load_warmup_data
 from naruto_add.training.student.train import build_student
 from naruto_add.training.student.trainer import StudentTrainer, knowledge_losses
@@ -392,3 +392,61 @@ def test_a_warm_up_with_other_options_uses_the_cached_pool_samples(build: Callab
     again = build("again", PARAMS.model_copy(update={"optimizer": optimizer}))
     assert (again / "pool.safetensors").samefile(first / "pool.safetensors")  # a hard link to the cache
     assert (again / "student.tsv").read_text() != (first / "student.tsv").read_text()
+
+
+# Aspect buckets
+
+
+@pytest.fixture
+def bucketed(data: WarmupData) -> WarmupData:
+    """Four wide samples in addition to the eight of `data`."""
+    generator = torch.Generator().manual_seed(9)
+    noise, x0 = torch.randn(2, 4, 4, 4, 8, generator=generator)
+    states = torch.randn(4, 3, 4, 4, 8, generator=generator)
+    wide = Pool(noise, states, x0, torch.tensor([1, 1, 0, 1]), data.pool.prompts, num_held_out=0)
+    return replace(data, pool=replace(data.pool, buckets=(wide,)))
+
+
+@pytest.mark.parametrize("draw", [draw_knowledge_batch, draw_trajectory_batch])
+def test_a_batch_has_samples_of_one_size_and_sizes_share_the_steps_by_their_numbers(
+    bucketed: WarmupData, draw: Callable[..., Batch]
+) -> None:
+    batches = [draw(bucketed, batch_size=4, seed=0, step=step) for step in range(60)]
+    wide = [batch for batch in batches if batch.noisy_latents.shape == (4, 4, 4, 8)]
+    square = [batch for batch in batches if batch.noisy_latents.shape == (4, 4, 4, 4)]
+    assert len(wide) + len(square) == 60
+    assert len(wide) == pytest.approx(20, abs=2)
+    for batch in wide:  # it has all four wide samples, in some order
+        first = (batch.prompt_embeds == bucketed.prompt_embeds[0]).flatten(1).all(dim=1)
+        assert first.sum() == 1
+
+
+def test_a_killed_warm_up_with_several_sizes_resumes_to_the_same_weights(bucketed: WarmupData, tmp_path: Path) -> None:
+    steps = range(PARAMS.num_steps)
+    shapes = {draw_knowledge_batch(bucketed, batch_size=4, seed=0, step=step).noise.shape for step in steps}
+    assert len(shapes) == 2
+    whole = _warm_up(bucketed, bucketed, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        _warm_up(bucketed, bucketed, tmp_path / "resumed", kill_at=3)
+    resumed = _warm_up(bucketed, bucketed, tmp_path / "resumed")
+    assert all(torch.equal(whole.weights[name], item) for name, item in resumed.weights.items())
+
+
+def test_the_stage_draws_its_pool_at_the_sizes_of_the_pictures(
+    tiny_pipeline_dir: Path, bucketed_dataset_dir: Path, tmp_path: Path
+) -> None:
+    build_student(
+        PARAMS,
+        SETTINGS,
+        teacher_dir=tiny_pipeline_dir,
+        dataset_dir=bucketed_dataset_dir,
+        out_dir=tmp_path / "student",
+        pool_path=tmp_path / "pool.safetensors",
+        pool_cache_dir=tmp_path / "drawn",
+        metrics_path=tmp_path / "student.json",
+        run=TrainingRun(checkpoint_dir=tmp_path / "checkpoints", curves_path=tmp_path / "student.tsv"),
+    )
+    (wide,) = load_pool(tmp_path / "pool.safetensors").buckets
+    num_wide = round(6 / 16 * PARAMS.pool_size)
+    assert wide.x0.shape == (num_wide, 4, 4, 8)
+    assert _metrics(tmp_path)["pool_size"] == PARAMS.pool_size + num_wide

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 
 from naruto_add.config.schema import Base, Optimizer, Teacher
 from naruto_add.data.dataset import load_split
-from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder, tokenize
+from naruto_add.data.latents import CachedLatents
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_bundle, load_pipeline_folder, tokenize
 from naruto_add.models.lora import lora_layers
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.learner import MAX_SKIPPED_IN_A_ROW
 from naruto_add.training.loop import TrainingRun
-from naruto_add.training.teacher.batch import draw_batch
+from naruto_add.training.teacher.batch import VALIDATION_TIMESTEPS, draw_batch, validation_batches
 from naruto_add.training.teacher.dataset import TeacherData, load_data
 from naruto_add.training.teacher.train import train_teacher
 from naruto_add.training.teacher.trainer import TeacherTrainer
@@ -132,7 +133,8 @@ def test_captions_are_dropped_with_the_given_probability(data: TeacherData) -> N
 
 
 def test_half_of_the_pictures_are_mirrored_with_flip(data: TeacherData) -> None:
-    marked = replace(data, train=replace(data.train, latents=torch.zeros(16, 4, 4, 4), flipped=torch.ones(16, 4, 4, 4)))
+    latents = CachedLatents(latents=torch.zeros(16, 4, 4, 4), flipped=torch.ones(16, 4, 4, 4))
+    marked = replace(data, train=(replace(data.train[0], latents=latents),))
 
     def mirrored(flip: bool) -> float:
         params = PARAMS.model_copy(update={"flip": flip, "batch_size": 500})
@@ -200,8 +202,8 @@ def test_validation_uses_the_average_and_leaves_the_trained_weights(start: Start
 def test_steps_with_gradients_that_are_not_finite_are_skipped_and_too_many_are_an_error(start: Start) -> None:
     trainer = start()
     trainer.train_step(0)
-    trainer._data.train.latents.fill_(float("nan"))
-    trainer._data.train.flipped.fill_(float("nan"))
+    trainer._data.train[0].latents.latents.fill_(float("nan"))
+    trainer._data.train[0].latents.flipped.fill_(float("nan"))
     kept = [item.detach().clone() for item in trainer.learner.trainable]
     trainer.train_step(1)
     assert all(torch.equal(item, old) for item, old in zip(trainer.learner.trainable, kept, strict=True))
@@ -297,4 +299,71 @@ def test_prompts_are_captions_in_the_template(tiny_bundle: ModelBundle, tiny_dat
     data = load(tiny_bundle, tiny_dataset_dir, tmp_path, params)
     example = load_split(tiny_dataset_dir, "train", prompt_template=TEMPLATE)[0]
     expected = tokenize(tiny_bundle, [f"shinobi: {example.caption}"])[0]
-    assert torch.equal(data.prompts[data.train_rows.rows[0, 0]], expected)
+    assert torch.equal(data.prompts[data.train[0].rows.rows[0, 0]], expected)
+
+
+# Aspect buckets
+
+
+@pytest.fixture
+def bucketed(tiny_bundle: ModelBundle, bucketed_dataset_dir: Path, tmp_path: Path) -> TeacherData:
+    return load(tiny_bundle, bucketed_dataset_dir, tmp_path / "cache")
+
+
+def test_latents_have_the_sizes_of_the_buckets_and_each_size_is_cached_in_its_file(
+    bucketed: TeacherData, tmp_path: Path
+) -> None:
+    shapes = [(4, 4, 4), (4, 4, 8)]
+    for split, sizes in ((bucketed.train, [10, 6]), (bucketed.validation, [2, 2])):
+        assert [tuple(bucket.latents.latents.shape) for bucket in split] == [
+            (size, *shape) for size, shape in zip(sizes, shapes, strict=True)
+        ]
+    names = {path.name for path in (tmp_path / "cache/latents_train").iterdir()}
+    assert names == {"32x32.safetensors", "64x32.safetensors"}
+
+
+def test_every_batch_has_one_size_and_every_picture_is_visited_as_often_as_the_others(bucketed: TeacherData) -> None:
+    params = PARAMS.model_copy(update={"flip": False, "batch_size": 2})
+    visits = {(size, index): 0 for size, bucket in enumerate(bucketed.train) for index in range(len(bucket))}
+    shapes = set()
+    for step in range(160):
+        batch = draw_batch(bucketed, params, step=step)
+        assert batch.noise.shape == batch.latents.shape
+        shapes.add(tuple(batch.latents.shape))
+        size = int(batch.latents.shape[-1] == 8)
+        for item in batch.latents:
+            (index,) = torch.where((bucketed.train[size].latents.latents == item).flatten(1).all(dim=1))[0].tolist()
+            visits[size, index] += 1
+    assert shapes == {(2, 4, 4, 4), (2, 4, 4, 8)}
+    assert all(abs(number - 20) <= 2 for number in visits.values())  # 320 visits of 16 pictures
+
+
+def test_a_batch_has_the_captions_of_its_pictures(
+    bucketed: TeacherData, tiny_bundle: ModelBundle, bucketed_dataset_dir: Path
+) -> None:
+    """The first two wide pictures of the split are its second and its fifth."""
+    examples = load_split(bucketed_dataset_dir, "train", prompt_template=TEMPLATE)
+    rows = bucketed.train[1].rows.rows[:2, 0]
+    expected = encode_prompts(tiny_bundle, [examples[1].prompt, examples[4].prompt])
+    torch.testing.assert_close(bucketed.prompts[rows], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_validation_covers_the_pictures_of_all_sizes(bucketed: TeacherData) -> None:
+    batches = validation_batches(bucketed, batch_size=3, seed=0)
+    counts = {
+        width: sum(len(batch.latents) for batch in batches if batch.latents.shape[-1] == width) for width in (4, 8)
+    }
+    assert counts == {4: 2 * len(VALIDATION_TIMESTEPS), 8: 2 * len(VALIDATION_TIMESTEPS)}
+
+
+def test_a_killed_run_with_pictures_of_several_sizes_ends_with_the_same_bytes(
+    bucketed: TeacherData,
+    tiny_pipeline_dir: Path,
+    bucketed_dataset_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert len({draw_batch(bucketed, PARAMS, step=step).latents.shape for step in range(PARAMS.num_steps)}) == 2
+    train(tmp_path / "whole", tiny_pipeline_dir, bucketed_dataset_dir)
+    kill_and_resume(monkeypatch, tmp_path / "resumed", tiny_pipeline_dir, bucketed_dataset_dir, PARAMS)
+    assert_same_outs(tmp_path / "whole", tmp_path / "resumed")

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS
 from naruto_add.config.schema import Add
-from naruto_add.data.batches import batch_indices
+from naruto_add.data.batches import GOLDEN_RATIO, batch_indices, group_at
 from naruto_add.runtime.compute import step_generator
 from naruto_add.training.add.augment import NUM_SHIFT_DRAWS
-from naruto_add.training.add.dataset import AddData, Pairs
+from naruto_add.training.add.dataset import AddData, Pairs, RealLatents
 from naruto_add.training.processes import Items
 
 RENOISED_RANGE = (round(0.02 * NUM_TRAIN_TIMESTEPS), round(0.98 * NUM_TRAIN_TIMESTEPS))
@@ -20,7 +20,6 @@ RESOLUTION_STREAM = 4
 """Separates the draw of a step's picture size from the draws of its batch."""
 CAPTION_STREAM = 5
 """Separates the draw of captions from the draws of a step's batch, which it must not shift."""
-GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,18 @@ class Batch(Items):
 
 
 def pairs_at(data: AddData, *, seed: int, step: int) -> Pairs:
-    """The pairs that this step trains on: those of one picture size, each size with the same probability."""
+    """The pairs that this step trains on, of one picture size.
+
+    The pool and each of `other_sizes` have the same probability; the pool's aspect buckets share its steps by the
+    numbers of their samples.
+    """
     sizes = (data.train, *data.other_sizes)
     generator = step_generator(seed, step, RESOLUTION_STREAM)
-    return sizes[int(torch.randint(len(sizes), (), generator=generator))]
+    chosen = sizes[int(torch.randint(len(sizes), (), generator=generator))]
+    if chosen is not data.train:
+        return chosen
+    buckets = (data.train, *(bucket.pairs for bucket in data.buckets))
+    return buckets[group_at([len(each) for each in buckets], seed=seed, step=step)[0]]
 
 
 def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
@@ -155,16 +162,24 @@ def _draw_real(
 ) -> tuple[Float[Tensor, "batch c h w"], Int[Tensor, " batch"]]:
     """Latents and prompts' rows: the teacher's samples of these items, random training pictures, or half of each.
 
-    For other picture sizes they are always the teacher's: the data set has one size.
+    For `add.resolutions_px` they are always the teacher's: the data set has no pictures of these sizes.
     """
     from_teacher, teacher_rows = pairs.x0[items], pairs.rows[items]
-    if params.real_source == "teacher" or pairs is not data.train:
+    real = _real_of(data, pairs)
+    if params.real_source == "teacher" or real is None:
         return from_teacher, teacher_rows
-    picked = torch.randint(len(data.real.rows), (len(items),), generator=generator)
+    picked = torch.randint(len(real.rows), (len(items),), generator=generator)
     caption_draws = torch.rand(len(items), generator=step_generator(params.seed, step, CAPTION_STREAM))
-    from_dataset, dataset_rows = data.real.latents[picked], data.real.rows.drawn(picked, caption_draws)
+    from_dataset, dataset_rows = real.latents[picked], real.rows.drawn(picked, caption_draws)
     if params.real_source == "dataset":
         return from_dataset, dataset_rows
     is_picture = torch.rand(len(items), generator=generator) < 0.5
     latents = torch.where(is_picture.view(-1, 1, 1, 1), from_dataset, from_teacher)
     return latents, torch.where(is_picture, dataset_rows, teacher_rows)
+
+
+def _real_of(data: AddData, pairs: Pairs) -> RealLatents | None:
+    """The training pictures of the pairs' size; None for a size of `add.resolutions_px`."""
+    if pairs is data.train:
+        return data.real
+    return next((bucket.real for bucket in data.buckets if bucket.pairs is pairs), None)

@@ -1,6 +1,6 @@
 """The data that `add` trains on: teacher samples from the pool, real latents, and embeddings of their prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from naruto_add.config.schema import Add
 from naruto_add.data.alternatives import PromptRows, prompt_rows
+from naruto_add.data.buckets import by_size
 from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.latents import cached_embeddings, cached_latents, unique_prompts
 from naruto_add.data.pixels import load_pixels
+from naruto_add.diffusion.base_model import downsampling
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
 from naruto_add.models.discriminator import pooled_embeds
 from naruto_add.training.pool import Pool, split_pool
@@ -54,13 +56,21 @@ class RealLatents:
 
 
 @dataclass(frozen=True)
+class Bucket:
+    """Teacher samples and training pictures of one aspect bucket."""
+
+    pairs: Pairs
+    real: RealLatents
+
+
+@dataclass(frozen=True)
 class AddData:
     """All data, on the CPU. Row i of `prompts`, `prompt_embeds` and `pooled` is one prompt; row 0 is the empty one.
 
-    `held_out` pairs are for the validation score and never trained on. `other_sizes` are pairs of other picture sizes,
-    which are trained on too; everything else has the base model's size. `real_pixels`, in [-1, 1], are the pictures
-    that the validation score compares with: of the validation split, filled up with training pictures if it is small
-    (see `score_examples`).
+    `held_out` pairs are for the validation score and never trained on. `other_sizes` are pairs of the sizes in
+    `add.resolutions_px`, and `buckets` those of the aspect buckets that are not square, which are trained on too;
+    everything else has the base model's size. `real_pixels`, in [-1, 1], are the pictures that the validation score
+    compares with: of the validation split, filled up with training pictures if it is small (see `score_examples`).
     """
 
     train: Pairs
@@ -71,12 +81,13 @@ class AddData:
     prompts: list[str]
     prompt_embeds: Float[Tensor, "prompts tokens width"]
     pooled: Float[Tensor, "prompts width"]
+    buckets: tuple[Bucket, ...] = ()
 
 
 def load_data(
     bundle: ModelBundle, pool: Pool, *, params: Add, prompt_template: str, dataset_dir: Path, cache_dir: Path
 ) -> AddData:
-    """The pool, pictures for the score and, unless `add.real_source` is teacher, the training split; of one size.
+    """The pool, pictures for the score and, unless `add.real_source` is teacher, the training split; no `other_sizes`.
 
     Latents and embeddings are cached in `cache_dir`.
     """
@@ -93,26 +104,46 @@ def load_data(
         encode=lambda part: encode_prompts(bundle, part),
         cache_path=cache_dir / "prompts.safetensors",
     )
-    real_latents = pool.x0[:0]
-    if examples:
-        real_latents = cached_latents(
-            examples,
-            flip=False,
-            vae=bundle.vae,
-            encode=lambda pixels: encode_pixels(bundle, pixels),
-            cache_path=cache_dir / "latents.safetensors",
-        ).latents
     train, held_out = (pairs_of(part, row_of) for part in split_pool(pool))
     return AddData(
         train=train,
         held_out=held_out,
         other_sizes=(),
-        real=RealLatents(real_latents, prompt_rows(examples, row_of)),
+        real=_real(bundle, examples, row_of, pool=pool, cache_path=cache_dir / "latents.safetensors"),
         real_pixels=load_pixels(score_examples(validation, pictures, seed=params.seed)),
         prompts=prompts,
         prompt_embeds=prompt_embeds,
         pooled=pooled_embeds(prompt_embeds, tokenize(bundle, prompts), eos_token_id=bundle.tokenizer.eos_token_id),
+        buckets=tuple(_buckets(bundle, pool, examples, row_of, cache_dir=cache_dir)),
     )
+
+
+def _real(
+    bundle: ModelBundle, examples: list[Example], row_of: dict[str, int], *, pool: Pool, cache_path: Path
+) -> RealLatents:
+    """The pictures of these examples, which have the size of the pool's samples."""
+    latents = pool.x0[:0]
+    if examples:
+        latents = cached_latents(
+            examples,
+            flip=False,
+            vae=bundle.vae,
+            encode=lambda pixels: encode_pixels(bundle, pixels),
+            cache_path=cache_path,
+        ).latents
+    return RealLatents(latents, prompt_rows(examples, row_of))
+
+
+def _buckets(
+    bundle: ModelBundle, pool: Pool, examples: list[Example], row_of: dict[str, int], *, cache_dir: Path
+) -> Iterator[Bucket]:
+    """The pool's aspect buckets, each with the examples of its size; none of `examples` if they are not needed."""
+    groups = by_size(examples) if pool.buckets else {}
+    for part in pool.buckets:
+        height, width = (side * downsampling(bundle.vae.config) for side in part.x0.shape[-2:])
+        cache_path = cache_dir / f"latents_{width}x{height}.safetensors"
+        real = _real(bundle, groups.get((width, height), []), row_of, pool=part, cache_path=cache_path)
+        yield Bucket(pairs_of(part, row_of), real)
 
 
 def score_examples(validation: Sequence[Example], train: Sequence[Example], *, seed: int) -> list[Example]:

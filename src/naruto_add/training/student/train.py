@@ -23,7 +23,7 @@ from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.files import new_folder, write_json
 from naruto_add.runtime.sharing import is_main
 from naruto_add.training.loop import TrainingRun, run_steps
-from naruto_add.training.pool import draw_pool, pool_prompts, split_pool
+from naruto_add.training.pool import draw_pool, pool_buckets, pool_prompts, split_pool
 from naruto_add.training.settings import DistillationSettings
 from naruto_add.training.student.dataset import load_warmup_data
 from naruto_add.training.student.trainer import StudentTrainer
@@ -55,9 +55,11 @@ def build_student(
     move_to_cpu(teacher_unet)
     student = shrink_unet(teacher_unet, params.architecture)
     del teacher_unet
+    prompts = pool_prompts(dataset_dir, settings.prompt_template)
     pool = draw_pool(
         bundle,
-        prompts=pool_prompts(dataset_dir, settings.prompt_template),
+        prompts=prompts,
+        buckets=pool_buckets(dataset_dir, settings.prompt_template, set(prompts)),
         size=params.pool_size,
         num_steps=settings.pool_steps,
         timesteps=settings.student_timesteps,
@@ -90,7 +92,8 @@ def build_student(
     if is_main():
         with new_folder(out_dir) as folder:
             save_unet(student, folder)
-        write_json(metrics_path, {**_sizes(bundle.unet, student), "pool_size": len(pool), **scores})
+        pool_size = sum(map(len, (pool, *pool.buckets)))
+        write_json(metrics_path, {**_sizes(bundle.unet, student), "pool_size": pool_size, **scores})
 
 
 def _warm_up(trainer: StudentTrainer, run: TrainingRun) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""The teacher's data: latents of the training and validation splits, and their prompts."""
+"""The teacher's data: latents of the training and validation splits by picture size, and their prompts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -8,22 +8,34 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.data.alternatives import PromptRows, prompt_rows
+from naruto_add.data.buckets import by_size
 from naruto_add.data.dataset import Example, load_split
+from naruto_add.data.images import Size
 from naruto_add.data.latents import CachedLatents, cached_embeddings, cached_latents, unique_prompts
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, tokenize
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """Pictures of one size, and the rows of their prompts in `TeacherData.prompts`."""
+
+    latents: CachedLatents
+    rows: PromptRows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TeacherData:
-    """Latents and prompts, on the CPU. Fields named `_rows` are rows of `prompts`; row 0 is the empty prompt.
+    """Latents and prompts, on the CPU; row 0 of `prompts` is the empty prompt.
 
-    A training picture may have several prompts; a validation picture has its first.
+    Both splits have a bucket for each size of their pictures, which is one without `ingest.aspect_buckets`. A training
+    picture may have several prompts; of a validation picture, the first is used.
     """
 
-    train: CachedLatents
-    train_rows: PromptRows
-    validation: CachedLatents
-    validation_rows: Int[Tensor, " validation"]
+    train: tuple[Bucket, ...]
+    validation: tuple[Bucket, ...]
     drawn_rows: Int[Tensor, " drawn"]
     """The prompts that are drawn at each validation."""
     prompts: Float[Tensor, "prompts tokens width"] | Int[Tensor, "prompts tokens"]
@@ -47,28 +59,35 @@ def load_data(
     train, validation = (
         load_split(dataset_dir, split, prompt_template=prompt_template) for split in ("train", "validation")
     )
-    train_prompts = [prompt for example in train for prompt in example.prompts]
-    validation_prompts = [example.prompt for example in validation]
-    unique = unique_prompts([*train_prompts, *validation_prompts, *drawn_prompts])
+    validation = [replace(example, prompts=example.prompts[:1]) for example in validation]
+    prompts = [prompt for example in (*train, *validation) for prompt in example.prompts]
+    unique = unique_prompts([*prompts, *drawn_prompts])
     row_of = {prompt: row for row, prompt in enumerate(unique)}
 
-    def rows(prompts: list[str]) -> Tensor:
-        return torch.tensor([row_of[prompt] for prompt in prompts])
-
     return TeacherData(
-        train=_latents(bundle, train, flip=flip, cache_path=cache_dir / "latents_train.safetensors"),
-        train_rows=prompt_rows(train, row_of),
-        validation=_latents(bundle, validation, flip=False, cache_path=cache_dir / "latents_validation.safetensors"),
-        validation_rows=rows(validation_prompts),
-        drawn_rows=rows(drawn_prompts),
+        train=_buckets(bundle, train, row_of, flip=flip, cache_dir=cache_dir / "latents_train"),
+        validation=_buckets(bundle, validation, row_of, flip=False, cache_dir=cache_dir / "latents_validation"),
+        drawn_rows=torch.tensor([row_of[prompt] for prompt in drawn_prompts]),
         prompts=tokenize(bundle, unique) if is_text_encoder_trained else _embeddings(bundle, unique, cache_dir),
     )
 
 
-def _latents(bundle: ModelBundle, examples: list[Example], *, flip: bool, cache_path: Path) -> CachedLatents:
-    return cached_latents(
-        examples, flip=flip, vae=bundle.vae, encode=lambda pixels: encode_pixels(bundle, pixels), cache_path=cache_path
-    )
+def _buckets(
+    bundle: ModelBundle, examples: list[Example], row_of: dict[str, int], *, flip: bool, cache_dir: Path
+) -> tuple[Bucket, ...]:
+    """The examples by size; the latents of each size are cached in a file of their own."""
+
+    def bucket(size: Size, group: list[Example]) -> Bucket:
+        latents = cached_latents(
+            group,
+            flip=flip,
+            vae=bundle.vae,
+            encode=lambda pixels: encode_pixels(bundle, pixels),
+            cache_path=cache_dir / f"{size[0]}x{size[1]}.safetensors",
+        )
+        return Bucket(latents, prompt_rows(group, row_of))
+
+    return tuple(bucket(size, group) for size, group in by_size(examples).items())
 
 
 def _embeddings(bundle: ModelBundle, prompts: list[str], cache_dir: Path) -> Tensor:
