@@ -361,9 +361,8 @@ def test_a_killed_run_with_pictures_of_several_sizes_ends_with_the_same_bytes(
     tiny_pipeline_dir: Path,
     bucketed_dataset_dir: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert len({draw_batch(bucketed, PARAMS, step=step).latents.shape for step in range(PARAMS.num_steps)}) == 2
     train(tmp_path / "whole", tiny_pipeline_dir, bucketed_dataset_dir)
-    kill_and_resume(monkeypatch, tmp_path / "resumed", tiny_pipeline_dir, bucketed_dataset_dir, PARAMS)
+    kill_and_resume(tmp_path / "resumed", tiny_pipeline_dir, bucketed_dataset_dir, PARAMS)
     assert_same_outs(tmp_path / "whole", tmp_path / "resumed")
