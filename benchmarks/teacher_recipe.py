@@ -29,8 +29,9 @@ from naruto_add.data.alternatives import PromptRows
 from naruto_add.data.latents import CachedLatents
 from naruto_add.diffusion.bundle import ModelBundle, keep_head_in_fp32
 from naruto_add.diffusion.single_file import SD_SCHEDULE
+from naruto_add.diffusion.token_chunks import CHUNK_LENGTH
 from naruto_add.estimate.fake import measuring
-from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, TOKENS_PER_CHUNK, Shapes, new_text_encoder
+from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_text_encoder
 from naruto_add.estimate.tasks import teacher_tasks
 from naruto_add.runtime.compute import default_device, frozen_dtype, gpu_layout, make_accelerator
 from naruto_add.training.learner import MAX_GRAD_NORM
@@ -138,7 +139,7 @@ def make_trainer(bundle: ModelBundle, params: Params) -> TeacherTrainer:
         train=(Bucket(CachedLatents(latents=latents, flipped=latents.flip(-1)), rows),),
         validation=(Bucket(few, PromptRows(rows.rows[:1], rows.counts[:1])),),
         drawn_rows=torch.arange(1),
-        prompts=torch.randn(NUM_PICTURES, TOKENS_PER_CHUNK, bundle.unet.config.cross_attention_dim),
+        prompts=torch.randn(NUM_PICTURES, CHUNK_LENGTH, bundle.unet.config.cross_attention_dim),
     )
     return TeacherTrainer(
         bundle,
@@ -173,7 +174,7 @@ class Recipe:
         self.scheduler = DDPMScheduler(**{name: SD_SCHEDULE[name] for name in SD_SCHEDULE if name.startswith("beta")})
         size, side = teacher.batch_size, params.base.resolution_px
         self.pixels = torch.rand(size, 3, side, side, device=device) * 2 - 1
-        self.ids = torch.randint(len(bundle.tokenizer), (size, TOKENS_PER_CHUNK), device=device)
+        self.ids = torch.randint(len(bundle.tokenizer), (size, CHUNK_LENGTH), device=device)
 
     def latents(self) -> Tensor:
         """Latents of the batch, drawn from the autoencoder's posterior."""
@@ -213,7 +214,7 @@ def operations(params: Params) -> dict[str, float]:
     with torch.enable_grad():
         encode, train = teacher_tasks(params, shapes, 1)
     with measuring() as meter:
-        new_text_encoder(torch.float32)(torch.zeros(1, TOKENS_PER_CHUNK, dtype=torch.long))
+        new_text_encoder(torch.float32)(torch.zeros(1, CHUNK_LENGTH, dtype=torch.long))
     teacher = train.flops / params.teacher.num_steps / params.teacher.batch_size
     autoencoder = encode.flops / (1 + params.teacher.flip)
     parts = {"teacher": teacher, "autoencoder": autoencoder, "text encoder": meter.flops}
