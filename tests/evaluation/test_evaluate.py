@@ -250,6 +250,7 @@ def test_changed_metrics_code_draws_and_times_nothing(
     assert {name for name in after.metrics if after.metrics[name] != result.metrics[name]} <= {"process.peak_rss_mib"}
 
 
+@pytest.mark.slow
 def test_pictures_drawn_again_give_equal_metrics(
     result: Result, models: Models, tiny_dataset_dir: Path, folder: Path
 ) -> None:

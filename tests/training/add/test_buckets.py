@@ -139,6 +139,7 @@ def test_a_wide_step_trains_the_student(bucketed: Build, method: str) -> None:
     assert scalars.get("discriminator_grad_norm", 1.0) > 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(bucketed: Build, tmp_path: Path) -> None:
     params = add_params(num_steps=6, validation_every_steps=3)
     data = bucketed.data(params)

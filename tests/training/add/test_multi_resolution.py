@@ -151,6 +151,7 @@ def test_a_step_at_the_base_models_size_is_the_same_with_and_without_other_sizes
     assert trainer.train_step(step) == plain.train_step(step)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(build: Build, data: AddData, tmp_path: Path) -> None:
     params = add_params(num_steps=6, validation_every_steps=3)
     assert len({tuple(draw_batch(data, params, step=step).x0.shape) for step in range(6)}) > 1

@@ -421,6 +421,7 @@ def test_a_batch_has_samples_of_one_size_and_sizes_share_the_steps_by_their_numb
         assert first.sum() == 1
 
 
+@pytest.mark.slow
 def test_a_killed_warm_up_with_several_sizes_resumes_to_the_same_weights(bucketed: WarmupData, tmp_path: Path) -> None:
     steps = range(PARAMS.num_steps)
     shapes = {draw_knowledge_batch(bucketed, batch_size=4, seed=0, step=step).noise.shape for step in steps}

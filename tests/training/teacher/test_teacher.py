@@ -356,6 +356,7 @@ def test_validation_covers_the_pictures_of_all_sizes(bucketed: TeacherData) -> N
     assert counts == {4: 2 * len(VALIDATION_TIMESTEPS), 8: 2 * len(VALIDATION_TIMESTEPS)}
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_pictures_of_several_sizes_ends_with_the_same_bytes(
     bucketed: TeacherData,
     tiny_pipeline_dir: Path,
