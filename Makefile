@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro summary report demo ablation test test-extras pipeline sd15 slow soak lint types contracts deps check format lock
+.PHONY: help install repro summary report demo ablation test test-extras slow-extras pipeline sd15 slow soak lint types contracts deps check format lock
 
 help: ## print this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ EXTRAS_TESTS = $(shell grep -rl --include='test_*.py' 'from tests.extras import'
 
 test-extras: .venv-extras/.installed ## run the tests that need packages of extras, in an environment of their own
 	TEST_EXTRAS=1 .venv-extras/bin/python -m pytest -n auto $(EXTRAS_TESTS)
+
+slow-extras: .venv-extras/.installed ## the same for the tests that take minutes, such as drawing on an emulated GPU
+	TEST_EXTRAS=1 .venv-extras/bin/python -m pytest -m slow $(EXTRAS_TESTS)
 
 pipeline: install ## test the pipeline at a tiny size: which stages rerun, killed stages, experiments
 	$(RUN) pytest -m slow tests/test_pipeline.py

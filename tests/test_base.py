@@ -74,7 +74,7 @@ def test_the_model_is_small_and_contains_no_code() -> None:
 
 
 def test_the_model_and_its_curves_belong_to_the_recipe() -> None:
-    """The committed weights were made by the committed numbers."""
+    """The committed weights and curves have the shapes and numbers of steps of the recipe."""
     autoencoder, denoiser = _section("autoencoder"), _section("denoiser")
     vae, unet, text = (_config(f"{name}/config.json") for name in ("vae", "unet", "text_encoder"))
     names = ("block_out_channels", "latent_channels", "norm_num_groups")

@@ -118,7 +118,7 @@ def trapezoid(num_steps: int, *, warmup_steps: int, decay_steps: int) -> Callabl
 def cyclic(cycles: Sequence[int], *, warmup_steps: int, decay_steps: int) -> Callable[[int], float]:
     """Factor of the learning rate by step: a `trapezoid` for each cycle, one after the other.
 
-    Warm restarts (Loshchilov and Hutter 2017): a complete training can be continued by another cycle.
+    Warm restarts (Loshchilov and Hutter 2017): every cycle but the first begins where the one before has ended.
     """
     starts = [0, *accumulate(cycles)]
 

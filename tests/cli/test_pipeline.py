@@ -41,12 +41,14 @@ def test_report_as_markdown_has_the_table_and_links_to_the_pictures(evaluated_fo
     grid.write_bytes(b"")
     (evaluated_folder / "metrics/add.json").write_text(json.dumps({"skipped_steps": 2, "best_step": 90}))
     figures = {"onnx.size_mib": 31.5, "onnx.latency_batch_1_ms": 65.4, "onnx.images_mean_abs_diff_of_255": 0.25}
+    figures |= {"single_file.teacher.size_mib": 21.3, "single_file.teacher.latency_batch_1_ms": 66.3}
     (evaluated_folder / "metrics/export.json").write_text(json.dumps(figures))
     assert run_ok("report", "--md") == "report.md\n"
     text = (evaluated_folder / "report.md").read_text()
     assert re.search(r"\| fd_x +\| +lower \| +12\.5 \| +13\.25 \|", text)
     assert "- :warning: add: 2 steps skipped because of non-finite gradients" in text
     assert re.search(r"\| onnx +\| +31\.5 \| +65\.4 \| +\| images_mean_abs_diff_of_255 0\.25 \|", text)
+    assert re.search(r"\| single_file\.teacher +\| +21\.3 \| +66\.3 \|", text)
     assert "](metrics/grids/samples/subjects.png)" in text
     assert not (evaluated_folder / "report.html").exists()
 

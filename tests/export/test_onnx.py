@@ -13,6 +13,7 @@ import torch
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
 from naruto_add.diffusion.noise import alphas_cumprod, ddim_step
 from naruto_add.diffusion.sampling import initial_noise, make_student_scheduler
+from naruto_add.export import onnx_files
 from naruto_add.export.onnx_files import check_onnx, sampler_steps
 from naruto_add.export.onnx_int8 import quantized
 from naruto_add.generate.model import load_model
@@ -152,13 +153,31 @@ def test_both_backends_of_generate_draw_the_same_picture(exported: Path) -> None
 def test_the_example_draws_without_torch(exported: Path, tmp_path: Path) -> None:
     example = ROOT / "docs/examples/draw_onnx.py"
     refuse = "import sys\nfor name in ('torch', 'transformers', 'diffusers', 'naruto_add'): sys.modules[name] = None\n"
-    arguments = [str(exported / "onnx"), "a man", "a girl", "--out", str(tmp_path)]
+    arguments = [str(exported / "onnx"), "a man", "a girl", "--seed", "3", "--out", str(tmp_path)]
     code = f"{refuse}import runpy\nsys.argv[1:] = {arguments!r}\n"
     run = f"{code}runpy.run_path({str(example)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "picture-0-0.ppm").read_bytes().startswith(b"P6 32 32 255\n")
-    assert (tmp_path / "picture-0-1.ppm").stat().st_size == len(b"P6 32 32 255\n") + 32 * 32 * 3
+    sampler = json.loads((exported / "onnx/sampler.json").read_text())
+    noise = np.random.default_rng(3).standard_normal((2, *sampler["latent_shape"]), dtype=np.float32)
+    prompts = [sampler["prompt_template"].replace("{caption}", caption) for caption in ("a man", "a girl")]
+    for i, expected in enumerate(OnnxPipeline(exported / "onnx").draw(prompts, noise)):
+        header, pixels = b"P6 32 32 255\n", (tmp_path / f"picture-3-{i}.ppm").read_bytes()
+        assert pixels.startswith(header)
+        drawn = np.frombuffer(pixels.removeprefix(header), np.uint8).reshape(32, 32, 3)
+        assert np.abs(drawn.astype(int) - expected).max() <= 1
+
+
+def test_networks_beyond_one_protobuf_message_have_their_weights_in_separate_files(
+    tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_packages(*ONNX)
+    monkeypatch.setattr(onnx_files, "MAX_FILE_BYTES", 0)
+    # The stage compares predictions and pictures with torch's, as it does for small networks.
+    folder = export(tiny_pipeline_dir, tmp_path, formats=["diffusers", "onnx", "onnx_int8"])
+    for name in ("onnx", "onnx_int8"):
+        network, weights = folder / name / "unet.onnx", folder / name / "unet.onnx.data"
+        assert weights.stat().st_size > network.stat().st_size
 
 
 def test_a_missing_package_and_a_missing_folder_name_the_remedy(

@@ -74,7 +74,9 @@ def files(request: pytest.FixtureRequest, teacher: ModelBundle, tmp_path_factory
     folder = tmp_path_factory.mktemp(request.param)
     unet = shrink_unet(teacher.unet, request.param).requires_grad_(False).eval()
     student = ModelBundle(teacher.tokenizer, teacher.text_encoder, teacher.vae, unet, teacher.scheduler)
-    write_single_files(teacher, student, folder, prompt_template="ninja art, {caption}", num_steps=4)
+    write_single_files(
+        teacher, student, folder, prompt_template="ninja art, {caption}", num_steps=4, student_scheduler="ddim"
+    )
     return _Files(request.param, folder, student)
 
 
@@ -159,7 +161,9 @@ def test_weights_that_fp16_cannot_hold_are_refused(teacher: ModelBundle, tmp_pat
     unet.conv_out.bias.data += 1e6
     student = ModelBundle(teacher.tokenizer, teacher.text_encoder, teacher.vae, unet, teacher.scheduler)
     with pytest.raises(StageError, match=r"fp16, which cannot hold model\.diffusion_model\.out\.2\.bias"):
-        write_single_files(teacher, student, tmp_path, prompt_template="{caption}", num_steps=4)
+        write_single_files(
+            teacher, student, tmp_path, prompt_template="{caption}", num_steps=4, student_scheduler="ddim"
+        )
 
 
 def test_the_advice_for_weights_that_differ_is_not_another_precision(
@@ -171,6 +175,11 @@ def test_the_advice_for_weights_that_differ_is_not_another_precision(
         export(tiny_pipeline_dir, tmp_path, formats=["diffusers", "single_file"], precision="fp32")
     assert "leave single_file out" in str(error.value)
     assert "fp32" not in str(error.value)
+
+
+def test_a_student_for_lcm_has_no_settings_for_tools(teacher: ModelBundle, tmp_path: Path) -> None:
+    write_single_files(teacher, teacher, tmp_path, prompt_template="{caption}", num_steps=4, student_scheduler="lcm")
+    assert "modelspec.usage_hint" not in read_metadata(tmp_path / STUDENT)
 
 
 def test_only_stable_diffusions_widths_fit_the_tools(teacher: ModelBundle) -> None:
@@ -189,7 +198,7 @@ def test_the_stage_says_that_no_tool_loads_another_width(
     assert not any("cond_proj" in name for name in load_file(folder / "single_file" / STUDENT))
     figures = json.loads((tmp_path / "metrics/export.json").read_text())
     for role in ("teacher", "student"):
-        assert 0 < figures[f"single_file.{role}_images_max_abs_diff"] < 0.02, "diffusers draws the same from fp16"
+        assert 0 < figures[f"single_file.{role}.images_max_abs_diff"] < 0.02, "diffusers draws the same from fp16"
         assert figures[f"single_file.{role}.latency_batch_8_ms"] > 0
 
 

@@ -1,6 +1,5 @@
 """The disk that the pipeline's files need, in the stage at which they need most."""
 
-from collections.abc import Mapping
 from configparser import ConfigParser
 from itertools import takewhile
 from pathlib import Path
@@ -89,8 +88,3 @@ def _format_bytes(name: str, params: Params, *, teacher: int, student: int, draw
 
 def _num_weights(*modules: nn.Module) -> int:
     return sum(item.numel() for module in modules for item in module.parameters())
-
-
-def total(sizes: Mapping[str, int]) -> int:
-    """The sum."""
-    return sum(sizes.values())

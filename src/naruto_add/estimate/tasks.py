@@ -210,6 +210,7 @@ def uncounted(params: Params) -> list[str]:
         "add: the feature network of the perceptual loss (add.perceptual_weight)": bool(add.perceptual_weight),
         "add: add.image_text_network (add.image_text_weight)": bool(add.image_text_weight),
         "add: pictures of other sizes (add.resolutions_px)": bool(add.resolutions_px),
+        "teacher, student, add: pictures in aspect buckets (ingest.aspect_buckets)": params.ingest.aspect_buckets,
         "add: what add.method consistency does instead of an adversarial step": add.method == "consistency",
     }
     return [part for part, is_used in parts.items() if is_used]

@@ -43,9 +43,10 @@ from naruto_add.export.diffusers_folder import IMAGE_TOLERANCE, write_diffusers_
 from naruto_add.export.latency import Draw, Job, latencies_ms
 from naruto_add.export.model_card import CardFacts, lora_card, student_about
 from naruto_add.export.onnx_int8 import write_int8
+from naruto_add.export.original_layout import Numbering
 from naruto_add.export.reload import draw_by_diffusers, load_folder, load_lora, load_single_file
 from naruto_add.export.tiny_decoder import OFF, write_tiny_decoder
-from naruto_add.generate.onnx_pipeline import OnnxPipeline
+from naruto_add.generate.onnx_pipeline import UNET, OnnxPipeline
 from naruto_add.generate.settings import SamplingSettings
 from naruto_add.imaging.pixels import to_uint8
 from naruto_add.runtime.compute import DTYPES
@@ -216,7 +217,7 @@ class _Run:
         (target.parent / "README.md").write_text(lora_card(card_facts, lora.FILE), encoding="utf-8")
 
     def export_single_files(self) -> None:
-        """Write them, and load both with diffusers, except those of a structure that it does not know."""
+        """Write the files and compare their weights; diffusers draws with all but the one numbered with gaps."""
         folder = self.folder / "single_file"
         if reason := single_file.unfit_reason(self.teacher.unet.config):
             sys.stderr.write(f"export: single_file: no tool for Stable Diffusion 1.x loads this model: {reason}\n")
@@ -226,23 +227,27 @@ class _Run:
             folder,
             prompt_template=self.base.prompt_template,
             num_steps=self.sampling.student_steps,
+            student_scheduler=self.sampling.student_scheduler,
         )
-        figures: Figures = {}
-        for role, name, bundle in (
-            ("teacher", single_file.TEACHER, self.teacher),
-            ("student", single_file.STUDENT, self.student),
-        ):
-            difference = single_file.largest_difference(bundle, folder / name)
-            remedy = "leave single_file out: whatever export.precision is, its weights are fp16"
-            _check_weights("single_file", difference, HALF_TOLERANCE, remedy=remedy)
-            pipeline = load_single_file(folder / name, bundle)
-            figures[f"{role}_weights_max_diff"] = difference
-            figures[f"{role}_images_max_abs_diff"] = self._check_pictures(
-                "single_file", pipeline, bundle, IMAGE_TOLERANCE["fp16"]
-            )
-            figures[f"{role}_size_mib"] = _size_mib(folder / name)
-            self.jobs[f"single_file.{role}"] = self._diffusers_job(pipeline)
-        self.figures["single_file"] = figures
+        self._check_single_file("teacher", folder / single_file.TEACHER, self.teacher)
+        self._check_single_file("student", folder / single_file.STUDENT, self.student)
+        gaps = folder / single_file.STUDENT_GAPS
+        if gaps.exists():
+            self._check_single_file("student_gaps", gaps, self.student, numbering="gaps")
+
+    def _check_single_file(
+        self, role: str, path: Path, bundle: ModelBundle, *, numbering: Numbering = "contiguous"
+    ) -> None:
+        difference = single_file.largest_difference(bundle, path, numbering)
+        remedy = "leave single_file out: whatever export.precision is, its weights are fp16"
+        _check_weights("single_file", difference, HALF_TOLERANCE, remedy=remedy)
+        name = f"single_file.{role}"
+        self.figures[name] = {"size_mib": _size_mib(path), "weights_max_diff": difference}
+        if numbering == "contiguous":
+            pipeline = load_single_file(path, bundle)
+            tolerance = IMAGE_TOLERANCE["fp16"]
+            self.figures[name]["images_max_abs_diff"] = self._check_pictures("single_file", pipeline, bundle, tolerance)
+            self.jobs[name] = self._diffusers_job(pipeline)
 
     def export_onnx(self, name: Literal["onnx", "onnx_int8"]) -> None:
         folder = self.folder / name
@@ -278,6 +283,11 @@ class _Run:
         )
         if not fits_in_page(onnx_dir):
             onnx_dirs = [self.folder / name for name in ("onnx", "onnx_int8") if name in self.params.formats]
+            if "onnx_int8" not in self.params.formats and onnx_files.has_separate_weights(onnx_dir / UNET):
+                sys.stderr.write(
+                    "export: demo: browsers cannot read the U-Net in onnx/, which has more than 2 GiB; "
+                    "add onnx_int8 to export.formats\n"
+                )
             write_page_beside(path, template=templates.beside, onnx_dirs=onnx_dirs, facts=facts)
             self.figures["demo"] = {"size_mib": _size_mib(path)}
             return

@@ -261,14 +261,19 @@ def _other_files(facts: CardFacts) -> list[str]:
     if facts.unfit_reason:
         single += f"No tool for Stable Diffusion 1.5 loads them: {facts.unfit_reason}."
     else:
-        single += "Tools for Stable Diffusion 1.5 load the teacher; ComfyUI loads the student."
+        single += (
+            "By the tools' own rules, tools for Stable Diffusion 1.5 load the teacher, and ComfyUI loads the "
+            "student; no tool has been run. AUTOMATIC1111 and Forge build the full U-Net, so they cannot load a "
+            "pruned student. A file `student_gaps.safetensors` is for stable-diffusion.cpp."
+        )
         if facts.student_scheduler == "ddim":
             single += (
                 f" Settings for the student in ComfyUI: sampler `euler`, scheduler `simple`, {num_steps} steps, cfg 1."
             )
+    networks = "onnx_int8" if "onnx_int8" in facts.formats else "onnx"
     demo = (
-        "A page that draws in a browser, offline: download it and open it with a double click. A page that asks for "
-        "the model's folder draws with the files of `onnx/`; download them too."
+        "A page that draws in a browser, offline: download it and open it with a double click. If the page asks for "
+        f"the model's folder, download `{networks}/` too and choose that."
     )
     descriptions: dict[ExportFormat, tuple[str, str]] = {
         "lora": ("lora/", "The teacher's LoRA in kohya's layout, for the base model, with a card of its own."),

@@ -164,6 +164,11 @@ def _write(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path
     program.save(str(path), external_data=num_bytes > MAX_FILE_BYTES)
 
 
+def has_separate_weights(network: Path) -> bool:
+    """Whether the weights of this network are in a file of their own next to it, because they exceed one message."""
+    return network.with_name(f"{network.name}.data").exists()
+
+
 def _write_tokenizer(student: ModelBundle, path: Path) -> None:
     from tokenizers import Tokenizer
 

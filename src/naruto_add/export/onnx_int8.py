@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from naruto_add.export.onnx_files import has_separate_weights
 from naruto_add.generate.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER
 
 MIN_VALUES = 1024
@@ -60,8 +61,7 @@ def _write_network(source: Path, target: Path) -> None:
     nodes = [*restoring, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
-    is_large = (source.parent / f"{source.name}.data").exists()
-    onnx.save(model, target, save_as_external_data=is_large, location=f"{target.name}.data")
+    onnx.save(model, target, save_as_external_data=has_separate_weights(source), location=f"{target.name}.data")
 
 
 def _quantizable(graph: Any, weights: dict[str, Any]) -> Iterator[tuple[str, int]]:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from naruto_add.config.schema import StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.token_chunks import TOKENS_PER_CHUNK
 from naruto_add.export.lora import SD_CONTEXT_WIDTH, modelspec_prediction, trigger_words
@@ -22,7 +23,13 @@ TEACHER, STUDENT, STUDENT_GAPS = "teacher.safetensors", "student.safetensors", "
 
 
 def write_single_files(
-    teacher: ModelBundle, student: ModelBundle, folder: Path, *, prompt_template: str, num_steps: int
+    teacher: ModelBundle,
+    student: ModelBundle,
+    folder: Path,
+    *,
+    prompt_template: str,
+    num_steps: int,
+    student_scheduler: StudentScheduler,
 ) -> None:
     """Write the teacher, the student numbered for ComfyUI, and a bk_tiny student for stable-diffusion.cpp too.
 
@@ -35,12 +42,13 @@ def write_single_files(
         metadata["modelspec.trigger_phrase"] = words
     if not unfit_reason(teacher.unet.config):
         metadata["modelspec.architecture"] = "stable-diffusion-v1"
-    hints = [f"euler, scheduler simple, {num_steps} steps, cfg 1"]
+    # No tool's sampler takes the steps of a student that was trained for LCM's.
+    hints = [f"euler, scheduler simple, {num_steps} steps, cfg 1"] if student_scheduler == "ddim" else []
     if student.caption_chunks > 1:
         chunks = f"prompts in {student.caption_chunks} chunks of {TOKENS_PER_CHUNK} tokens (long prompts on)"
         metadata["modelspec.usage_hint"] = chunks
         hints.append(chunks)
-    hint = {"modelspec.usage_hint": ", ".join(hints)}
+    hint = {"modelspec.usage_hint": ", ".join(hints)} if hints else {}
     _write(teacher, folder / TEACHER, "contiguous", metadata)
     _write(student, folder / STUDENT, "contiguous", metadata | hint)
     if is_bk_tiny(student.unet.config):

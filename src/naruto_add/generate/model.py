@@ -84,7 +84,7 @@ def load_model(
         name=str(folder),
         pipeline=pipeline,
         num_inference_steps=steps,
-        guidance_scale=None if settings else guidance_scale or defaults.guidance_scale(),
+        guidance_scale=None if settings else (defaults.guidance_scale() if guidance_scale is None else guidance_scale),
         prompt_template=NO_TEMPLATE if raw_prompt else defaults.prompt_template(),
         caption_chunks=defaults.caption_chunks(),
     )

@@ -31,7 +31,7 @@ class Curves:
 
     def is_due(self) -> bool:
         """Whether there are rows to write, and enough time has passed since the last writing."""
-        return bool(self._training) and time.monotonic() - self._written_at > LIVE_SECONDS
+        return bool(self._training or self._validation) and time.monotonic() - self._written_at > LIVE_SECONDS
 
     def add_training(self, step: int, scalars: Scalars) -> None:
         """Add the scalars of one step; `step` is the number of steps done."""

@@ -1,6 +1,5 @@
 """ADD on a data set with wide pictures: samples of the teacher and real pictures at their aspect bucket's size."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def bucketed(
 
 def wide_steps(data: AddData, params: Add, num_steps: int = 60) -> list[int]:
     (bucket,) = data.buckets
-    return [step for step in range(num_steps) if pairs_at(data, seed=params.seed, step=step) is bucket.pairs]
+    return [step for step in range(num_steps) if pairs_at(data, seed=params.seed, step=step)[0] is bucket.pairs]
 
 
 def wide_pictures(build: Build) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,12 +119,17 @@ def test_pictures_of_the_score_are_square(bucketed: Build) -> None:
     assert bucketed.data(add_params()).real_pixels.shape[1:] == (3, 32, 32)
 
 
-def test_a_square_step_is_the_same_with_and_without_buckets(bucketed: Build) -> None:
+@pytest.mark.parametrize("draw_of", [draw_batch, draw_consistency_batch])
+def test_every_sample_is_visited_as_often_as_the_others(bucketed: Build, draw_of: Any) -> None:
     params = add_params()
     data = bucketed.data(params)
-    step = next(step for step in range(60) if step not in wide_steps(data, params))
-    trainer, plain = (bucketed.trainer(params, data=each) for each in (data, replace(data, buckets=())))
-    assert trainer.train_step(step) == plain.train_step(step)
+    sizes = (data.train, data.buckets[0].pairs)
+    samples = [x0 for pairs in sizes for x0 in pairs.x0]
+    visits = [0] * len(samples)
+    for step in range(90):  # 360 visits of 18 samples
+        for x0 in draw_of(data, params, step=step).x0:
+            visits[next(i for i, each in enumerate(samples) if each.shape == x0.shape and torch.equal(each, x0))] += 1
+    assert all(abs(number - 20) <= 2 for number in visits)
 
 
 @pytest.mark.parametrize("method", ["adversarial", "consistency"])

@@ -54,7 +54,7 @@ def data(build: Build, cache_dir: Path) -> AddData:
 
 def first_steps(data: AddData, params: Add) -> list[int]:
     """The first step of each size."""
-    drawn = [id(pairs_at(data, seed=params.seed, step=step)) for step in range(50)]
+    drawn = [id(pairs_at(data, seed=params.seed, step=step)[0]) for step in range(50)]
     return [drawn.index(id(pairs)) for pairs in (data.train, *data.other_sizes)]
 
 

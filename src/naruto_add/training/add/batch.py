@@ -56,8 +56,8 @@ class Batch(Items):
     shift_draws: Float[Tensor, "batch draws"]
 
 
-def pairs_at(data: AddData, *, seed: int, step: int) -> Pairs:
-    """The pairs that this step trains on, of one picture size.
+def pairs_at(data: AddData, *, seed: int, step: int) -> tuple[Pairs, int]:
+    """The pairs that this step trains on, of one picture size, and the number of their batch for `batch_indices`.
 
     The pool and each of `other_sizes` have the same probability; the pool's aspect buckets share its steps by the
     numbers of their samples.
@@ -66,15 +66,16 @@ def pairs_at(data: AddData, *, seed: int, step: int) -> Pairs:
     generator = step_generator(seed, step, RESOLUTION_STREAM)
     chosen = sizes[int(torch.randint(len(sizes), (), generator=generator))]
     if chosen is not data.train:
-        return chosen
+        return chosen, step
     buckets = (data.train, *(bucket.pairs for bucket in data.buckets))
-    return buckets[group_at([len(each) for each in buckets], seed=seed, step=step)[0]]
+    group, batch_number = group_at([len(each) for each in buckets], seed=seed, step=step)
+    return buckets[group], batch_number
 
 
 def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
     """The batch of this step, on the CPU; it depends only on the arguments."""
-    pairs = pairs_at(data, seed=params.seed, step=step)
-    items = torch.tensor(batch_indices(len(pairs), params.batch_size, seed=params.seed, step=step))
+    pairs, number = pairs_at(data, seed=params.seed, step=step)
+    items = torch.tensor(batch_indices(len(pairs), params.batch_size, seed=params.seed, step=number))
     generator = step_generator(params.seed, step)
     size, num_steps, latent_shape = len(items), pairs.num_student_steps, pairs.noise.shape[1:]
     rows = pairs.rows[items]

@@ -111,8 +111,8 @@ def draw_consistency_batch(data: AddData, params: Add, *, step: int) -> Consiste
 
     The noise is new: x0 and the noise that it was sampled from are not independent.
     """
-    pairs = pairs_at(data, seed=params.seed, step=step)
-    items = torch.tensor(batch_indices(len(pairs), params.batch_size, seed=params.seed, step=step))
+    pairs, number = pairs_at(data, seed=params.seed, step=step)
+    items = torch.tensor(batch_indices(len(pairs), params.batch_size, seed=params.seed, step=number))
     generator = step_generator(params.seed, step)
     x0 = pairs.x0[items]
     return ConsistencyBatch(
