@@ -1,6 +1,8 @@
 """A stage checks parameters and base model before it runs, and its user sees one message for a mistake."""
 
 import errno
+import importlib
+import py_compile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -107,6 +109,26 @@ def test_a_full_disk_is_one_message_that_says_what_was_kept() -> None:
 
     with pytest.raises(SystemExit, match=r"^error: models/teacher: No space left .*; free some disk .* are kept"):
         run_checked(stage)
+
+
+def test_a_compiled_module_that_was_cut_off_is_one_message_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "cut_off.py"
+    source.write_text("def half() -> float:\n    return 0.5\n")
+    compiled = Path(py_compile.compile(str(source)) or "")
+    compiled.write_bytes(compiled.read_bytes()[:-40])
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def main(params: Params) -> None:
+        importlib.import_module("cut_off")
+
+    with pytest.raises(
+        SystemExit, match=r"error: a compiled module .* delete the folders __pycache__ in src and stages"
+    ):
+        run_checked(main)
+    compiled.unlink()
+    run_checked(main)
 
 
 def test_ctrl_c_is_not_success() -> None:

@@ -20,9 +20,9 @@ def run_checked(main: Callable[[Params], None], *, check: Callable[[Params], Non
 
     `main` imports its library module itself, so that a mistake is reported before torch is loaded.
 
-    StageError, ParamsError, FileNotFoundError and errors of a full or read-only disk become `error: ...` and status 1;
-    set NARUTO_ADD_TRACEBACK to see the traceback instead. Ctrl-C exits with status 1 too, because DVC takes
-    status 0 for success.
+    StageError, ParamsError, FileNotFoundError, errors of a full or read-only disk and damaged bytecode become
+    `error: ...` and status 1; set NARUTO_ADD_TRACEBACK to see the traceback instead. Ctrl-C exits with status 1 too,
+    because DVC takes status 0 for success.
     """
     try:
         params = load_params(paths.PARAMS)
@@ -36,10 +36,24 @@ def run_checked(main: Callable[[Params], None], *, check: Callable[[Params], Non
     except KeyboardInterrupt:
         _exit("interrupted: the next `dvc repro` runs this stage again; training resumes from its last checkpoint")
     except Exception as error:
-        explained = explained_disk_error(error)
+        explained = explained_disk_error(error) or _explained_bytecode(error)
         if explained is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
             raise
         _exit(f"error: {explained}")
+
+
+def _explained_bytecode(error: Exception) -> StageError | None:
+    """The message for a module whose compiled form was cut off; None for any other error.
+
+    Some versions of Python do not notice that a full disk or a limit cuts off a file in `__pycache__`, and then fail at
+    every later import of the module.
+    """
+    if not isinstance(error, EOFError) or "marshal data" not in str(error):
+        return None
+    return StageError(
+        f"a compiled module in a folder __pycache__ is damaged ({error}), as happens if the disk is full while Python "
+        "writes it; delete the folders __pycache__ in src and stages, then run again"
+    )
 
 
 def _exit(message: str) -> NoReturn:

@@ -1,5 +1,7 @@
 """A stage in a process that is forked from one that has imported the libraries: starting takes a tenth of the time."""
 
+import contextlib
+import fcntl
 import gc
 import importlib
 import os
@@ -23,6 +25,8 @@ _LIBRARIES = (
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
 )  # fmt: skip
 POLL_SECONDS = 0.01
+_PIPE_BYTES = 1 << 20
+"""More than a stage writes between two polls; a full pipe would stop it."""
 
 
 def preload() -> None:
@@ -39,25 +43,34 @@ def preload() -> None:
 
 
 class StageProcess:
-    """`python -m stages.STAGE` in this project, in a process group of its own; SIGKILL ends it as any other."""
+    """`python -m stages.STAGE` in this project, in a process group of its own; SIGKILL ends it as any other.
+
+    Its output goes to a pipe, which a limit on the size of files does not concern.
+    """
 
     def __init__(
         self, project: Project, stage: str, *, variables: Mapping[str, str] = {}, max_file_bytes: int | None = None
     ) -> None:
         """Start it with these variables; files that it writes can have at most so many bytes."""
-        self._output = project.log_dir / "output"
         self.status: int | None = None
         environment = {**project.environment(), **variables}
+        self._output = bytearray()
+        self._pipe, end = os.pipe()
+        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        os.set_blocking(self._pipe, False)
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(project.root, stage, environment, max_file_bytes)
+            self._run(project.root, stage, environment, max_file_bytes, end)
+        os.close(end)
 
     def poll(self) -> int | None:
         """The exit status, which is negative for a signal, or None while it runs."""
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._read()
             if pid:
                 self.status = os.waitstatus_to_exitcode(status)
+                os.close(self._pipe)
         return self.status
 
     def wait(self, seconds: float) -> None:
@@ -71,21 +84,27 @@ class StageProcess:
         while self.poll() is None:
             time.sleep(POLL_SECONDS)
         assert self.status is not None
-        return self.status, self._output.read_text(encoding="utf-8", errors="replace")
+        return self.status, self._output.decode(errors="replace")
 
     def signal(self, number: signal.Signals) -> None:
         """Send the signal, unless it has ended."""
         if self.poll() is None:
             os.killpg(self.pid, number)
 
-    def _run(self, root: Path, stage: str, environment: Mapping[str, str], max_file_bytes: int | None) -> NoReturn:
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._pipe, _PIPE_BYTES):
+                self._output += part
+
+    def _run(
+        self, root: Path, stage: str, environment: Mapping[str, str], max_file_bytes: int | None, output: int
+    ) -> NoReturn:
         status = 1
         try:
             os.setsid()
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-            with self._output.open("wb") as stream:
-                os.dup2(stream.fileno(), 1)
-                os.dup2(stream.fileno(), 2)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
             os.chdir(root)
             os.environ.clear()
             os.environ.update(environment)
@@ -108,6 +127,5 @@ class StageProcess:
 
 
 def _write(text: str) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
     sys.stdout.flush()
     os.write(2, f"{text}\n".encode(errors="replace"))
