@@ -1,6 +1,8 @@
-"""Single files, read as ComfyUI, stable-diffusion.cpp and diffusers read them: every weight finds its place."""
+"""Single files, read as ComfyUI, stable-diffusion.cpp, AUTOMATIC1111 and diffusers read them."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,22 @@ from naruto_add.diffusion.bundle import ModelBundle, keep_head_in_fp32
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import make_student_scheduler
 from naruto_add.export import single_file
+from naruto_add.export.original_layout import original_state
 from naruto_add.export.safetensors_file import read_metadata
 from naruto_add.export.single_file import STUDENT, STUDENT_GAPS, TEACHER, unfit_reason, write_single_files
 from naruto_add.models.student import Architecture, shrink_unet, student_config
 from naruto_add.runtime.errors import StageError
 from tests.export.build import export
+from tests.export.original_readers import (
+    Shapes,
+    UnetLayout,
+    clip_text_encoder,
+    comfyui_layout,
+    cpp_tiny_unet,
+    original_autoencoder,
+    original_unet,
+)
+from tests.sd15_checkpoint import SD15
 
 ROOT = Path(__file__).parent.parent.parent
 UNET = "model.diffusion_model."
@@ -86,27 +99,68 @@ class _Files:
 
 
 def test_comfyui_detects_levels_and_layers_and_finds_every_weight(files: _Files) -> None:
-    state = _unet(files.folder / STUDENT)
-    config = _comfyui_config(state)
-    levels = 3 if files.architecture == "bk_tiny" else 4
-    layers = 2 if files.architecture == "none" else 1
-    assert config.num_res_blocks == [layers] * levels
-    assert config.channel_mult == [1, 2, 4, 4][:levels]
-    assert config.depths_in == [1] * 3 * layers + [0] * (levels - 3) * layers
-    assert (config.context_dim, config.has_middle) == (768, files.architecture in ("none", "bk_base"))
-    assert set(_comfyui_modules(config)) == {_module(name) for name in state}
+    _check_comfyui(_shapes(load_file(files.folder / STUDENT)), files.architecture, width=32)
 
 
 def test_stable_diffusion_cpp_finds_every_weight_of_teacher_and_tiny_student(files: _Files) -> None:
-    assert _cpp_modules(tiny=False) == {_module(name) for name in _unet(files.folder / TEACHER)}
+    full, tiny = original_unet(UnetLayout(32, 768)), cpp_tiny_unet(32, 768)
+    assert _part(_shapes(load_file(files.folder / TEACHER)), UNET) == full
     assert (files.folder / STUDENT_GAPS).exists() is (files.architecture == "bk_tiny")
     if files.architecture == "bk_tiny":
-        state = _unet(files.folder / STUDENT_GAPS)
+        state = _part(_shapes(load_file(files.folder / STUDENT_GAPS)), UNET)
         assert not any(name.startswith("middle_block.1.") for name in state), "by this it recognizes the tiny U-Net"
         assert any(name.startswith("output_blocks.7.1.") for name in state), "and by this that it is not SDXS"
-        assert _cpp_modules(tiny=True) == {_module(name) for name in state}
+        assert state == tiny
     elif files.architecture == "none":
-        assert _cpp_modules(tiny=False) == {_module(name) for name in _unet(files.folder / STUDENT)}
+        assert _part(_shapes(load_file(files.folder / STUDENT)), UNET) == full
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_at_the_widths_of_stable_diffusion_every_tensor_has_the_shape_that_the_tools_ask_for(
+    architecture: Architecture,
+) -> None:
+    """Of networks without memory: their tensors have shapes only."""
+    teacher_unet, vae, text_encoder = _full_size()
+    unet = shrink_unet(teacher_unet, architecture)
+    contiguous = _shapes(original_state(unet, vae, text_encoder))
+    _check_comfyui(contiguous, architecture, width=320)
+    if architecture == "bk_tiny":
+        gaps = _shapes(original_state(unet, vae, text_encoder, numbering="gaps"))
+        assert _part(gaps, UNET) == cpp_tiny_unet(320, 768)
+    if architecture == "none":
+        assert _part(contiguous, UNET) == original_unet(UnetLayout(320, 768)), "AUTOMATIC1111 and stable-diffusion.cpp"
+        assert sum(math.prod(shape) for shape in _part(contiguous, UNET).values()) == 859_520_964, "as published"
+    assert _part(contiguous, "first_stage_model.") == original_autoencoder()
+    assert _part(contiguous, "cond_stage_model.transformer.") == clip_text_encoder()
+    prefixes = UNET, "first_stage_model.", "cond_stage_model.transformer."
+    assert all(name.startswith(prefixes) for name in contiguous), "nothing is left over"
+
+
+def _full_size() -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**{**SD15_UNET, "block_out_channels": SD15.unet, "norm_num_groups": 32})
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=SD15.vae,
+            layers_per_block=2,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+        )
+    return unet, vae, text_encoder
+
+
+def _check_comfyui(shapes: Shapes, architecture: Architecture, *, width: int) -> None:
+    """It detects Stable Diffusion 1.x with these levels and layers, and each tensor is one that it then builds."""
+    layout = comfyui_layout(_part(shapes, UNET))
+    levels, layers = 3 if architecture == "bk_tiny" else 4, 2 if architecture == "none" else 1
+    assert (layout.width, layout.context_dim) == (width, 768)
+    assert list(layout.layers) == [layers] * levels
+    assert list(layout.multiples) == [1, 2, 4, 4][:levels]
+    assert list(layout.depths_in) == [1] * 3 * layers + [0] * (levels - 3) * layers
+    assert layout.has_middle is (architecture in ("none", "bk_base"))
+    assert original_unet(layout) == _part(shapes, UNET)
 
 
 def test_diffusers_loads_them_with_equal_predictions_and_pictures(
@@ -206,102 +260,9 @@ def _close(theirs: Tensor, ours: Tensor) -> None:
     torch.testing.assert_close(theirs, ours, rtol=2e-2, atol=2e-2)
 
 
-def _unet(path: Path) -> dict[str, Tensor]:
-    return {name.removeprefix(UNET): weight for name, weight in load_file(path).items() if name.startswith(UNET)}
+def _shapes(state: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(weight.shape) for name, weight in state.items()}
 
 
-class _ComfyConfig:
-    """What ComfyUI derives from names and shapes before it builds the U-Net."""
-
-    def __init__(self) -> None:
-        self.num_res_blocks: list[int] = []
-        self.channel_mult: list[int] = []
-        self.depths_in: list[int] = []
-        self.depths_out: list[int] = []
-        self.context_dim = 0
-        self.has_middle = False
-
-
-def _comfyui_config(state: dict[str, Tensor]) -> _ComfyConfig:
-    """By its rules, from names and shapes.
-
-    Input blocks are counted until a number is missing. Each downsampling ends a level. The transformers of the output
-    blocks are counted from the last block on, beside the input blocks from the first on.
-    """
-    config, names = _ComfyConfig(), set(state)
-    width = state["input_blocks.0.0.weight"].shape[0]
-    count = 0
-    while any(name.startswith(f"input_blocks.{count}.") for name in names):
-        count += 1
-    layers, mult = 0, 0
-    for index in range(count):
-        block, mirrored = f"input_blocks.{index}", f"output_blocks.{count - 1 - index}"
-        if f"{block}.0.op.weight" in names:
-            config.num_res_blocks.append(layers)
-            config.channel_mult.append(mult)
-            layers, mult = 0, 0
-        elif f"{block}.0.in_layers.0.weight" in names:
-            layers, mult = layers + 1, state[f"{block}.0.out_layers.3.weight"].shape[0] // width
-            config.depths_in.append(_depth(names, block))
-            key = f"{block}.1.transformer_blocks.0.attn2.to_k.weight"
-            config.context_dim = config.context_dim or (state[key].shape[1] if key in names else 0)
-        if f"{mirrored}.0.in_layers.0.weight" in names:
-            config.depths_out.append(_depth(names, mirrored))
-    config.num_res_blocks.append(layers)
-    config.channel_mult.append(mult)
-    config.has_middle = "middle_block.1.proj_in.weight" in names
-    return config
-
-
-def _depth(names: set[str], block: str) -> int:
-    depth = 0
-    while any(name.startswith(f"{block}.1.transformer_blocks.{depth}.") for name in names):
-        depth += 1
-    return depth
-
-
-def _comfyui_modules(config: _ComfyConfig) -> list[str]:
-    """The numbered modules of the U-Net that it builds from this configuration, of the original code's structure."""
-    depths_in, depths_out = list(config.depths_in), list(config.depths_out)
-    modules, index = ["time_embed.0", "time_embed.2", "input_blocks.0.0", "out.0", "out.2"], 0
-    last = len(config.num_res_blocks) - 1
-    for level, layers in enumerate(config.num_res_blocks):
-        for _ in range(layers):
-            index += 1
-            modules += [f"input_blocks.{index}.{place}" for place in range(1 + (depths_in.pop(0) > 0))]
-        if level != last:
-            index += 1
-            modules.append(f"input_blocks.{index}.0")
-    modules += [f"middle_block.{place}" for place in range(3 if config.has_middle else 0)]
-    index = 0
-    for level in range(last, -1, -1):
-        for layer in range(config.num_res_blocks[level] + 1):
-            places = 1 + (depths_out.pop() > 0) + (level > 0 and layer == config.num_res_blocks[level])
-            modules += [f"output_blocks.{index}.{place}" for place in range(places)]
-            index += 1
-    return modules
-
-
-def _cpp_modules(*, tiny: bool) -> set[str]:
-    """The modules that stable-diffusion.cpp requires.
-
-    In the tiny U-Net it leaves a number out after each level's layer, and its upsamplings have numbers of their own.
-    """
-    modules = {"time_embed.0", "time_embed.2", "input_blocks.0.0", "out.0", "out.2"}
-    if tiny:
-        modules |= {f"input_blocks.{index}.{place}" for index in (1, 4, 7) for place in (0, 1)}
-        modules |= {f"output_blocks.{index}.{place}" for index in (0, 1, 3, 4, 6, 7) for place in (0, 1)}
-        return modules | {"input_blocks.3.0", "input_blocks.6.0", "output_blocks.2.1", "output_blocks.5.2"}
-    modules |= {f"input_blocks.{index}.{place}" for index in (1, 2, 4, 5, 7, 8) for place in (0, 1)}
-    modules |= {f"input_blocks.{index}.0" for index in (3, 6, 9, 10, 11)} | {f"middle_block.{n}" for n in range(3)}
-    modules |= {f"output_blocks.{index}.{place}" for index in range(3, 12) for place in (0, 1)}
-    return (
-        modules
-        | {f"output_blocks.{n}.0" for n in range(3)}
-        | {"output_blocks.2.1", "output_blocks.5.2", "output_blocks.8.2"}
-    )
-
-
-def _module(name: str) -> str:
-    parts = name.split(".")
-    return ".".join(parts[: 2 if parts[0] in ("time_embed", "out", "middle_block") else 3])
+def _part(shapes: Shapes, prefix: str) -> Shapes:
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
