@@ -78,7 +78,6 @@ format: install ## format the code
 LOCK = $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header --quiet --group dev
 
-# Without mlflow: its releases that support the locked pyarrow are incompatible with other locked packages.
 EXTRAS = --extra dvclive --extra onnx --extra tensorboard --extra wandb
 
 lock: .uv-ready ## update the three lock files from pyproject.toml; then run `make deps`

@@ -3,9 +3,11 @@
 
 const SIDE = "sampler.json"; // small, so that it is asked for first
 
-// The names of a model's files and their sizes in bytes, by the name of the folder that they are exported to.
+// The names of a model's files and their sizes in bytes, by the name of the folder that they are exported to, and the
+// model's id, which sampler.json has too: files of another model may have the same names and sizes.
 export class Expected {
-  constructor(folders) {
+  constructor(folders, id) {
+    this.id = id;
     this.folders = Object.entries(folders).sort((one, other) => total(one[1]) - total(other[1])); // the smallest first
   }
 
@@ -19,12 +21,13 @@ export class Expected {
 
   // What `Model.load` reads, from chosen files: those of the smallest folder of which all are there.
   // Throws an error that says what is wrong with the others.
-  choose(files) {
+  async choose(files) {
     const groups = grouped(files);
     for (const [, sizes] of this.folders) {
       for (const group of groups.values()) {
         const found = new Map(group.map((file) => [file.name, file]));
-        if (Object.entries(sizes).every(([name, size]) => found.get(name)?.size === size)) return chosen(found);
+        const isComplete = Object.entries(sizes).every(([name, size]) => found.get(name)?.size === size);
+        if (isComplete && this.isId(await found.get(SIDE).text())) return chosen(found);
       }
     }
     throw new Error(this.complaint(files));
@@ -35,14 +38,25 @@ export class Expected {
     if (!name) return `These are not the model's files. Choose the folder ${this.names.join(" or ")} beside this page.`;
     const missing = Object.keys(sizes).filter((item) => !files.some((file) => file.name === item));
     if (missing.length) return `The folder is not complete: ${missing.join(", ")} is missing.`;
-    return "These files belong to another model than this page. Choose the folder that was exported with it.";
+    return "These files belong to another model than this page. Choose the folder that was exported with the page.";
+  }
+
+  // Whether this sampler.json is that of the page's model.
+  isId(sampler) {
+    try {
+      return JSON.parse(sampler).id === this.id;
+    } catch {
+      return false;
+    }
   }
 
   // What `Model.load` reads, from the page's server.
   async fetched() {
     for (const [folder, sizes] of this.folders) {
       const answer = await fetch(`${folder}/${SIDE}`);
-      if (answer.ok) return reader(sizes, (name) => fetchBytes(`${folder}/${name}`));
+      if (!answer.ok) continue;
+      if (this.isId(await answer.text())) return reader(sizes, (name) => fetchBytes(`${folder}/${name}`));
+      throw new Error(`The folder ${folder} on the server belongs to another model than this page. Export both again.`);
     }
     throw new Error(`The folder ${this.names.join(" or ")} is not beside this page on its server.`);
   }

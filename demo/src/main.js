@@ -15,7 +15,7 @@ function main() {
   const facts = JSON.parse($("model").textContent);
   const page = new Page(facts);
   page.show();
-  if (facts.files) page.askForFiles(new Expected(facts.files));
+  if (facts.files) page.askForFiles(new Expected(facts.files, facts.id));
   else page.load(inlinedFiles, "wasm");
 }
 
@@ -117,7 +117,7 @@ class Page {
   // Instead of the controls, ask for the files beside the page.
   askForFiles(expected) {
     $("lead").textContent =
-      "A text-to-image model that draws on your own device, with files that lie beside this page. " +
+      "A text-to-image model that draws on your own device, with files in the folder of this page. " +
       "Nothing that you type or choose leaves your device.";
     $("folder-names").replaceChildren(...withCode(expected.names.map((name) => `\`${name}\``).join(" or ")));
     $("controls").hidden = true;
@@ -126,7 +126,7 @@ class Page {
     $("folder").addEventListener("change", () => this.loadBeside(() => expected.choose([...$("folder").files])));
     $("fetch").textContent = `Load the model from this server (${expected.smallestMib} MiB)`;
     $("fetch").hidden = !location.protocol.startsWith("http");
-    $("fetch").addEventListener("click", () => this.loadBeside(() => expected.fetched()));
+    $("fetch").addEventListener("click", () => this.loadBeside(() => expected.fetched(), $("fetch")));
     document.addEventListener("dragover", (event) => event.preventDefault());
     document.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -134,8 +134,9 @@ class Page {
     });
   }
 
-  // Load what `find` returns, and show the controls. Without WebGPU, the processor draws.
-  async loadBeside(find) {
+  // Load what `find` returns, and show the controls. Without WebGPU, the CPU draws. After an error, `control` has the
+  // focus, which a browser takes from what is disabled.
+  async loadBeside(find, control = $("folder")) {
     const setDisabled = (isDisabled) => ["folder", "fetch"].forEach((id) => ($(id).disabled = isDisabled));
     setDisabled(true);
     try {
@@ -147,6 +148,7 @@ class Page {
     }
     setDisabled(false);
     $("folder").value = ""; // the same folder may be chosen again
+    if (!$("files").hidden) control.focus();
   }
 
   showControls(provider) {
@@ -156,8 +158,8 @@ class Page {
     $("draw").focus();
     say(
       provider === "webgpu"
-        ? "Ready. The graphics processor draws (WebGPU)."
-        : "Ready. The processor draws, which takes long, because this browser cannot use the graphics processor here.",
+        ? "Ready. This browser draws on the GPU (WebGPU)."
+        : "Ready. This browser draws on the CPU, which is slow, because WebGPU is not available here.",
     );
   }
 
@@ -229,7 +231,7 @@ class Page {
   }
 }
 
-// Whether the browser gives a graphics processor. onnxruntime would wait for ever for one that is refused.
+// Whether WebGPU can be used. If the browser refuses a GPU, onnxruntime would wait without end.
 async function hasWebGpu() {
   try {
     const adapter = await navigator.gpu.requestAdapter();

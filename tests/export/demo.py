@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from naruto_add.export.demo_template import BUILT
+from naruto_add.export.demo_template import BUILT, BUILT_BESIDE
 from tests.browser import CHROMIUM, Page
 
 DEMO = Path(__file__).parent.parent.parent / "demo"
 STATUS = "document.getElementById('status').textContent"
 
 needs_build = pytest.mark.skipif(
-    not (DEMO / BUILT).is_file(), reason="demo/ is not built on this machine (`make demo`)"
+    not all((DEMO / page).is_file() for page in (BUILT, BUILT_BESIDE)),
+    reason="demo/ is not built on this machine (`make demo`)",
 )
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from naruto_add.export.formats import time_all
-from naruto_add.export.latency import Job
+from naruto_add.export.latency import Job, time_all
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.export.model_card import CardFacts, lora_card, model_card
+from naruto_add.export.card_facts import CardFacts
+from naruto_add.export.model_card import lora_card, model_card
 from naruto_add.models.lora import add_lora, save_lora
 from tests.export.build import METRICS, export
 

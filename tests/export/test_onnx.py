@@ -1,6 +1,7 @@
 """The ONNX networks are the student's: equal predictions and pictures, any batch, and no torch to draw."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from naruto_add.generate.model import load_model
 from naruto_add.generate.onnx_model import load_onnx_model
 from naruto_add.generate.onnx_pipeline import OnnxPipeline
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.onnx_packages import require_onnx
+from naruto_add.runtime.extras import require_onnx
 from tests.export.build import PROMPTS, export
 from tests.extras import ONNX, need_packages
 
@@ -98,6 +99,18 @@ def test_the_check_finds_another_student(exported: Path, tiny_bundle: ModelBundl
             prompts=PROMPTS,
             seed=0,
         )
+
+
+def test_the_id_in_sampler_json_is_that_of_the_networks(exported: Path, tmp_path: Path) -> None:
+    ids = [json.loads((exported / name / "sampler.json").read_text())["id"] for name in ("onnx", "onnx_int8")]
+    copy = tmp_path / "onnx"
+    shutil.copytree(exported / "onnx", copy)
+    (copy / "sampler.json").unlink()
+    assert ids == [onnx_files.files_id(copy)] * 2, "the page takes both folders for one student"
+    network = bytearray((copy / "unet.onnx").read_bytes())
+    network[len(network) // 2] ^= 1
+    (copy / "unet.onnx").write_bytes(network)
+    assert onnx_files.files_id(copy) != ids[0]
 
 
 def test_int8_weights_are_restored_to_half_a_step_and_the_others_are_kept(exported: Path) -> None:
@@ -186,7 +199,7 @@ def test_a_missing_package_and_a_missing_folder_name_the_remedy(
     with pytest.raises(StageError, match=r"add onnx_int8 to export\.formats and run `dvc repro export`"):
         OnnxPipeline(tmp_path / "onnx_int8")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(StageError, match=r"onnx needs the package onnxruntime; install the extra onnx"):
+    with pytest.raises(StageError, match=r"needs the package onnxruntime; install it: `.*\.lock onnxruntime`"):
         OnnxPipeline(exported / "onnx")
     with pytest.raises(StageError, match=r"onnx needs onnxruntime, not installed here; `.*`, or leave onnx out"):
         require_onnx()

@@ -1,6 +1,7 @@
 """What later stages need is checked before the first training, and everything that is missing is in one list."""
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from naruto_add.pipeline.base_use import problem_of
 from naruto_add.pipeline.requirements import check_requirements, requirements
 from naruto_add.pipeline.weights import torch_cache
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.extras import install_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -188,18 +190,27 @@ def test_a_package_of_an_extra_is_asked_for() -> None:
     assert (problem is None) == (not missing)
     if problem:
         assert all(name in problem for name in missing)
-        assert "`uv pip install onnx onnxruntime onnxscript`, or leave onnx out" in problem
+        assert "tests/requirements.lock onnx onnxruntime onnxscript`, or leave onnx out" in problem
 
 
-@pytest.mark.parametrize("tool", ["tensorboard", "wandb", "mlflow", "dvclive"])
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime", "onnxscript", "tensorboard", "wandb", "dvclive"])
+def test_the_lock_that_the_remedy_names_has_the_package(name: str) -> None:
+    command = install_command(name).split()
+    assert command[-1] == name
+    lock = (ROOT / command[command.index("--constraints") + 1]).read_text(encoding="utf-8")
+    assert re.search(rf"^{name}==", lock, re.MULTILINE)
+
+
+@pytest.mark.parametrize("tool", ["tensorboard", "wandb", "dvclive"])
 def test_the_package_of_a_tracking_tool_is_asked_for(tool: str) -> None:
     (requirement,) = [each for each in requirements(_params(tracking=tool)) if each.name.startswith("tracking")]
     assert requirement.name == f"tracking: {tool}: the package {tool}"
     problem = problem_of(requirement.check)
     assert (problem is None) == (find_spec(tool) is not None)
     if problem:
+        install = f"uv pip install --constraints tests/requirements.lock {tool}"
         assert problem == (
-            f"tracking: {tool} needs the package {tool}, which is not installed; `uv pip install {tool}`, or use none"
+            f"tracking: {tool} needs the package {tool}, which is not installed; `{install}`, or use none"
         )
 
 

@@ -20,9 +20,8 @@ NUM_STEPS = 6
 @pytest.fixture(autouse=True)
 def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("WANDB_MODE", "MLFLOW_TRACKING_URI"):
-        monkeypatch.setenv(name, "")  # restored after the test
-        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "")  # restored after the test
+    monkeypatch.delenv("WANDB_MODE")
 
 
 def _train(tool: Tracking, during: Any = None) -> None:
@@ -80,15 +79,6 @@ def test_dvclive_has_the_latest_numbers_while_the_training_runs() -> None:
         "plots": [{"dvclive/toy/plots/metrics": {"x": "step"}}],
     }
     assert {path.name for path in (folder / "plots/images/validation").iterdir()} == {"3.png", "6.png"}
-
-
-def test_mlflow_has_losses_and_pictures_in_local_files() -> None:
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is in no lock file (Makefile)")
-    _train("mlflow")
-    (run,) = mlflow.search_runs(experiment_names=["naruto-add"], output_format="list")
-    assert (run.info.run_name, run.data.metrics["score"]) == ("toy", 6.0)
-    assert Path("tracking/mlflow/runs.db").exists()
-    assert len(list(Path("tracking/mlflow/artifacts").rglob("*.png"))) == 2
 
 
 def test_wandb_is_offline() -> None:

@@ -27,7 +27,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 StudentScheduler = Literal["ddim", "lcm"]
 Schedule = Literal["constant", "cosine"]
 AddMethod = Literal["adversarial", "consistency"]
-Tracking = Literal["none", "tensorboard", "wandb", "mlflow", "dvclive"]
+Tracking = Literal["none", "tensorboard", "wandb", "dvclive"]
 ExportFormat = Literal["diffusers", "lora", "single_file", "onnx", "onnx_int8", "demo"]
 
 

@@ -12,8 +12,8 @@ from naruto_add.comparison.samples import NUM_INTERPOLATED, NUM_SEEDS
 from naruto_add.config.schema import Params
 from naruto_add.evaluation.cost import LARGE_BATCH
 from naruto_add.evaluation.timing import ROUND_STEPS, WARM_UP_STEPS
-from naruto_add.export.formats import EXAMPLE_TEACHER_STEPS
 from naruto_add.export.latency import BATCHES, MAX_ROUNDS
+from naruto_add.export.models import EXAMPLE_TEACHER_STEPS
 from naruto_add.training.pool import NUM_HELD_OUT
 
 Scheduler = Literal["pndm", "dpm"]

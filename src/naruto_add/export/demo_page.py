@@ -3,8 +3,8 @@
 The page of `demo/` gets the ONNX networks with fp16 weights, each file as gzip in base64, and a JSON with the sampler,
 the examples, and what the model is. The page draws a seed's noise as torch does, so that its pictures are Python's.
 
-Networks that are too large for a page stay in the folders `onnx` and `onnx_int8` beside it. Their names and sizes are
-in the JSON; by them the page knows the files that a person chooses.
+Networks that are too large for a page stay in the folders `onnx` and `onnx_int8` beside it. Their names and sizes, and
+the id in their sampler.json, are in the JSON; by them the page knows the files that a person chooses.
 """
 
 import base64
@@ -133,6 +133,7 @@ def _model(facts: DemoFacts, onnx_dir: Path) -> dict[str, Any]:
     """What the page's program reads; `demo/src/main.js` has the same names."""
     sampler = json.loads((onnx_dir / SAMPLER).read_text(encoding="utf-8"))
     return {
+        "id": sampler["id"],
         "title": facts.title,
         "model": facts.model,
         "about": facts.about,

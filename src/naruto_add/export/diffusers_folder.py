@@ -23,7 +23,8 @@ from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, forget_path
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_from_v_pred
 from naruto_add.diffusion.placement import on_device
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred
-from naruto_add.export.model_card import CardFacts, model_card
+from naruto_add.export.card_facts import CardFacts
+from naruto_add.export.model_card import model_card
 from naruto_add.export.reload import pipeline_on_device
 from naruto_add.generate.settings import SamplingSettings, write_settings
 from naruto_add.runtime.compute import DTYPES

@@ -4,7 +4,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.placement import on_device
 
 BATCHES = (1, 8)
 MAX_ROUNDS = 5
@@ -21,6 +27,31 @@ class Job:
 
     draw: Draw
     on_device: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+def time_all(
+    bundles: Mapping[str, ModelBundle],
+    draw_by: Callable[[ModelBundle], Draw],
+    *,
+    jobs: Mapping[str, Job],
+    cpu_jobs: Mapping[str, Job],
+) -> dict[str, dict[str, float]]:
+    """Latencies of the bundles, one of which is the `student`, of `jobs` on the same device, and of `cpu_jobs`.
+
+    If that device is a GPU, `cpu_jobs` are timed apart, together with the student on the CPU, as `student_cpu`.
+    Afterwards every network is where it was before.
+    """
+    timed = {
+        name: Job(draw_by(bundle), partial(on_device, bundle.device, *bundle.networks))
+        for name, bundle in bundles.items()
+    }
+    student = bundles["student"]
+    if student.device.type == "cpu" or not cpu_jobs:
+        return latencies_ms({"student": timed.pop("student"), **jobs, **timed, **cpu_jobs})
+    cpu = torch.device("cpu")
+    on_cpu = replace(student, device=cpu)
+    slow = {"student_cpu": Job(draw_by(on_cpu), partial(on_device, cpu, *on_cpu.networks)), **cpu_jobs}
+    return latencies_ms({**timed, **jobs}) | latencies_ms(slow)
 
 
 def latencies_ms(jobs: Mapping[str, Job]) -> dict[str, dict[str, float]]:

@@ -3,79 +3,16 @@
 Names of data sets, models and prompts may come from elsewhere: YAML quotes them, and Markdown has them as code.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import replace
 
-from huggingface_hub import EvalResult, ModelCardData
-
-from naruto_add.config.schema import AddMethod, ExportFormat, StudentScheduler
+from naruto_add.config.schema import AddMethod, ExportFormat
 from naruto_add.diffusion.token_chunks import TOKENS_PER_CHUNK
-from naruto_add.evaluation.catalog import describe, headline, notes
+from naruto_add.evaluation.catalog import notes
 from naruto_add.export import card_pictures
-from naruto_add.reporting.tables import SUBJECTS, Metrics, metrics_table
-from naruto_add.runtime.errors import shown
+from naruto_add.export.card_facts import CardFacts, code, dataset, dataset_licence, licence
+from naruto_add.export.card_front_matter import front_matter
+from naruto_add.reporting.tables import SUBJECTS, metrics_table
 
-
-@dataclass(frozen=True, kw_only=True)
-class CardFacts:
-    """What the cards state. `hub_dataset` is used only if `source` is hub; `metrics` is metrics/evaluate.json."""
-
-    base_model: str
-    source: str
-    hub_dataset: str
-    method: AddMethod
-    timesteps: list[int]
-    prompts: list[str]
-    """Complete prompts, of which there are pictures."""
-    trigger_words: str
-    resolution_px: int
-    guidance_scale: float
-    caption_chunks: int
-    precision: Literal["fp32", "fp16"]
-    metrics: Metrics
-    has_plot: bool
-    """Whether there is a plot of latency and quality."""
-    formats: Sequence[ExportFormat]
-    """What else the folder has."""
-    student_scheduler: StudentScheduler
-    unfit_reason: str
-    """Why no tool for Stable Diffusion 1.x loads the single files; empty if they do."""
-
-
-@dataclass(frozen=True)
-class _Licence:
-    identifier: str
-    link: str
-    text: str
-
-
-_OPENRAIL = _Licence(
-    "creativeml-openrail-m",
-    "https://github.com/CompVis/stable-diffusion/blob/main/LICENSE",
-    "The base model is licensed under CreativeML Open RAIL-M. Its use restrictions (attachment A) apply to this model.",
-)
-_EMBEDDED = _Licence(
-    "apache-2.0",
-    "https://www.apache.org/licenses/LICENSE-2.0",
-    "The base model is part of naruto-add and licensed under Apache-2.0.",
-)
-_BASE_LICENCES = {"base/model": _EMBEDDED, "stable-diffusion-v1-5/stable-diffusion-v1-5": _OPENRAIL}
-_DATASET_LICENCES = {
-    "shinobi": "The training pictures were drawn by naruto-add's code and are licensed under Apache-2.0.",
-    "lambdalabs/naruto-blip-captions": (
-        "The training pictures come from `lambdalabs/naruto-blip-captions`, whose card states no licence. "
-        "Naruto and its characters belong to their owners; obtain their permission before public use."
-    ),
-}
-_DATASETS = {
-    "shinobi": "drawn shinobi",
-    "folder": "a folder of captioned pictures",
-    "parquet": "captioned pictures in Parquet files",
-}
-_DISTANCES_TO_TEACHER = ("pd_", "lpips")
 _METHODS: dict[AddMethod, str] = {
     "adversarial": "adversarial diffusion distillation",
     "consistency": "latent consistency distillation",
@@ -99,7 +36,7 @@ def model_card(facts: CardFacts) -> str:
     """The student's card in Markdown, with the hub's front matter."""
     return _card(
         facts,
-        _front_matter(facts, "distilled", relation="finetune", tags=[_METHOD_TAGS[facts.method]]),
+        front_matter(facts, "distilled", relation="finetune", tags=[_METHOD_TAGS[facts.method]]),
         [_student_introduction(facts), _student_usage(facts), *_other_files(facts)],
         [
             f"Use {len(facts.timesteps)} steps; the model was trained at their timesteps only.",
@@ -113,7 +50,7 @@ def lora_card(facts: CardFacts, file: str) -> str:
     """The card of the teacher's LoRA, for the folder that contains `file`."""
     return _card(
         facts,
-        _front_matter(facts, "teacher", relation="adapter", tags=["lora"]),
+        front_matter(facts, "teacher", relation="adapter", tags=["lora"]),
         [_lora_introduction(facts), _lora_usage(facts, file)],
         [
             "It needs the base model and its usual number of steps: the LoRA does not make it draw in a few steps.",
@@ -125,16 +62,8 @@ def lora_card(facts: CardFacts, file: str) -> str:
 def student_about(facts: CardFacts) -> list[str]:
     """Paragraphs for the demo page, which has no metrics: what the student is, its limits and its licences."""
     (use, *limits) = _limit_points(replace(facts, metrics={}), [])
-    licences = [_licence(facts).text, _licence(facts).link, _dataset_licence(facts)]
+    licences = [licence(facts).text, licence(facts).link, dataset_licence(facts)]
     return [_student_description(facts), use, " ".join(limits), " ".join(filter(None, licences))]
-
-
-def code(text: str) -> str:
-    """The text as inline code on one line, whatever backticks, control characters or Markdown it contains."""
-    line = shown(text)
-    fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", line)), default=0))
-    space = " " if line.startswith("`") or line.endswith("`") or not line.strip() else ""
-    return f"{fence}{space}{line}{space}{fence}"
 
 
 def _card(facts: CardFacts, front_matter: str, sections: list[str], limits: list[str]) -> str:
@@ -144,60 +73,8 @@ def _card(facts: CardFacts, front_matter: str, sections: list[str], limits: list
         parts += notes(facts.metrics, SUBJECTS)
     if facts.has_plot:
         parts.append(f"![Frechet distance against latency by number of steps]({card_pictures.PLOT})")
-    parts += [_limits(facts, limits), f"## Licences\n\n{_licence(facts).text}\n\n{_dataset_licence(facts)}"]
+    parts += [_limits(facts, limits), f"## Licences\n\n{licence(facts).text}\n\n{dataset_licence(facts)}"]
     return "\n\n".join(parts) + "\n"
-
-
-def _front_matter(facts: CardFacts, subject: str, *, relation: str, tags: list[str]) -> str:
-    licence, title = _licence(facts), "naruto-add " + ("LoRA" if relation == "adapter" else "student")
-    is_on_hub = licence is not _EMBEDDED and not Path(facts.base_model).exists()
-    optional: dict[str, Any] = {
-        "base_model_relation": relation if is_on_hub else None,
-        "instance_prompt": shown(facts.trigger_words) or None,
-        "license_link": licence.link or None,
-    }
-    data = ModelCardData(
-        base_model=facts.base_model if is_on_hub else None,
-        datasets=[facts.hub_dataset] if facts.source == "hub" else None,
-        license=licence.identifier,
-        license_name="see-the-base-model" if licence.identifier == "other" else None,
-        library_name="diffusers",
-        pipeline_tag="text-to-image",
-        tags=["text-to-image", "stable-diffusion", "diffusers", *tags],
-        model_name=title,
-        eval_results=_eval_results(facts, subject) or None,
-        widget=[
-            {"text": shown(prompt), "output": {"url": card_pictures.example(index)}}
-            for index, prompt in enumerate(facts.prompts)
-        ],
-        **{key: value for key, value in optional.items() if value},
-    )
-    return f"---\n{data.to_yaml()}\n---"
-
-
-def _eval_results(facts: CardFacts, subject: str) -> list[EvalResult]:
-    """The headline metrics of one model, for the teacher without those that compare a model with it."""
-    own = {key.partition(".")[2]: value for key, value in facts.metrics.items() if key.partition(".")[0] == subject}
-    return [
-        EvalResult(
-            task_type="text-to-image",
-            dataset_type=facts.hub_dataset if facts.source == "hub" else "custom",
-            dataset_name=facts.hub_dataset if facts.source == "hub" else _DATASETS[facts.source],
-            dataset_split="test",
-            metric_type=name,
-            metric_value=own[name],
-            metric_name=_metric_name(name, own),
-        )
-        for name in headline(set(own))
-        if not (subject == "teacher" and name.startswith(_DISTANCES_TO_TEACHER))
-    ]
-
-
-def _metric_name(name: str, own: Mapping[str, float | int]) -> str:
-    metric = describe(name)
-    few = ", of fewer than 2,048 pictures" if own.get(f"{name}_n_small") else ""
-    unit = f" ({metric.unit})" if metric and metric.unit else ""
-    return f"{metric.meaning if metric else name}{unit}{few}"
 
 
 def _student_introduction(facts: CardFacts) -> str:
@@ -206,7 +83,7 @@ def _student_introduction(facts: CardFacts) -> str:
 
 def _student_description(facts: CardFacts) -> str:
     return (
-        f"A compact student of {code(facts.base_model)}, finetuned on {_dataset(facts)} and distilled by "
+        f"A compact student of {code(facts.base_model)}, finetuned on {dataset(facts)} and distilled by "
         f"{_METHODS[facts.method]} with naruto-add. It was trained at the timesteps "
         f"{', '.join(map(str, facts.timesteps))}, which its scheduler visits in {len(facts.timesteps)} steps."
         f"{_trigger_sentence(facts)}"
@@ -216,8 +93,9 @@ def _student_description(facts: CardFacts) -> str:
 def _lora_introduction(facts: CardFacts) -> str:
     return (
         f"# A LoRA for {code(facts.base_model)}\n\n"
-        f"Adapters finetuned on {_dataset(facts)} with naruto-add, in the layout of kohya's sd-scripts, which ComfyUI, "
-        f"AUTOMATIC1111, Forge and diffusers read.{_trigger_sentence(facts)}"
+        f"Adapters finetuned on {dataset(facts)} with naruto-add, in the layout of kohya's sd-scripts. The export "
+        "loads and compares them with diffusers. ComfyUI, AUTOMATIC1111 and Forge say that they read this layout; none "
+        f"of them has been run.{_trigger_sentence(facts)}"
     )
 
 
@@ -263,8 +141,8 @@ def _other_files(facts: CardFacts) -> list[str]:
     else:
         single += (
             "By the tools' own rules, tools for Stable Diffusion 1.5 load the teacher, and ComfyUI loads the "
-            "student; no tool has been run. AUTOMATIC1111 and Forge build the full U-Net, so they cannot load a "
-            "pruned student. A file `student_gaps.safetensors` is for stable-diffusion.cpp."
+            "student; none of these tools has been run. AUTOMATIC1111 and Forge build the full U-Net, so they cannot "
+            "load a pruned student. A file `student_gaps.safetensors` is for stable-diffusion.cpp."
         )
         if facts.student_scheduler == "ddim":
             single += (
@@ -273,7 +151,7 @@ def _other_files(facts: CardFacts) -> list[str]:
     networks = "onnx_int8" if "onnx_int8" in facts.formats else "onnx"
     demo = (
         "A page that draws in a browser, offline: download it and open it with a double click. If the page asks for "
-        f"the model's folder, download `{networks}/` too and choose that."
+        f"the model's folder, download `{networks}/` too and choose that. It has been tested in Chromium only."
     )
     descriptions: dict[ExportFormat, tuple[str, str]] = {
         "lora": ("lora/", "The teacher's LoRA in kohya's layout, for the base model, with a card of its own."),
@@ -286,7 +164,11 @@ def _other_files(facts: CardFacts) -> list[str]:
         "demo": ("demo.html", demo),
     }
     rows = [f"- `{path}`: {text}" for name, (path, text) in descriptions.items() if name in facts.formats]
-    return ["## Other files\n\n" + "\n".join(rows)] if rows else []
+    figures = (
+        "Sizes, differences from the model and latencies of these files are in `metrics/export.json` of the run that "
+        "wrote them; naruto-add's `docs/exports.md` says how they are measured."
+    )
+    return ["## Other files\n\n" + "\n".join(rows) + f"\n\n{figures}"] if rows else []
 
 
 def _lora_usage(facts: CardFacts, file: str) -> str:
@@ -334,17 +216,3 @@ def _limit_points(facts: CardFacts, limits: list[str]) -> list[str]:
         ),
         "Not intended for pictures that deceive about real people or events, or for uses that a licence below bars.",
     ]
-
-
-def _licence(facts: CardFacts) -> _Licence:
-    text = f"The licence of the base model ({code(facts.base_model)}) applies."
-    return _BASE_LICENCES.get(facts.base_model) or _Licence("other", "", text)
-
-
-def _dataset(facts: CardFacts) -> str:
-    return code(facts.hub_dataset) if facts.source == "hub" else _DATASETS[facts.source]
-
-
-def _dataset_licence(facts: CardFacts) -> str:
-    name = facts.hub_dataset if facts.source == "hub" else facts.source
-    return _DATASET_LICENCES.get(name, f"The licence of the training pictures ({_dataset(facts)}) applies too.")

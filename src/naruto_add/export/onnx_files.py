@@ -4,6 +4,7 @@ The files are in fp32. The batch size is free; the picture size is the student's
 """
 
 import copy
+import hashlib
 import io
 import json
 import warnings
@@ -42,7 +43,10 @@ class OnnxParity:
 
 
 def write_onnx(student: ModelBundle, folder: Path, *, scheduler: Any, num_steps: int, prompt_template: str) -> None:
-    """Write the three networks, tokenizer.json, which pads and truncates, and sampler.json."""
+    """Write the three networks, tokenizer.json, which pads and truncates, and sampler.json.
+
+    sampler.json has an id of the other files, so that the demo page does not draw with those of another model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     noise = initial_noise(student, 2, seed=0)
     ids = tokenize(student, ["", ""]).to(student.device)
@@ -55,6 +59,7 @@ def write_onnx(student: ModelBundle, folder: Path, *, scheduler: Any, num_steps:
         _write(_Decoder(student.vae), {"latents": noise}, "pixels", folder / VAE_DECODER)
     _write_tokenizer(student, folder / TOKENIZER)
     sampler = {
+        "id": files_id(folder),
         "latent_shape": list(student.latent_shape),
         "prompt_template": prompt_template,
         "caption_chunks": student.caption_chunks,
@@ -167,6 +172,16 @@ def _write(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path
 def has_separate_weights(network: Path) -> bool:
     """Whether the weights of this network are in a file of their own next to it, because they exceed one message."""
     return network.with_name(f"{network.name}.data").exists()
+
+
+def files_id(folder: Path) -> str:
+    """A hash of the names and bytes of the files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name}\n".encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _write_tokenizer(student: ModelBundle, path: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from naruto_add.diffusion.token_chunks import token_chunks
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.onnx_packages import INSTALL
+from naruto_add.runtime.extras import install_command
 
 TEXT_ENCODER, UNET, VAE_DECODER = "text_encoder.onnx", "unet.onnx", "vae_decoder.onnx"
 TOKENIZER, SAMPLER = "tokenizer.json", "sampler.json"
@@ -26,7 +26,9 @@ class OnnxPipeline:
             import onnxruntime
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise StageError(f"onnx needs the package {error.name}; install the extra onnx: `{INSTALL}`") from error
+            raise StageError(
+                f"onnx needs the package {error.name}; install it: `{install_command('onnxruntime')}`"
+            ) from error
         if not (folder / SAMPLER).is_file():
             raise StageError(
                 f"{folder}: has no {SAMPLER}; add {folder.name} to export.formats and run `dvc repro export`"

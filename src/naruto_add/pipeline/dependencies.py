@@ -24,7 +24,7 @@ UNTRACKED = CHECKS | frozenset(
         "src/naruto_add/export/demo_template.py",
         "src/naruto_add/runtime/checkpoints.py",
         "src/naruto_add/runtime/errors.py",
-        "src/naruto_add/runtime/onnx_packages.py",
+        "src/naruto_add/runtime/extras.py",
         "src/naruto_add/runtime/process.py",
         "src/naruto_add/runtime/progress.py",
         "src/naruto_add/runtime/tracking.py",

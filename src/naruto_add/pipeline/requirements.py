@@ -18,7 +18,7 @@ from naruto_add.pipeline.hub import networks
 from naruto_add.pipeline.pictures import check_source
 from naruto_add.pipeline.weights import fetch_base, fetch_network, fetch_torch_file
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.onnx_packages import require_onnx
+from naruto_add.runtime.extras import install_command, require_onnx
 
 _GB = 10**9
 
@@ -92,7 +92,7 @@ def _packages(params: Params) -> Iterator[Requirement]:
             yield _package("bitsandbytes", f"{key}: adamw_8bit", "`uv pip install bitsandbytes`, or use adamw")
     if params.tracking != "none":
         tool = params.tracking
-        yield _package(tool, f"tracking: {tool}", f"`uv pip install {tool}`, or use none")
+        yield _package(tool, f"tracking: {tool}", f"`{install_command(tool)}`, or use none")
     if "onnx" in params.export.formats:
         yield Requirement(name="export.formats: onnx: its packages", check=require_onnx)
     if "demo" in params.export.formats:

@@ -1,7 +1,7 @@
 """Live numbers and pictures of a training run, for the tool of the parameter `tracking`, through accelerate's trackers.
 
 They are written below the folder `tracking`, which Git ignores, and nothing leaves this machine unless the environment
-says so: WANDB_MODE for Weights & Biases, MLFLOW_TRACKING_URI for MLflow. No result of the pipeline depends on them.
+says so: WANDB_MODE for Weights & Biases. No result of the pipeline depends on them.
 """
 
 import importlib.util
@@ -19,6 +19,7 @@ from PIL import Image
 
 from naruto_add.config.schema import Tracking
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.extras import install_command
 
 FOLDER = Path("tracking")
 PROJECT = "naruto-add"
@@ -45,17 +46,17 @@ def tracked(tool: Tracking, name: str) -> Generator[Tracker | None]:
         return
     if importlib.util.find_spec(tool) is None:
         raise StageError(
-            f"tracking: {tool} needs the package {tool}, which is an extra: `uv pip install {tool}`, or use none"
+            f"tracking: {tool} needs the package {tool}, which is an extra: `{install_command(tool)}`, or use none"
         )
     from accelerate import Accelerator
 
     folder = FOLDER / tool
     folder.mkdir(parents=True, exist_ok=True)
-    _stay_local(folder)
+    os.environ.setdefault("WANDB_MODE", "offline")
     if tool == "dvclive":
         _name_metrics(name)
     accelerator = Accelerator(log_with=tool, project_dir=str(folder), cpu=not torch.cuda.is_available())
-    project = PROJECT if tool in ("wandb", "mlflow") else name
+    project = PROJECT if tool == "wandb" else name
     accelerator.init_trackers(project, init_kwargs={tool: _options(tool, name, folder)})
     try:
         yield _Tracker(accelerator, tool) if accelerator.is_main_process else None
@@ -81,15 +82,6 @@ class _Tracker:
                 tracker.log_images({"validation": [Image.fromarray(picture)]}, step=step)
             case "dvclive":
                 tracker.tracker.log_image(f"validation/{step}.png", Image.fromarray(picture))
-            case "mlflow":
-                import mlflow
-
-                mlflow.log_image(Image.fromarray(picture), f"validation/{step}.png")
-
-
-def _stay_local(folder: Path) -> None:
-    os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'runs.db').absolute()}")
 
 
 def _name_metrics(name: str) -> None:
@@ -109,8 +101,6 @@ def _options(tool: Tracking, name: str, folder: Path) -> dict[str, Any]:
     match tool:
         case "wandb":
             return {"name": name, "dir": str(folder)}
-        case "mlflow":
-            return {"run_name": name, "logging_dir": (folder / "artifacts").absolute().as_uri()}
         case "dvclive":
             return {"dir": str(folder / name), "save_dvc_exp": False, "dvcyaml": None, "report": None}
         case _:
