@@ -35,7 +35,7 @@ export class Expected {
 
   complaint(files) {
     const [name, sizes] = this.folders.find(([, sizes]) => files.some((file) => file.name in sizes)) ?? [];
-    if (!name) return `These are not the model's files. Choose the folder ${this.names.join(" or ")} beside this page.`;
+    if (!name) return `These are not the model's files. Choose the folder ${this.names.join(" or ")} next to this page.`;
     const missing = Object.keys(sizes).filter((item) => !files.some((file) => file.name === item));
     if (missing.length) return `The folder is not complete: ${missing.join(", ")} is missing.`;
     return "These files belong to another model than this page. Choose the folder that was exported with the page.";
@@ -58,7 +58,7 @@ export class Expected {
       if (this.isId(await answer.text())) return reader(sizes, (name) => fetchBytes(`${folder}/${name}`));
       throw new Error(`The folder ${folder} on the server belongs to another model than this page. Export both again.`);
     }
-    throw new Error(`The folder ${this.names.join(" or ")} is not beside this page on its server.`);
+    throw new Error(`The folder ${this.names.join(" or ")} is not next to this page on its server.`);
   }
 }
 

@@ -117,7 +117,7 @@ class Page {
   // Instead of the controls, ask for the files beside the page.
   askForFiles(expected) {
     $("lead").textContent =
-      "A text-to-image model that draws on your own device, with files in the folder of this page. " +
+      "A text-to-image model that draws on your own device. Its files are in a folder next to this page. " +
       "Nothing that you type or choose leaves your device.";
     $("folder-names").replaceChildren(...withCode(expected.names.map((name) => `\`${name}\``).join(" or ")));
     $("controls").hidden = true;
@@ -152,7 +152,7 @@ class Page {
   }
 
   showControls(provider) {
-    $("controls").append($("status"));
+    $("draw").after($("status"));
     $("controls").hidden = false;
     $("files").hidden = true;
     $("draw").focus();

@@ -82,6 +82,9 @@ def test_the_chosen_folder_draws_pythons_picture(
         assert page.value(STATUS).startswith(ready)
         assert not page.value(IS_ASKING)
         assert page.value("document.activeElement.id") == "draw"
+        assert page.value("document.activeElement.nextElementSibling.id") == "status", (
+            "as in a page that holds its model"
+        )
         draw(page, PROMPTS[1], seed=3, steps=4)
         ours = download(page, tmp_path)
     assert _difference(ours, exported, backend) < 0.5, "of 255"
@@ -155,7 +158,7 @@ def test_other_files_get_a_sentence_and_another_try(exported: Path, tmp_path: Pa
     (other / "unet.onnx").write_bytes(b"another network")
     with opened(exported, tmp_path) as page:
         for folder, sentence in (
-            (exported / "scheduler", "These are not the model's files. Choose the folder onnx_int8 or onnx beside"),
+            (exported / "scheduler", "These are not the model's files. Choose the folder onnx_int8 or onnx next to"),
             (partial_copy, "The folder is not complete: unet.onnx is missing."),
             (other, ANOTHER_MODEL),
             (_another_model(exported, tmp_path), ANOTHER_MODEL),
