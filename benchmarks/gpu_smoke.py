@@ -1,4 +1,4 @@
-"""The pipeline at SD 1.5's shape and 512 px for a few steps on this GPU: `python benchmarks/gpu_smoke.py`.
+"""The pipeline at SD 1.5's shape and 512 px for a few steps on this GPU: `python -m benchmarks.gpu_smoke`.
 
 Makes a base model of random weights with SD 1.5's structure and a few drawings as data, runs the stages of a profile
 with all numbers of steps cut down, and prints a table: seconds, GPU memory, and the computed memory beside it. Nothing

@@ -1,4 +1,4 @@
-"""How well ADD's validation score ranks checkpoints: `python benchmarks/score_correlation.py CHECKPOINT...`.
+"""How well ADD's validation score ranks checkpoints: `python -m benchmarks.score_correlation CHECKPOINT...`.
 
 The arguments are copies of `.checkpoints/add/*/add.pt`, made while the stage `add` ran; those of other runs may be
 among them. Of each, the averaged student draws the test captions of the data set in data/dataset. Prints the validation

@@ -1,4 +1,4 @@
-"""The cost of drawing at Stable Diffusion 1.5's shape, as ratios of one run: `python benchmarks/sd15_shape.py`.
+"""The cost of drawing at Stable Diffusion 1.5's shape, as ratios of one run: `python -m benchmarks.sd15_shape`.
 
 Times one call of the full and of the pruned U-Nets, and of the full and a tiny decoder, with random weights on whatever
 device there is, and prints them beside the ratios of their computed operations. The last lines compose them into
@@ -6,14 +6,14 @@ pictures: the teacher's 100 guided steps against four steps of each student.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
+from benchmarks.timing import Round, device_name, median, median_seconds, time_rounds
 from naruto_add.diffusion.half_decoder import decoder_dtype, halve_decoder
 from naruto_add.estimate.fake import materialized, measuring
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet
@@ -34,20 +34,30 @@ def main() -> None:
     device = default_device()
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     calls = make_calls(options.side, device, dtype)
-    seconds, flops = times(calls, options.repeats), {name: count(name, options.side) for name in calls}
-    print(f"{device_name(device)}, {dtype}, {8 * options.side} px, one picture, median of {options.repeats}")
-    for name, value in seconds.items():
-        ratios = seconds["unet none"] / value, flops["unet none"] / flops[name]
-        print(
-            f"{name:<16}{1000 * value:10.1f} ms {flops[name] / 1e12:8.3f} TFLOP  {ratios[0]:7.2f} x {ratios[1]:7.2f} x"
-        )
+    with torch.no_grad():
+        rounds = time_rounds(calls, options.repeats)
+    flops = {name: count(name, options.side) for name in calls}
+    print(f"{device_name()}, {dtype}, {8 * options.side} px, one picture, medians of {options.repeats} rounds")
+    for name, value in median_seconds(rounds).items():
+        by_time, by_flops = in_both(rounds, flops, partial(ratio, name=name))
+        print(f"{name:<16}{1000 * value:10.1f} ms {flops[name] / 1e12:8.3f} TFLOP  {by_time:7.2f} x {by_flops:7.2f} x")
     for decoder in ("decoder full", "decoder tiny"):
         for student in STUDENTS:
-            by_time, by_flops = (speedup(costs, student, decoder) for costs in (seconds, flops))
+            by_time, by_flops = in_both(rounds, flops, partial(speedup, student=student, decoder=decoder))
             print(f"{student}, {decoder}: {by_time:.1f} times the teacher's speed; {by_flops:.1f} by operations")
 
 
-def speedup(costs: Mapping[str, float], student: str, decoder: str) -> float:
+def in_both(rounds: Sequence[Round], flops: Round, figure: Callable[[Round], float]) -> tuple[float, float]:
+    """The figure by time and by operations."""
+    return median(rounds, figure), figure(flops)
+
+
+def ratio(costs: Round, name: str) -> float:
+    """The cost of the teacher's U-Net, divided by that of the call of this name."""
+    return costs["unet none"] / costs[name]
+
+
+def speedup(costs: Round, student: str, decoder: str) -> float:
     """How many pictures of this student cost as much as one of the teacher, which always has the full decoder."""
     teacher = TEACHER_CALLS * costs["unet none"] + costs["decoder full"]
     return teacher / (STUDENT_CALLS * costs[f"unet {student}"] + costs[decoder])
@@ -98,31 +108,6 @@ def count(name: str, side: int) -> float:
             decoder = vae if which == "full" else new_tiny_decoder(vae, seed=0)
             decoder.decode(shapes.latents(1))
     return meter.flops
-
-
-@torch.no_grad()
-def times(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median seconds of each call; all are timed in every round, and the first round is not counted."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + 1):
-        for name, call in calls.items():
-            started = now()
-            call()
-            found[name].append(now() - started)
-    return {name: statistics.median(values[1:]) for name, values in found.items()}
-
-
-def now() -> float:
-    """Seconds, after all queued work of a GPU is done; without one, of CPU time."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
-def device_name(device: torch.device) -> str:
-    """The name of the GPU, or CPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU (CPU time)"
 
 
 if __name__ == "__main__":

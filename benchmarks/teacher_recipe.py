@@ -1,4 +1,4 @@
-"""The teacher's training speed against diffusers' LoRA recipe, in one run: `python benchmarks/teacher_recipe.py`.
+"""The teacher's training speed against diffusers' LoRA recipe, in one run: `python -m benchmarks.teacher_recipe`.
 
 The recipe is a loop in the manner of diffusers' example for text-to-image LoRA: every step encodes its pictures by the
 autoencoder and its captions by the text encoder. Adapters, loss, optimizer and batch are those of the teacher, which
@@ -9,9 +9,8 @@ not timed. Weights are random, at Stable Diffusion 1.5's shape; without a GPU, t
 
 import argparse
 import copy
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,12 +21,14 @@ from ruamel.yaml import YAML
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from benchmarks.timing import Round, device_name, median, median_seconds, time_rounds
 from naruto_add.config.load import parse_params
 from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
 from naruto_add.data.alternatives import PromptRows
 from naruto_add.data.latents import CachedLatents
-from naruto_add.diffusion.bundle import ModelBundle, keep_head_in_fp32
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.frozen_unet import keep_head_in_fp32
 from naruto_add.diffusion.single_file import SD_SCHEDULE
 from naruto_add.diffusion.token_chunks import CHUNK_LENGTH
 from naruto_add.estimate.fake import measuring
@@ -57,14 +58,15 @@ def main() -> None:
     options = parser.parse_args()
     params = profile(options.resolution, options.batch)
     calls = make_calls(params, divide=options.divide)
-    seconds = {name: value / options.batch for name, value in medians(calls, options.repeats).items()}
+    rounds = time_rounds(calls, options.repeats)
     print(f"{device_name()}, widths / {options.divide}, {options.resolution} px, batch {options.batch}, per picture")
-    for name, value in seconds.items():
-        print(f"{name:<34}{1000 * value:10.1f} ms{1 / value:10.2f} pictures/s")
-    print(f"{seconds['recipe'] / seconds['teacher']:.2f} times the recipe's training speed")
-    print(f"{whole_run(params, seconds):.2f} times over the whole training of sd15, with the time to fill the caches")
+    for name, value in median_seconds(rounds).items():
+        print(f"{name:<34}{1000 * value / options.batch:10.1f} ms{options.batch / value:10.2f} pictures/s")
+    by_step, by_run = median(rounds, step_ratio), median(rounds, partial(whole_run, params))
+    print(f"{by_step:.2f} times the recipe's training speed")
+    print(f"{by_run:.2f} times over the whole training of sd15, with the time to fill the caches")
     flops = operations(params)
-    by_step, by_run = flops["recipe"] / flops["teacher"], whole_run(params, flops)
+    by_step, by_run = step_ratio(flops), whole_run(params, flops)
     print(f"by operations at full width: {by_step:.2f} times, and {by_run:.2f} times over the whole training")
 
 
@@ -76,7 +78,12 @@ def profile(resolution_px: int, batch_size: int) -> Params:
     return parse_params(values)
 
 
-def whole_run(params: Params, costs: Mapping[str, float]) -> float:
+def step_ratio(costs: Round) -> float:
+    """The cost of the recipe's step, divided by that of the teacher's."""
+    return costs["recipe"] / costs["teacher"]
+
+
+def whole_run(params: Params, costs: Round) -> float:
     """The recipe's cost of all of sd15's pictures of all steps, divided by the teacher's, which fills caches first."""
     num_drawn = params.teacher.num_steps * SD15_BATCH
     caches = NUM_PICTURES * ((1 + params.teacher.flip) * costs["autoencoder"] + costs["text encoder"])
@@ -219,30 +226,6 @@ def operations(params: Params) -> dict[str, float]:
     autoencoder = encode.flops / (1 + params.teacher.flip)
     parts = {"teacher": teacher, "autoencoder": autoencoder, "text encoder": meter.flops}
     return {"recipe": sum(parts.values()), **parts}
-
-
-def medians(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median seconds of each call; all are timed in every round, and the first round is not counted."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + 1):
-        for name, call in calls.items():
-            started = now()
-            call()
-            found[name].append(now() - started)
-    return {name: statistics.median(values[1:]) for name, values in found.items()}
-
-
-def now() -> float:
-    """Seconds, after all queued work of a GPU is done; without one, of CPU time."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
-def device_name() -> str:
-    """The name of the GPU, or CPU."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (CPU time)"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The time of each part of an ADD step: `python benchmarks/train_step.py`.
+"""The time of each part of an ADD step: `python -m benchmarks.train_step`.
 
 Uses the values of profile mini and random weights of the base model's architecture. Prints the time of each part, and
 the ratio of the whole step to the forward and backward passes that the algorithm requires, each timed alone on ready
@@ -6,9 +6,7 @@ inputs. Without a GPU, times are the process's CPU time, which does not depend o
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,11 +15,13 @@ from ruamel.yaml import YAML
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from benchmarks.timing import Round, median, median_seconds, time_rounds
 from naruto_add.config.load import parse_params
 from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
 from naruto_add.data.alternatives import PromptRows
-from naruto_add.diffusion.bundle import ModelBundle, keep_head_in_fp32
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.frozen_unet import keep_head_in_fp32
 from naruto_add.diffusion.single_file import SD_SCHEDULE
 from naruto_add.losses.adversarial import discriminator_hinge, r1_penalty
 from naruto_add.models.student import shrink_unet
@@ -40,19 +40,24 @@ NUM_PAIRS, NUM_TOKENS, TEXT_WIDTH = 480, 77, 128
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9, help="repetitions of each part; the median is printed")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds; every part is timed once in each")
     repeats = parser.parse_args().repeats
     params = parse_params(YAML(typ="safe").load(compose_profile("mini", root=ROOT)))
     trainer = make_trainer(params)
     step = params.add.adv_start_steps + params.add.adv_ramp_steps  # the first with all losses at full weight
     batch = draw_batch(trainer.data, trainer.params, step=step).part(slice(None), trainer.bundle.device)
     passes, rest = required_passes(trainer, batch), other_parts(trainer, step)
-    times = medians({**passes, **rest, "the whole step": lambda: trainer.train_step(step)}, repeats)
-    whole = times["the whole step"]
+    rounds = time_rounds({**passes, **rest, "the whole step": lambda: trainer.train_step(step)}, repeats)
+    times = median_seconds(rounds)
     for name, value in times.items():
-        print(f"{1000 * value:9.1f} ms  {100 * value / whole:5.1f} %  {name}")
-    ratio = whole / sum(times[name] for name in passes)
-    print(f"{ratio:9.3f}  times as long as the required passes, which are the first {len(passes)}")
+        print(f"{1000 * value:9.1f} ms  {100 * value / times['the whole step']:5.1f} %  {name}")
+
+    def over_passes(seconds: Round) -> float:
+        return seconds["the whole step"] / sum(seconds[name] for name in passes)
+
+    print(
+        f"{median(rounds, over_passes):9.3f}  times as long as the required passes, which are the first {len(passes)}"
+    )
 
 
 def required_passes(trainer: AdversarialTrainer, batch: Batch) -> dict[str, Callable[[], object]]:
@@ -127,25 +132,6 @@ def other_parts(trainer: AdversarialTrainer, step: int) -> dict[str, Callable[[]
         "student: clipping, AdamW, average": lambda: update(trainer.learner),
         "heads: clipping, AdamW": lambda: update(trainer.discriminator_learner),
     }
-
-
-def medians(parts: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median seconds of each part; all parts are timed in every round, and the first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(repeats + 1):
-        for name, part in parts.items():
-            started = now()
-            part()
-            times[name].append(now() - started)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
-
-
-def now() -> float:
-    """Seconds, after all queued work of a GPU is done; without one, of CPU time."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
 
 
 def make_trainer(params: Params) -> AdversarialTrainer:

@@ -1,0 +1,51 @@
+"""Times of calls in rounds: every call is timed once a round, and ratios of their times are taken within a round."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+Round = Mapping[str, float]
+"""The seconds of each call in one round, by its name."""
+
+
+def time_rounds(calls: Mapping[str, Callable[[], object]], num_rounds: int) -> list[Round]:
+    """The seconds of every call in each of these rounds, after one round that is not counted.
+
+    On a GPU they are seconds of the clock. Without one they are CPU time of this process, which other programs change
+    little.
+    """
+    return [{name: _seconds(call) for name, call in calls.items()} for _ in range(num_rounds + 1)][1:]
+
+
+def median(rounds: Sequence[Round], figure: Callable[[Round], float]) -> float:
+    """The median over the rounds of what `figure` computes from one of them.
+
+    A machine whose speed changes from round to round changes the ratio of two calls of the same round little.
+    """
+    return statistics.median(map(figure, rounds))
+
+
+def median_seconds(rounds: Sequence[Round]) -> dict[str, float]:
+    """The median seconds of every call."""
+    return {name: median(rounds, lambda seconds, name=name: seconds[name]) for name in rounds[0]}
+
+
+def device_name() -> str:
+    """The name of the GPU, or CPU."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (CPU time)"
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = _now()
+    call()
+    return _now() - started
+
+
+def _now() -> float:
+    """Seconds, after all queued work of a GPU is done; without one, of CPU time."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
