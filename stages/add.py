@@ -13,8 +13,8 @@ def main(params: "Params") -> None:
     from naruto_add.config import paths
     from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
     from naruto_add.training.add.train import distill
+    from naruto_add.training.draw_pool import POOL_CODE
     from naruto_add.training.loop import TrainingRun
-    from naruto_add.training.pool import POOL_CODE
     from stages.distillation import distillation_settings
 
     settings = distillation_settings(params)

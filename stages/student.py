@@ -12,8 +12,8 @@ def main(params: "Params") -> None:
     """Build and warm up the student."""
     from naruto_add.config import paths
     from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
+    from naruto_add.training.draw_pool import POOL_CODE
     from naruto_add.training.loop import TrainingRun
-    from naruto_add.training.pool import POOL_CODE
     from naruto_add.training.student.train import build_student
     from stages.distillation import distillation_settings
 

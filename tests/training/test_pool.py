@@ -11,18 +11,8 @@ from safetensors.torch import save_file
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts
 from naruto_add.diffusion.sampling import dpm_solver_sampler, initial_noise, sample_latents, sample_trajectory
 from naruto_add.runtime.errors import StageError
-from naruto_add.training.pool import (
-    CHUNK,
-    NUM_HELD_OUT,
-    Pool,
-    PoolBucket,
-    draw_pool,
-    load_pool,
-    num_held_out,
-    pool_buckets,
-    pool_prompts,
-    split_pool,
-)
+from naruto_add.training.draw_pool import CHUNK, PoolBucket, draw_pool, pool_buckets, pool_prompts
+from naruto_add.training.pool import NUM_HELD_OUT, Pool, load_pool, num_held_out, split_pool
 from tests.hooks import KilledError, counted
 
 PROMPTS = ["a man with a sword", "a girl at night", "a boy"]

@@ -16,7 +16,7 @@ from diffusers import PNDMScheduler
 from safetensors.torch import load_file
 
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet
-from naruto_add.training.pool import draw_pool, pool_prompts
+from naruto_add.training.draw_pool import draw_pool, pool_prompts
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("in_processes.py")

@@ -18,7 +18,8 @@ from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, g
 from naruto_add.models.lora import add_lora
 from naruto_add.models.student import Architecture, matching_blocks, recorded_outputs
 from naruto_add.training.add.decoding import decode_crops
-from naruto_add.training.pool import CHUNK
+from naruto_add.training.add.discriminators import discriminator_optimizer
+from naruto_add.training.draw_pool import CHUNK
 
 SMALL_BATCH = 8
 """Pictures that `samples` and `export` draw at once: as many as there are prompts, or as are timed."""
@@ -299,9 +300,8 @@ def _new_student(params: Params, shapes: Shapes, *, is_checkpointing: bool = Fal
 
 
 def _heads_state(meter: Meter, heads: nn.Module, optimizer: Optimizer, *, is_accumulating: bool) -> list[Tensor]:
-    """Of a discriminator's heads, which have no moving average, and AdamW instead of Muon."""
-    name = "adamw" if optimizer.name == "muon" else optimizer.name
-    of_heads = optimizer.model_copy(update={"name": name})
+    """Of a discriminator's heads, which have an optimizer of their own and no moving average."""
+    of_heads = discriminator_optimizer(optimizer)
     return _training_state(meter, heads, of_heads, is_accumulating=is_accumulating, has_average=False)
 
 

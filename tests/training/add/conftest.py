@@ -1,5 +1,6 @@
 """A pool, a student, and trainers that start from them."""
 
+import json
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 import torch
 from diffusers import PNDMScheduler, UNet2DConditionModel
 
-from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder, load_unet
+from naruto_add.diffusion.bundle import ModelBundle, decode_latents, load_pipeline_folder, load_unet
+from naruto_add.imaging.grid import to_images
 from naruto_add.models import backbones
-from naruto_add.training.pool import draw_pool, pool_prompts
+from naruto_add.training.draw_pool import draw_pool, pool_prompts
+from naruto_add.training.pool import load_pool
 from tests.training.add.build import GUIDANCE_SCALE, TEMPLATE, TIMESTEPS, Build
 
 
@@ -38,6 +41,25 @@ def pool_path(tiny_pipeline_dir: Path, tiny_dataset_dir: Path, tmp_path_factory:
         cache_dir=folder,
     )
     return folder / "pool.safetensors"
+
+
+@pytest.fixture(scope="session")
+def drawn_dataset_dir(
+    loaded_tiny_bundle: ModelBundle, pool_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A data set of pictures that the teacher drew: two for training and four for validation.
+
+    They are near to the student's, so that the validation score can tell what a student draws from noise.
+    """
+    folder = tmp_path_factory.mktemp("drawn")
+    splits = ["train"] * 2 + ["validation"] * 4
+    images = to_images(decode_latents(loaded_tiny_bundle, load_pool(pool_path).x0[: len(splits)]))
+    rows = []
+    for index, (image, split) in enumerate(zip(images, splits, strict=True)):
+        image.save(folder / f"{index}.png")
+        rows.append({"file_name": f"{index}.png", "text": f"picture {index}", "split": split})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 @pytest.fixture(scope="session")

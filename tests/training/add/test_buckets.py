@@ -16,7 +16,7 @@ from naruto_add.models.discriminator import pooled_embeds
 from naruto_add.training.add.batch import draw_batch, pairs_at
 from naruto_add.training.add.consistency import draw_consistency_batch
 from naruto_add.training.add.dataset import AddData
-from naruto_add.training.pool import draw_pool, pool_buckets, pool_prompts
+from naruto_add.training.draw_pool import draw_pool, pool_buckets, pool_prompts
 from tests.training.add import build as build_module
 from tests.training.add.build import ALL_LOSSES, GUIDANCE_SCALE, TEMPLATE, TIMESTEPS, Build, same_training, train
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.training.add.batch import draw_batch
+from naruto_add.training.add.discriminators import discriminator_optimizer
 from tests.closed_forms import noise_pred_from_x0
 from tests.training.add.build import Build, add_params, has_no_gradient, same, weights, x0_of
 
@@ -93,3 +94,10 @@ def test_real_and_generated_crops_are_shifted_alike(build: Build) -> None:
     )
     assert not torch.allclose(plain[0], shifted[0])
     assert same(shifted, again)
+
+
+def test_heads_have_the_students_optimizer_but_no_muon() -> None:
+    optimizers = [add_params(name=name, ema_decay=0.5).optimizer for name in ("muon", "adamw", "adamw_8bit")]
+    of_heads = [discriminator_optimizer(each) for each in optimizers]
+    assert [each.name for each in of_heads] == ["adamw", "adamw", "adamw_8bit"]
+    assert {each.ema_decay for each in of_heads} == {0.5}

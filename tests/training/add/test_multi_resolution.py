@@ -15,7 +15,8 @@ from naruto_add.training.add.batch import draw_batch, pairs_at
 from naruto_add.training.add.consistency import draw_consistency_batch
 from naruto_add.training.add.dataset import AddData, Pairs
 from naruto_add.training.add.multi_resolution import sample_other_sizes
-from naruto_add.training.pool import latent_shape, load_pool
+from naruto_add.training.draw_pool import latent_shape
+from naruto_add.training.pool import load_pool
 from tests.training.add import build as build_module
 from tests.training.add.build import ALL_LOSSES, GUIDANCE_SCALE, SETTINGS, Build, same_training, train
 

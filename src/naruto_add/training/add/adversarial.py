@@ -13,7 +13,7 @@ from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE
 from naruto_add.training.add.batch import Batch, draw_batch
 from naruto_add.training.add.crop_losses import CropLosses
 from naruto_add.training.add.dataset import AddData
-from naruto_add.training.add.discriminators import DiscriminatorLosses, Discriminators
+from naruto_add.training.add.discriminators import DiscriminatorLosses, Discriminators, discriminator_optimizer
 from naruto_add.training.add.image_text import ImageText
 from naruto_add.training.add.objective import StudentObjective
 from naruto_add.training.add.trainer import DistillationTrainer
@@ -52,13 +52,11 @@ class AdversarialTrainer(DistillationTrainer):
             bundle.vae.to(bundle.device)  # crops are decoded in every step
         self.crop_losses = CropLosses(bundle.vae, params=params, image_text=image_text, device=bundle.device)
         self.discriminators = Discriminators(bundle, params=params, pooled_width=data.pooled.shape[1])
-        # Muon has momentum, which a discriminator goes without: its target moves.
-        name = "adamw" if params.optimizer.name == "muon" else params.optimizer.name
         self.discriminator_learner = Learner(
             self.discriminators.heads,
             self.accelerator,
             section="add",
-            optimizer=params.optimizer.model_copy(update={"name": name}),
+            optimizer=discriminator_optimizer(params.optimizer),
             learning_rate=params.discriminator_learning_rate,
             num_steps=params.num_steps,
             accumulation_steps=params.accumulation_steps,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from naruto_add.config.schema import Add
+from naruto_add.config.schema import Add, Optimizer
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
 from naruto_add.losses.adversarial import discriminator_hinge, generator_hinge, r1_penalty
@@ -93,6 +93,14 @@ class Discriminators:
 
     def _shifted(self, maps: Tensor, batch: Batch) -> Tensor:
         return random_shift(maps, batch.shift_draws, probability=self.params.augment_strength)
+
+
+def discriminator_optimizer(optimizer: Optimizer) -> Optimizer:
+    """The optimizer of the heads: the student's, but AdamW instead of Muon.
+
+    Muon has momentum, which a discriminator goes without: its target moves.
+    """
+    return optimizer.model_copy(update={"name": "adamw"}) if optimizer.name == "muon" else optimizer
 
 
 def _make_heads(num_channels: dict[str, list[int]], *, pooled_width: int, seed: int) -> nn.ModuleDict:

@@ -8,7 +8,7 @@ from pathlib import Path
 from naruto_add.config.schema import Add
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.training.add.dataset import AddData, Pairs, pairs_of
-from naruto_add.training.pool import draw_from, latent_shape, noise_of_shape
+from naruto_add.training.draw_pool import TeacherSampler, latent_shape, noise_of_shape
 from naruto_add.training.settings import DistillationSettings
 
 
@@ -28,17 +28,15 @@ def sample_other_sizes(
     """
     shapes = [latent_shape(bundle, each, key="add.resolutions_px") for each in params.resolutions_px]
     row_of = {prompt: row for row, prompt in enumerate(data.prompts)}
+    teacher = TeacherSampler(
+        bundle,
+        num_steps=settings.pool_steps,
+        timesteps=settings.student_timesteps,
+        guidance_scale=settings.guidance_scale,
+        seed=params.seed,
+        cache_dir=pool_cache_dir,
+    )
     pools = [
-        draw_from(
-            bundle,
-            noise_of_shape(shape, params.resolution_pool_size, seed=params.seed),
-            prompts=prompts,
-            num_steps=settings.pool_steps,
-            timesteps=settings.student_timesteps,
-            guidance_scale=settings.guidance_scale,
-            seed=params.seed,
-            cache_dir=pool_cache_dir,
-        )
-        for shape in shapes
+        teacher.draw(noise_of_shape(shape, params.resolution_pool_size, seed=params.seed), prompts) for shape in shapes
     ]
     return tuple(pairs_of(pool, row_of) for pool in pools)

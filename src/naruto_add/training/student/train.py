@@ -22,8 +22,9 @@ from naruto_add.diffusion.placement import move_to_cpu
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.files import new_folder, write_json
 from naruto_add.runtime.sharing import is_main
+from naruto_add.training.draw_pool import draw_pool, pool_buckets, pool_prompts
 from naruto_add.training.loop import TrainingRun, run_steps
-from naruto_add.training.pool import draw_pool, pool_buckets, pool_prompts, split_pool
+from naruto_add.training.pool import split_pool
 from naruto_add.training.settings import DistillationSettings
 from naruto_add.training.student.dataset import load_warmup_data
 from naruto_add.training.student.trainer import StudentTrainer
