@@ -17,14 +17,13 @@ from naruto_add.diffusion.bundle import (
     decode_latents,
     encode_pixels,
     encode_prompts,
-    frozen_unet,
-    keep_head_in_fp32,
     load_bundle,
     load_pipeline_folder,
     load_unet,
     save_bundle,
     save_unet,
 )
+from naruto_add.diffusion.frozen_unet import frozen_unet, keep_head_in_fp32
 from naruto_add.diffusion.sampling import noise_pred
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.errors import StageError

@@ -7,7 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, frozen_unet, tokenize
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
+from naruto_add.diffusion.frozen_unet import frozen_unet
 from naruto_add.models.discriminator import LatentDiscriminator, UnetFeatures, gradients_off, pooled_embeds
 from naruto_add.models.student import recorded_outputs
 from naruto_add.runtime.errors import StageError

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from naruto_add.comparison.draw import draw_pixels
+from naruto_add.comparison.image_sets import draw_set
 from naruto_add.comparison.subjects import Models, Subject, at_steps, load_student, load_subjects, student_at_steps
 from naruto_add.config.schema import Samples
 from naruto_add.data.dataset import Example, load_split
@@ -23,7 +22,7 @@ from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.imaging.grid import CELL_PX, GridColumn, GridRow, make_grid, to_images
 from naruto_add.imaging.similarity import nearest, thumbnails
 from naruto_add.runtime.files import new_folder
-from naruto_add.runtime.sharing import compute_across_processes, is_main, num_processes
+from naruto_add.runtime.sharing import is_main, num_processes
 
 NUM_SEEDS = 6
 NUM_INTERPOLATED = 7
@@ -50,7 +49,10 @@ class _Column:
 
 
 class _Drawer:
-    """Draws from prompts, and remembers what it has drawn for the other grids that show it."""
+    """Draws from prompts, and remembers what it has drawn for the other grids that show it.
+
+    Unlike `evaluation.drawings.Drawer`, which draws hundreds of pictures, it keeps none on disk.
+    """
 
     def __init__(self) -> None:
         self._images: dict[str, list[Image.Image]] = {}
@@ -59,9 +61,9 @@ class _Drawer:
         """One picture per prompt; picture i starts from the initial noise of (seed, i), whatever the subject."""
         key = repr((subject.key(), prompts, seed))
         if key not in self._images:
-            noise = initial_noise(subject.bundle, len(prompts), seed=seed)
-            embeds = encode_prompts(subject.bundle, prompts)
-            self._images[key] = _draw(subject, embeds, noise=noise, seed=seed, indices=range(len(prompts)))
+            size = -(-len(prompts) // num_processes())  # processes draw equally many each
+            drawn = draw_set(subject, prompts, seed=seed, batch_size=size)
+            self._images[key] = [Image.fromarray(image) for image in drawn]
         return self._images[key]
 
 
@@ -161,14 +163,16 @@ def _seeds_grid(drawer: _Drawer, column: _Column, texts: _Texts, *, first_seed: 
 def _interpolation_grid(column: _Column, ends: _Texts, *, first_seed: int, path: Path) -> None:
     """A row per seed: the prompt embeddings are interpolated linearly, the noise is the same in the whole row."""
     fractions = torch.linspace(0, 1, NUM_INTERPOLATED).tolist()
-    start, end = encode_prompts(column.subject.bundle, ends.prompts)
+    bundle, sampler = column.subject.bundle, column.subject.sampler
+    start, end = encode_prompts(bundle, ends.prompts)
     embeds = torch.stack([torch.lerp(start, end, fraction) for fraction in fractions])
     seeds = [first_seed, first_seed + 1]
     rows = []
     for seed in seeds:
-        noise = initial_noise(column.subject.bundle, 1, seed=seed).expand(NUM_INTERPOLATED, -1, -1, -1)
-        drawn = _draw(column.subject, embeds, noise=noise, seed=seed, indices=[0] * NUM_INTERPOLATED)
-        rows.append(GridRow(f"{ends.captions[0]}, to {ends.captions[1]}", drawn))
+        noise = initial_noise(bundle, 1, seed=seed).expand(NUM_INTERPOLATED, -1, -1, -1)
+        indices = [0] * NUM_INTERPOLATED
+        pixels = draw_pixels(bundle, sampler, prompt_embeds=embeds, noise=noise, seed=seed, indices=indices)
+        rows.append(GridRow(f"{ends.captions[0]}, to {ends.captions[1]}", to_images(pixels)))
     make_grid(
         rows,
         columns=[GridColumn(f"{100 * fraction:.0f}%", column.heading.note) for fraction in fractions],
@@ -212,31 +216,6 @@ def _metadata(columns: Sequence[_Column], prompts: list[str], seeds: list[int]) 
         "models": [column.heading.name for column in columns],
         "steps": [column.subject.sampler.num_inference_steps for column in columns],
     }
-
-
-def _draw(
-    subject: Subject,
-    embeds: Float[Tensor, "batch tokens width"],
-    *,
-    noise: Float[Tensor, "batch c h w"],
-    seed: int,
-    indices: Sequence[int],
-) -> list[Image.Image]:
-    """The pictures, of which several processes draw equally many each."""
-    size = -(-len(embeds) // num_processes())
-
-    def draw(first: int) -> Tensor:
-        part = slice(first, first + size)
-        return draw_pixels(
-            subject.bundle,
-            subject.sampler,
-            prompt_embeds=embeds[part],
-            noise=noise[part],
-            seed=seed,
-            indices=indices[part],
-        ).cpu()
-
-    return to_images(torch.cat(compute_across_processes(range(0, len(embeds), size), draw)))
 
 
 @contextmanager

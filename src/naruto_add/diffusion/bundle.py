@@ -1,10 +1,7 @@
 """The networks of a Stable Diffusion pipeline: loading, saving, and encoding and decoding of text and pictures."""
 
 import json
-import sys
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +15,17 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import check_base_model, check_scheduler, downsampling, latent_side
+from naruto_add.diffusion.frozen_unet import bf16_instead, convert_predictions, frozen_unet, largest_weight
 from naruto_add.diffusion.half_decoder import decoder_dtype
+from naruto_add.diffusion.load_errors import explained, hub_explained, stage_output
 from naruto_add.diffusion.placement import on_device, vae_on_device
 from naruto_add.diffusion.single_file import is_single_file, write_configs
-from naruto_add.diffusion.token_chunks import CHUNK_LENGTH, token_chunks
+from naruto_add.diffusion.token_chunks import token_chunks
 from naruto_add.runtime.compute import Precision, default_device, frozen_dtype, gpu_layout
-from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.hub_errors import is_unreachable, refusal, unreachable
 
 ENCODE_BATCH = 64
-V_SCHEDULE = "v_schedule"
-"""The buffer with alpha_bar of a U-Net that predicts v."""
-_PROBE_TIMESTEPS = (0, NUM_TRAIN_TIMESTEPS // 2, NUM_TRAIN_TIMESTEPS - 1)
 
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
@@ -94,8 +87,8 @@ def load_bundle(base: Base, /) -> ModelBundle:
     """
     check_base_model(base.model, revision=base.revision, variant=base.variant, resolution_px=base.resolution_px)
     with (
-        _hub_explained(base),
-        _explained(f"base.model: {base.model!r}", "check base.model, base.revision and base.variant"),
+        hub_explained(base),
+        explained(f"base.model: {base.model!r}", "check base.model, base.revision and base.variant"),
     ):
         if is_single_file(base.model):
             bundle = _load_single_file(Path(base.model), precision=base.frozen_precision)
@@ -111,7 +104,7 @@ def load_bundle(base: Base, /) -> ModelBundle:
 
 def load_pipeline_folder(folder: Path, *, precision: Precision, caption_chunks: int = 1) -> ModelBundle:
     """A pipeline that an earlier stage saved, frozen. Raises StageError if it is missing or damaged."""
-    with _stage_output(folder):
+    with stage_output(folder):
         bundle = _load(str(folder), precision=precision, revision="", variant="")
     bundle.caption_chunks = caption_chunks
     return bundle
@@ -122,87 +115,9 @@ def load_unet(folder: Path, *, precision: Precision, scheduler: Any) -> UNet2DCo
 
     Raises StageError if it is missing or damaged.
     """
-    with _stage_output(folder):
+    with stage_output(folder):
         unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return convert_predictions(frozen_unet(unet, frozen_dtype(precision), default_device()), scheduler)
-
-
-def frozen_unet(unet: UNet2DConditionModel, dtype: torch.dtype, device: torch.device) -> UNet2DConditionModel:
-    """The same U-Net, frozen, with weights of this dtype except those of its head, which are not rounded.
-
-    In fp16, networks with large activations give infinities. Then the U-Net gets bf16, and a message says so.
-    """
-    if dtype == torch.float16 and _largest_weight(unet) > torch.finfo(dtype).max:
-        dtype = _bf16_instead("U-Net")
-    rounded = gpu_layout(_round_body(unet, dtype).to(device)).requires_grad_(False).eval()
-    if dtype == torch.float16 and not _is_finite(rounded):
-        return _round_body(rounded, _bf16_instead("U-Net"))
-    return rounded
-
-
-class Fp32GroupNorm(nn.GroupNorm):
-    """A group norm that computes in fp32 whatever its input's dtype and autocast are."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
-
-
-class Fp32Conv2d(nn.Conv2d):
-    """A convolution that computes in fp32 whatever its input's dtype and autocast are."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        with torch.autocast(input.device.type, enabled=False):
-            if not input.is_cuda or torch.compiler.is_compiling():
-                return super().forward(input.float())
-            # TF32, the GPU's default for fp32 convolutions, would round inputs and weights to the precision of fp16
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                return super().forward(input.float())
-
-
-_HEAD = {"conv_norm_out": Fp32GroupNorm, "conv_out": Fp32Conv2d}
-
-
-def keep_head_in_fp32(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The same U-Net, whose last two layers now have fp32 weights and compute in fp32, also under autocast.
-
-    At t = 999 an error in epsilon is amplified 14.6 times into x0. The layers change their class and nothing else, so
-    names of weights, saved files, copies and `torch.compile` are those of a plain U-Net.
-    """
-    for name, fp32_class in _HEAD.items():
-        layer = unet.get_submodule(name)
-        layer.float()
-        layer.__class__ = fp32_class
-    return unet
-
-
-def _round_body(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
-    for name, part in unet.named_children():
-        if name not in _HEAD:
-            part.to(dtype)
-    return keep_head_in_fp32(unet)
-
-
-@torch.no_grad()
-def _is_finite(unet: UNet2DConditionModel) -> bool:
-    """Whether the U-Net predicts finite values for noise at low, middle and high timesteps."""
-    generator = torch.Generator().manual_seed(0)
-    config, dtype = unet.config, unet.dtype
-    noise = torch.randn(1, config.in_channels, config.sample_size, config.sample_size, generator=generator)
-    embeds = torch.randn(1, CHUNK_LENGTH, config.cross_attention_dim, generator=generator).to(unet.device, dtype)
-    predictions = [
-        unet(noise.to(unet.device, dtype), timestep, embeds, return_dict=False)[0] for timestep in _PROBE_TIMESTEPS
-    ]
-    return all(bool(prediction.isfinite().all()) for prediction in predictions)
-
-
-def _largest_weight(module: nn.Module) -> float:
-    return max(weight.abs().max().item() for weight in module.parameters())
-
-
-def _bf16_instead(network: str) -> torch.dtype:
-    sys.stderr.write(f"base.frozen_precision: fp16 overflows in the {network}; bf16 is used for it instead\n")
-    return torch.bfloat16
 
 
 def save_bundle(bundle: ModelBundle, folder: Path) -> None:
@@ -213,17 +128,6 @@ def save_bundle(bundle: ModelBundle, folder: Path) -> None:
         module.to(memory_format=torch.contiguous_format)  # the only one that files can have
     bundle.pipeline().save_pretrained(folder)
     forget_paths(folder)
-
-
-def convert_predictions(unet: UNet2DConditionModel, scheduler: Any) -> UNet2DConditionModel:
-    """The same U-Net, of which `sampling.noise_pred` returns epsilon if this scheduler's model predicts v (SD 2.x).
-
-    So all losses and samplers see epsilon. The U-Net itself and its files stay those of a v-predicting model: only the
-    noise schedule is attached to it, as a buffer that is not saved.
-    """
-    if scheduler.config.prediction_type == "v_prediction":
-        unet.register_buffer(V_SCHEDULE, scheduler.alphas_cumprod.float().to(unet.device), persistent=False)
-    return unet
 
 
 def save_unet(unet: UNet2DConditionModel, folder: Path) -> None:
@@ -311,47 +215,6 @@ def decode_latents(bundle: ModelBundle, latents: Float[Tensor, "batch c h w"]) -
     return torch.cat(parts).clamp(-1, 1)
 
 
-@contextmanager
-def _stage_output(folder: Path) -> Generator[None]:
-    """Errors of loading from this folder become StageErrors. A missing folder is one: diffusers would try the hub."""
-    with _explained(str(folder), "run `dvc repro` to make it again"):
-        if not folder.is_dir():
-            raise FileNotFoundError("no such folder")
-        yield
-
-
-@contextmanager
-def _hub_explained(base: Base) -> Generator[None]:
-    """Errors of loading a hub repository say what the hub refused, or that it is out of reach."""
-    try:
-        yield
-    except StageError as error:
-        if Path(base.model).exists():
-            raise
-        where = {"key": "base.model", "repository": base.model, "revision": base.revision}
-        reason = refusal(error, **where) or (unreachable(**where) if is_unreachable(error) else "")
-        raise StageError(reason or str(error)) from error
-
-
-@contextmanager
-def _explained(subject: str, remedy: str) -> Generator[None]:
-    """Errors of loading become a StageError that names the subject and the remedy."""
-    try:
-        yield
-    except StageError:
-        raise
-    except Exception as error:  # the libraries raise nearly any error for damaged and foreign files
-        raise StageError(f"{subject} cannot be loaded: {_as_text(error)}; {remedy}") from error
-
-
-def _as_text(error: Exception) -> str:
-    """OSErrors and ValueErrors of the libraries are written for the user; others need the name of their class."""
-    text = str(error)
-    if isinstance(error, (OSError, ValueError)):
-        return text
-    return f"{type(error).__name__}: {text.partition(chr(10))[0]}"
-
-
 def _load(model: str, *, precision: Precision, revision: str, variant: str) -> ModelBundle:
     pipeline = StableDiffusionPipeline.from_pretrained(
         model,
@@ -381,8 +244,8 @@ def _load_single_file(path: Path, *, precision: Precision) -> ModelBundle:
 def frozen_bundle(pipeline: StableDiffusionPipeline, dtype: torch.dtype, device: torch.device) -> ModelBundle:
     """The pipeline's networks, frozen: the autoencoder as it is, U-Net and text encoder as `frozen_unet` rounds."""
     text_encoder = pipeline.text_encoder
-    if dtype == torch.float16 and _largest_weight(text_encoder) > torch.finfo(dtype).max:
-        text_dtype = _bf16_instead("text encoder")
+    if dtype == torch.float16 and largest_weight(text_encoder) > torch.finfo(dtype).max:
+        text_dtype = bf16_instead("text encoder")
     else:
         text_dtype = dtype
     for module in (text_encoder, pipeline.vae):
@@ -396,5 +259,5 @@ def frozen_bundle(pipeline: StableDiffusionPipeline, dtype: torch.dtype, device:
     ).to(device)
     gpu_layout(bundle.vae)
     if text_dtype == torch.float16 and not encode_prompts(bundle, [""]).isfinite().all():
-        text_encoder.to(_bf16_instead("text encoder"))
+        text_encoder.to(bf16_instead("text encoder"))
     return bundle

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from naruto_add.config.schema import Sampling, StudentScheduler
-from naruto_add.diffusion.bundle import V_SCHEDULE, ModelBundle
+from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.frozen_unet import V_SCHEDULE
 from naruto_add.diffusion.noise import noise_from_v_pred
 from naruto_add.runtime.compute import step_generator
 

@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from naruto_add.diffusion.base_model import check_removable
-from naruto_add.diffusion.bundle import V_SCHEDULE, keep_head_in_fp32
+from naruto_add.diffusion.frozen_unet import V_SCHEDULE, keep_head_in_fp32
 
 Architecture = Literal["bk_base", "bk_small", "bk_tiny", "none"]
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from naruto_add.diffusion.bundle import frozen_unet
+from naruto_add.diffusion.frozen_unet import frozen_unet
 from naruto_add.runtime.errors import StageError
 
 

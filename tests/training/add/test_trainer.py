@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from naruto_add.data.dataset import load_split
 from naruto_add.data.pixels import load_pixels
-from naruto_add.diffusion.bundle import decode_latents, frozen_unet, load_unet
+from naruto_add.diffusion.bundle import decode_latents, load_unet
+from naruto_add.diffusion.frozen_unet import frozen_unet
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import sample_latents
 from naruto_add.runtime.errors import StageError
