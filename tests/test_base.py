@@ -179,6 +179,30 @@ def test_a_killed_autoencoder_goes_on_as_if_it_had_not_been(
     assert not list((tmp_path / ".checkpoints").glob("*.pt"))
 
 
+def test_a_killed_denoiser_goes_on_as_if_it_had_not_been(
+    recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed at steps 3 and 4: one checkpoint was written where a cycle begins, the other within it."""
+    from recipe import denoiser
+
+    plan = denoiser.Recipe(**_section("denoiser") | _TINY_DENOISER)
+    monkeypatch.setattr(denoiser, "SAVE_EVERY_STEPS", 2)
+    monkeypatch.setattr(denoiser, "NUM_CURVE_PICTURES", 4)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(BASE / "model/tokenizer", "model/tokenizer")
+    _tiny_autoencoder().save_pretrained("autoencoder/vae")
+    denoiser.train_denoiser(Path("whole"), plan)
+    for call in (4, 5):
+        parts = Path(f"parts_{call}")
+        with killed_in_training(denoiser.Denoiser, call=call), pytest.raises(KilledError):
+            denoiser.train_denoiser(parts, plan)
+        assert list(Path(".checkpoints").glob("*.pt"))
+        denoiser.train_denoiser(parts, plan)
+        assert not list(Path(".checkpoints").glob("*.pt"))
+        for file in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "curve.tsv"):
+            assert (parts / file).read_bytes() == (Path("whole") / file).read_bytes()
+
+
 def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recipe import autoencoder, check, denoiser, model
 

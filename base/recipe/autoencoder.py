@@ -108,28 +108,23 @@ class _Run:
         self.discriminator = _Discriminator().to(device, memory_format=torch.channels_last)
         self.feature_network = load_efficientnet("lite0", device)
         self.ema = EMAModel(self.vae.parameters(), decay=recipe.ema_decay, foreach=True)
-        discriminator_weights = dict(self.discriminator.named_parameters())
-        self.optimizers = {
-            "vae": _with_initial_rate(_muon(self.vae, recipe.learning_rate)),
-            "discriminator": _with_initial_rate(
-                torch.optim.AdamW(
-                    discriminator_weights.values(), lr=recipe.discriminator_learning_rate, fused=True, **ADAMW
-                )
-            ),
-        }
+        self.vae_optimizer = _muon(self.vae, recipe.learning_rate)
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=recipe.discriminator_learning_rate, fused=True, **ADAMW
+        )
         self.factor = trapezoid(recipe.num_steps, warmup_steps=recipe.warmup_steps, decay_steps=recipe.decay_steps)
         self.curve = Curve(CHECKPOINTS / "autoencoder.tsv")
         self.curve_pixels = {name: pixels.to(device) for name, pixels in _validation_pixels(recipe).items()}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        optimizers = {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
         return {
             "vae": self.vae,
             "discriminator": self.discriminator,
             "ema": self.ema,
             "curve": self.curve,
-            **optimizers,
+            "vae_optimizer": self.vae_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
         }
 
     def inputs(self) -> dict[str, Any]:
@@ -149,15 +144,12 @@ class _Run:
         loss = loss + self.recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         if is_sharpening:
             loss = loss + self._sharpness_loss(pixels, copied)
-        self._update(self.vae, loss, ["vae"], self.factor(step))
+        _update(self.vae, loss, self.vae_optimizer, learning_rate=self.recipe.learning_rate * self.factor(step))
         self.ema.step(self.vae.parameters())
         if is_sharpening:
-            self._update(
-                self.discriminator,
-                self._discriminator_loss(pixels, copied.detach()),
-                ["discriminator"],
-                self.factor(step),
-            )
+            discriminator_loss = self._discriminator_loss(pixels, copied.detach())
+            rate = self.recipe.discriminator_learning_rate * self.factor(step)
+            _update(self.discriminator, discriminator_loss, self.discriminator_optimizer, learning_rate=rate)
 
     def _sharpness_loss(self, pixels: Tensor, copied: Tensor) -> Tensor:
         """Weighted sum of the perceptual distance and the hinge loss of a generator."""
@@ -174,16 +166,6 @@ class _Run:
             logits = self.discriminator(torch.cat([pixels, copied]))
         real, fake = logits.float().chunk(2)
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-
-    def _update(self, module: nn.Module, loss: Tensor, names: list[str], factor: float) -> None:
-        optimizers = [self.optimizers[name] for name in names]
-        module.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
-            optimizer.step()
 
     @torch.no_grad()
     def measure(self, step: int) -> None:
@@ -232,10 +214,14 @@ def _muon(vae: AutoencoderKL, learning_rate: float) -> Muon:
     return muon
 
 
-def _with_initial_rate(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def _update(module: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, *, learning_rate: float) -> None:
+    """One step of the optimizer, which has all weights of the module, with clipped gradients."""
+    module.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    return optimizer
+        group["lr"] = learning_rate
+    optimizer.step()
 
 
 class _Discriminator(nn.Sequential):

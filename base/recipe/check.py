@@ -38,7 +38,7 @@ def check(
     drawn = _draw(bundle, captions[:num_pictures], sampler, seed)
     pairs = zip(drawn, to_images(people[:num_pictures]), strict=True)
     rows = [GridRow(caption, pair) for caption, pair in zip(captions, pairs, strict=False)]
-    _save(rows, [GridColumn("drawn", f"{num_steps} steps"), GridColumn("held out", "never seen")], Path("samples.png"))
+    _save(rows, [GridColumn("drawn", f"{num_steps} steps"), GridColumn("real", "test picture")], Path("samples.png"))
     originals = {"people": people, "shinobi": shinobi_pixels(num_copies, size_px=size_px)}
     copied = {name: copies(bundle.vae, pixels.to(bundle.device)).cpu() for name, pixels in originals.items()}
     write_json(Path("metrics.json"), copy_figures(originals, copied))

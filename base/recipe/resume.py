@@ -108,7 +108,7 @@ def fast_passes(device: torch.device) -> Iterator[None]:
 
 
 def trapezoid(num_steps: int, *, warmup_steps: int, decay_steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate by step: linear warm-up, constant, linear decay to 0 in the last `decay_steps`.
+    """Factor of the learning rate by step: linear increase, constant, linear decay to 0 in the last `decay_steps`.
 
     Before the decay no factor depends on `num_steps`, so a training can be made longer from its checkpoint.
     """
