@@ -301,8 +301,8 @@ def test_texts_of_no_picture_are_named_and_do_not_count(tmp_path: Path, capsys: 
     written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), max_rejected=0.0)
     assert (written["metrics"]["entries"], written["metrics"]["rejected"]) == (10, 0)
     assert [(row["file"], row["reason"]) for row in written["rejects"]] == [
-        ("LICENSE.txt", "left_aside"),
-        ("README.txt", "left_aside"),
+        ("LICENSE.txt", "ignored"),
+        ("README.txt", "ignored"),
     ]
     assert "LICENSE.txt, README.txt belong to no picture" in capsys.readouterr().err
 

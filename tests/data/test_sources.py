@@ -142,7 +142,7 @@ def test_text_files_without_a_supported_picture_are_rejected(tmp_path: Path) -> 
         _entries("folder", tmp_path)
 
 
-def test_texts_that_belong_to_no_picture_are_left_aside(tmp_path: Path) -> None:
+def test_texts_that_belong_to_no_picture_are_ignored(tmp_path: Path) -> None:
     documents = ["LICENSE.txt", "README.txt", "docs/how_to_cite.TXT", "readme2.txt"]
     for name in ("0001.png", "0002.png", "3f2a9c01.jpg"):
         _picture(tmp_path / name)
@@ -151,7 +151,7 @@ def test_texts_that_belong_to_no_picture_are_left_aside(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("about")
     source = open_source(_PARAMS.model_copy(update={"path": str(tmp_path)}))
-    assert source.left_aside == documents
+    assert source.ignored == documents
     lost = [entry.name for entry in source.entries if isinstance(entry, Reject) and entry.reason == "missing_file"]
     assert lost == ["0003.txt", "9d04be77.txt"], "they are named as pictures are, so their pictures are missing"
 
@@ -166,7 +166,7 @@ def test_a_picture_without_a_known_ending_is_named_although_its_text_is_named_as
     os.mkfifo(tmp_path / "pipe.bin")
     source = open_source(_PARAMS.model_copy(update={"path": str(tmp_path)}))
     assert _reasons(list(source.entries)) == {"0001.png": "taken", "fox.jpg_large": "unsupported"}
-    assert source.left_aside == ["README.txt", "pipe.txt"]
+    assert source.ignored == ["README.txt", "pipe.txt"]
 
 
 def test_a_folder_in_place_of_a_text_is_named(tmp_path: Path) -> None:

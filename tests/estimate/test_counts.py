@@ -30,7 +30,7 @@ def test_the_evaluated_teacher_takes_its_own_number_of_steps() -> None:
 
 def test_a_point_of_the_sweep_that_is_drawn_anyway_is_counted_once() -> None:
     one, more = (evaluate_counts(_evaluate(teacher_sweep=sweep), 100) for sweep in ([4], [4, 25]))
-    new = 4 * 26 + 26 + 4  # 25 steps of PNDM for four captions, and once timed after a warm-up; DPM-Solver++ is there
+    new = 4 * 26 + 26 + 4  # 25 steps of PNDM: four captions, once timed, and four untimed steps; DPM-Solver++ is there
     assert more.teacher_calls - one.teacher_calls == new
     four, eight = (evaluate_counts(_evaluate(student_sweep=sweep), 100) for sweep in ([4], [4, 8]))
     assert eight.student_calls - four.student_calls == 4 * 8 + 4 + 2 * 8

@@ -32,7 +32,7 @@ def batch_sizes(subject: Subject) -> list[int]:
     return sizes
 
 
-def test_every_round_times_every_job_after_a_warm_up_of_few_steps(
+def test_every_round_times_every_job_after_each_was_done_once_in_few_steps(
     subject: Subject, batch_sizes: list[int], tmp_path: Path
 ) -> None:
     jobs = [Job(subject, 1), Job(subject, 3), Job(at_steps(subject, 5), 2)]
@@ -40,9 +40,9 @@ def test_every_round_times_every_job_after_a_warm_up_of_few_steps(
     times = time_jobs(jobs, PROMPTS, seed=0, rounds=2, cache=Cache(tmp_path))
 
     calls = [(size, len(list(group))) for size, group in itertools.groupby(batch_sizes)]
-    warm_up = [(1, 4), (3, 4), (2, 4)]
+    untimed = [(1, 4), (3, 4), (2, 4)]
     one_round = [(1, 20), (3, 20), (2, 3 * 5)]
-    assert calls == warm_up + 2 * one_round
+    assert calls == untimed + 2 * one_round
     assert [len(times.ms(job)) for job in jobs] == [2, 2, 6]
     assert all((times.ms(job) > 0).all() for job in jobs)
 

@@ -42,7 +42,7 @@ def update(learner: Learner, loss: Tensor) -> float | None:
     return learner.step()
 
 
-def test_the_learning_rate_rises_linearly_during_the_warm_up_and_is_then_constant() -> None:
+def test_the_learning_rate_rises_linearly_for_its_warmup_steps_and_is_then_constant() -> None:
     module = nn.Linear(1, 1)
     learner = make(module)
     rates = []

@@ -56,7 +56,7 @@ class Captioned:
     """What a folder holds: its entries, and the text files that belong to no picture, such as README.txt."""
 
     entries: list[Entry | Reject]
-    left_aside: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Source:
 
     num_entries: int
     entries: Iterable[Entry | Reject]
-    left_aside: Sequence[str] = ()
+    ignored: Sequence[str] = ()
     """Text files that belong to no picture, such as README.txt."""
 
 

@@ -37,7 +37,7 @@ def open_folder(params: Ingest) -> Source:
     _check_unpacked(entries, listing, params)
     named = {entry.name for entry in entries}
     entries += [_archive(name) for name in _archives(listing) if name not in named]
-    return Source(num_entries=len(entries), entries=entries, left_aside=found.left_aside)
+    return Source(num_entries=len(entries), entries=entries, ignored=found.ignored)
 
 
 def _captioned(root: Path, listing: FolderListing, params: Ingest) -> Captioned:

@@ -83,8 +83,8 @@ def run_ingest(
     source = open_source(params)
     with new_folder(dataset_dir) as folder:
         outcome = _prepare(source, params, resolution_px=resolution_px, buckets=buckets, folder=folder / "images")
-        _write_rows(rejects_path, _reject_rows(outcome, left_aside=source.left_aside))
-        _name_left_aside(source.left_aside)
+        _write_rows(rejects_path, _reject_rows(outcome, ignored=source.ignored))
+        _name_ignored(source.ignored)
         _check_outcome(outcome, params, rejects_path)
         rows = _rows(outcome.kept, params)
         _write_rows(folder / "metadata.jsonl", rows)
@@ -200,8 +200,8 @@ def _uniform(content: str, *, seed: int) -> float:
 # --- lists of what was rejected or cut off ---
 
 
-def _reject_rows(outcome: _Outcome, *, left_aside: Sequence[str]) -> list[_Row]:
-    """A row for each entry that is not in the data set, in the source's order, then for texts that are left aside."""
+def _reject_rows(outcome: _Outcome, *, ignored: Sequence[str]) -> list[_Row]:
+    """A row for each entry that is not in the data set, in the source's order, then for texts that are ignored."""
     rows: dict[int, _Row] = {}
     for position, entry in enumerate(outcome.entries):
         if isinstance(entry, Reject):
@@ -209,15 +209,15 @@ def _reject_rows(outcome: _Outcome, *, left_aside: Sequence[str]) -> list[_Row]:
     for each in outcome.duplicates:
         copy, original = outcome.prepared(each.position).name, outcome.prepared(each.original).name
         rows[each.position] = {"file": copy, "reason": each.kind, "detail": f"the same picture as {original}"}
-    aside = [{"file": name, "reason": "left_aside", "detail": "it belongs to no picture"} for name in left_aside]
-    return [*(rows[position] for position in sorted(rows)), *aside]
+    ignored_rows = [{"file": name, "reason": "ignored", "detail": "it belongs to no picture"} for name in ignored]
+    return [*(rows[position] for position in sorted(rows)), *ignored_rows]
 
 
-def _name_left_aside(names: Sequence[str]) -> None:
+def _name_ignored(names: Sequence[str]) -> None:
     if names:
         some = ", ".join(map(shown, names[:_MAX_NAMED])) + (", ..." if len(names) > _MAX_NAMED else "")
         verb = "belongs to no picture and is" if len(names) == 1 else "belong to no picture and are"
-        print(f"note: {some} {verb} left aside", file=sys.stderr)
+        print(f"note: {some} {verb} ignored", file=sys.stderr)
 
 
 def _truncated_rows(rows: Iterable[_Row], tokens: TokenCounts) -> list[_Row]:

@@ -21,7 +21,7 @@ def read_sidecars(root: Path, listing: FolderListing) -> Captioned:
     """The pictures with their captions, then rejects for texts without a picture, pictures that are not read, links.
 
     A text file without a picture is a caption whose picture is missing if it is named as the pictures are, but for
-    numbers, or ends with .caption; others, such as README.txt, are left aside.
+    numbers, or ends with .caption; others, such as README.txt, are ignored.
     """
     names_of: dict[PurePosixPath, list[str]] = defaultdict(list)
     similar: dict[str, list[str]] = defaultdict(list)
@@ -37,11 +37,11 @@ def read_sidecars(root: Path, listing: FolderListing) -> Captioned:
         texts_of[name] = texts_of[name] or _texts_of_similar_name(name, similar, taken)
     taken.update(text for texts in texts_of.values() for text in texts)
     entries = [_entry(root, name, texts) for name, texts in texts_of.items()]
-    rejects, left_aside = _without_picture(root, names_of, taken, {_series(name) for name in pictures})
+    rejects, ignored = _without_picture(root, names_of, taken, {_series(name) for name in pictures})
     counted = {reject.name for reject in rejects}
     rejects += [_unread(name) for name in listing.files if is_unread_picture(name) and name not in counted]
     entries += [*rejects, *_links_out(root, listing), *listing.unreadable]
-    return Captioned(entries=entries, left_aside=sorted(left_aside))
+    return Captioned(entries=entries, ignored=sorted(ignored))
 
 
 def _stem(name: str) -> PurePosixPath:
@@ -103,7 +103,7 @@ def _without_picture(
     ending is a caption. Without any `series` of pictures, all texts are taken for captions.
     """
     rejects: list[Reject] = []
-    left_aside: list[str] = []
+    ignored: list[str] = []
     for names in names_of.values():
         texts = [name for name in _texts(names) if name not in taken]
         if not texts:
@@ -116,8 +116,8 @@ def _without_picture(
         elif is_caption:
             rejects += map(_lonely, texts)
         else:
-            left_aside += texts
-    return rejects, left_aside
+            ignored += texts
+    return rejects, ignored
 
 
 def _may_be_picture(root: Path, name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal
 from naruto_add.comparison.samples import NUM_INTERPOLATED, NUM_SEEDS
 from naruto_add.config.schema import Params
 from naruto_add.evaluation.cost import LARGE_BATCH
-from naruto_add.evaluation.timing import ROUND_STEPS, WARM_UP_STEPS
+from naruto_add.evaluation.timing import ROUND_STEPS, UNTIMED_STEPS
 from naruto_add.export.latency import BATCHES, MAX_ROUNDS
 from naruto_add.export.models import EXAMPLE_TEACHER_STEPS
 from naruto_add.training.pool import NUM_HELD_OUT
@@ -118,5 +118,5 @@ def _timed_student(steps: Iterable[int], sweep: Iterable[int]) -> Iterable[tuple
 
 
 def _timing_calls(steps: int, num_pictures: int, rounds: int) -> int:
-    """A warm-up, then in every round as many pictures as make `ROUND_STEPS` steps."""
-    return num_pictures * (min(steps, WARM_UP_STEPS) + rounds * -(-ROUND_STEPS // steps) * steps)
+    """Once without timing, then in every round as many pictures as make `ROUND_STEPS` steps."""
+    return num_pictures * (min(steps, UNTIMED_STEPS) + rounds * -(-ROUND_STEPS // steps) * steps)

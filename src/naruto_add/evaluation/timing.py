@@ -26,7 +26,7 @@ from naruto_add.runtime.progress import progress
 MIB = 2**20
 ROUND_STEPS = 12
 """Sampling steps per job and round, at least: a job of few steps is timed several times, because one time is noisy."""
-WARM_UP_STEPS = 4
+UNTIMED_STEPS = 4
 """Enough steps to run all code that a longer sampling runs."""
 
 
@@ -52,9 +52,9 @@ class Job:
         chosen = [prompts[index % len(prompts)] for index in range(self.num_pictures)]
         draw_alone(self.subject, chosen, seed=seed)
 
-    def warm_up(self) -> "Job":
-        """The job at no more than `WARM_UP_STEPS` steps."""
-        steps = min(WARM_UP_STEPS, self.subject.sampler.num_inference_steps)
+    def untimed(self) -> "Job":
+        """The job at no more than `UNTIMED_STEPS` steps, which is done once before the first round."""
+        steps = min(UNTIMED_STEPS, self.subject.sampler.num_inference_steps)
         return Job(at_steps(self.subject, steps), self.num_pictures)
 
 
@@ -126,10 +126,10 @@ def peak_rss_mib() -> float | None:
 
 
 def _measure(jobs: dict[str, Job], prompts: Sequence[str], seed: int, rounds: int) -> Arrays:
-    """Warm all jobs up, then time every job in every round."""
+    """Do every job once without timing it, then time every job in every round."""
     for job in jobs.values():
         with job.subject.on_device():
-            job.warm_up().draw(prompts, seed)
+            job.untimed().draw(prompts, seed)
     ms: dict[str, list[float]] = {name: [] for name in jobs}
     vram: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in progress(range(rounds), desc="evaluate: timing"):

@@ -140,8 +140,8 @@ class FiniteGuard:
 def learning_rate_factor(step: int, *, optimizer: Optimizer, num_steps: int) -> float:
     """The fraction of the maximum learning rate at `step`, counted from 0.
 
-    (step + 1) / (warmup_steps + 1) during the warm-up, then 1, or half a cosine that reaches 0 at `num_steps`.
-    `get_scheduler` of diffusers differs: its warm-up starts at 0, so that the first step would change nothing.
+    (step + 1) / (warmup_steps + 1) in the first `warmup_steps` steps, then 1, or half a cosine that reaches 0 at
+    `num_steps`. `get_scheduler` of diffusers differs: it starts at 0, so that the first step would change nothing.
     """
     warmup_steps = optimizer.warmup_steps
     if step < warmup_steps:
