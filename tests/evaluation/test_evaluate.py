@@ -101,7 +101,7 @@ def _evaluate(
         "seed": 0,
         "subject": "distilled",
         "num_images": 0,
-        "batch_size": 2,
+        "batch_size": 4,
         "features": "embedded",
         "perceptual": "embedded",
         "clip_score": "off",
@@ -238,6 +238,7 @@ def test_another_subject_uses_the_caches(result: Result, models: Models, tiny_da
     assert after.subject["latency_ms"] == pytest.approx(result.metrics["teacher.latency_ms"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_changed_metrics_code_draws_and_times_nothing(
     result: Result, models: Models, tiny_dataset_dir: Path, folder: Path
 ) -> None:

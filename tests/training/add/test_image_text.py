@@ -43,8 +43,9 @@ class Load:
 
 
 @pytest.fixture
-def load(tiny_bundle: ModelBundle, tiny_dataset_dir: Path, tmp_path: Path) -> Load:
-    return Load(tiny_bundle, tiny_dataset_dir, tmp_path)
+def load(tiny_bundle: ModelBundle, drawn_dataset_dir: Path, tmp_path: Path) -> Load:
+    """With two training pictures: `caption_match` takes hundreds of steps, and each looks at all of them."""
+    return Load(tiny_bundle, drawn_dataset_dir, tmp_path)
 
 
 @pytest.fixture
