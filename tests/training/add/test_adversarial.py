@@ -223,6 +223,8 @@ def test_a_discriminator_that_wins_causes_an_alarm(build: Build, name: str, caps
         learning_rate=1e-9,
         discriminator_learning_rate=3e-2,
         r1_weight=0.0,
+        rollout_fraction=0.0,
+        renoised_weight=0.0,  # like rollouts, it only costs time here
         real_source="dataset",
         discriminator_timesteps=[10],
     )
