@@ -95,6 +95,7 @@ def test_a_student_that_cannot_sample_is_an_error_unless_the_parameters_allow_it
     assert run_stage(build, tiny_pipeline_dir, tmp_path / "allowed", params, **values).exists()
 
 
+@pytest.mark.slow
 def test_the_image_text_network_is_trained_at_the_start_and_its_accuracy_is_a_metric(
     build: Build, tiny_pipeline_dir: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_the_method_consistency_has_no_discriminator(build: Build, tiny_pipeline
     assert UNet2DConditionModel.from_pretrained(out_dir).config.block_out_channels == [16, 32, 32]
 
 
+@pytest.mark.slow
 def test_other_picture_sizes_get_samples_of_their_own(build: Build, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
     params = add_params(num_steps=3, resolutions_px=[64, "96x32"], resolution_pool_size=6)
     run_stage(build, tiny_pipeline_dir, tmp_path, params)
