@@ -101,7 +101,7 @@ def _evaluate(
         "seed": 0,
         "subject": "distilled",
         "num_images": 0,
-        "batch_size": 4,
+        "batch_size": 2,
         "features": "embedded",
         "perceptual": "embedded",
         "clip_score": "off",

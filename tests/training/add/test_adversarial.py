@@ -99,9 +99,7 @@ def test_the_student_learns_from_the_perceptual_loss(build: Build) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_the_student_learns_from_the_image_text_loss_and_the_metrics_state_the_networks_accuracy(
-    build: Build, drawn_dataset_dir: Path
-) -> None:
+def test_the_student_learns_from_the_image_text_loss_and_the_metrics_state_the_networks_accuracy(build: Build) -> None:
     alone = {"adv_weight": 0.0, "distill_weight": 0.0, "image_text_weight": 1.0}
     params = add_params(**alone, rollout_fraction=0.0, renoised_weight=0.0, learning_rate=1e-4)
     data = build.data(params)
@@ -110,7 +108,7 @@ def test_the_student_learns_from_the_image_text_loss_and_the_metrics_state_the_n
         data.prompts,
         params=params,
         prompt_template=TEMPLATE,
-        dataset_dir=drawn_dataset_dir,
+        dataset_dir=build.dataset_dir,
         cache_dir=build.tmp,
     )
     trainer = build.trainer(params, data=data, image_text=image_text)
