@@ -1,9 +1,11 @@
 """The trial of two experiments at once."""
 
 import shutil
+import subprocess
 import time
 
-from tests.project import Project
+from tests.project import DVC, Project
+from tests.soak.process import POLL_SECONDS
 from tests.soak.trial import Run, SoakError
 
 WAIT_SECONDS = 900.0
@@ -21,13 +23,12 @@ def _locked(run: Run, jobs: int) -> list[str]:
     """dvc.lock of both experiments, from a queue that runs so many at a time."""
     twin = run.finished.copy(run.root.with_name(f"{run.root.name}_{jobs}"))
     twin.dvc("exp", "run", "--queue", "-n", "soak", "-S", "add.adv_weight=0.05,0.1", "add")
-    twin.dvc("queue", "start", "--jobs", str(jobs))
-    most = 0
+    _, most = _watched(twin, "queue", "start", "--jobs", str(jobs))
     give_up_at = time.monotonic() + WAIT_SECONDS
-    while "Queued" in (status := twin.dvc("queue", "status")) or "Running" in status:
-        for _ in range(20):
-            most = max(most, _num_training(twin))
-            time.sleep(0.1)
+    status = ""
+    while "0 active, 0 idle" not in status or "Queued" in status or "Running" in status:
+        status, training = _watched(twin, "queue", "status")
+        most = max(most, training)
         if time.monotonic() > give_up_at:
             raise SoakError(f"the queue has not ended after {WAIT_SECONDS} s: {status}")
     if status.count("Success") != 2:
@@ -41,6 +42,21 @@ def _locked(run: Run, jobs: int) -> list[str]:
     return locked
 
 
-def _num_training(project: Project) -> int:
-    """The number of trainings with a checkpoint; a training that ends deletes its own."""
-    return len(list(project.root.glob(".checkpoints/add/*/add.pt")))
+def _watched(project: Project, *command: str) -> tuple[str, int]:
+    """The output of dvc, and how many trainings had a checkpoint at once until then; one that ends deletes its own.
+
+    The output goes to a file: a pipe stays open until the queue's workers, which inherit it, have ended.
+    """
+    most = 0
+    path = project.log_dir / "queue"
+    with path.open("wb") as stream:
+        process = subprocess.Popen(
+            [*DVC, *command], cwd=project.root, env=project.environment(), stdout=stream, stderr=subprocess.STDOUT
+        )
+        while process.poll() is None:
+            most = max(most, len(list(project.root.glob(".checkpoints/add/*/add.pt"))))
+            time.sleep(POLL_SECONDS)
+    output = path.read_text(encoding="utf-8")
+    if process.returncode:
+        raise SoakError(f"dvc {' '.join(command)} failed: {output[-1500:]}")
+    return output, most
