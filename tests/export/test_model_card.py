@@ -33,6 +33,7 @@ def _facts(**changes: object) -> CardFacts:
         "metrics": METRICS,
         "has_plot": True,
         "formats": ["diffusers"],
+        "has_tiny_decoder": False,
         "student_scheduler": "ddim",
         "unfit_reason": "",
     }
@@ -117,6 +118,15 @@ def test_it_lists_the_other_files_with_the_settings_of_their_tools() -> None:
     card = _card(formats=["single_file"], unfit_reason="its U-Net is small")
     assert "No tool for Stable Diffusion 1.5 loads them: its U-Net is small." in card
     assert "euler" not in card
+    assert "\n- `tiny_decoder/`: " not in card
+    assert "\n- `tiny_decoder/`: " in _card(has_tiny_decoder=True)
+
+
+def test_the_card_of_a_lora_names_no_tool_that_cannot_load_its_base_model() -> None:
+    assert "ComfyUI, AUTOMATIC1111 and Forge say that they read this layout" in lora_card(_facts(), "lora.safetensors")
+    card = lora_card(_facts(unfit_reason="its U-Net is small"), "lora.safetensors")
+    assert "No tool for Stable Diffusion 1.5 loads its base model: its U-Net is small." in card
+    assert "ComfyUI" not in card
 
 
 def test_it_shows_grid_plot_and_limits() -> None:

@@ -35,6 +35,7 @@ class CardFacts:
     """Whether there is a plot of latency and quality."""
     formats: Sequence[ExportFormat]
     """What else the folder has."""
+    has_tiny_decoder: bool
     student_scheduler: StudentScheduler
     unfit_reason: str
     """Why no tool for Stable Diffusion 1.x loads the single files; empty if they do."""

@@ -107,6 +107,7 @@ def _card_facts(models: ExportModels, inputs: ExportInputs, *, has_plot: bool) -
         metrics=read_json(inputs.evaluate_metrics_path),
         has_plot=has_plot,
         formats=models.params.formats,
+        has_tiny_decoder=models.params.tiny_decoder != OFF,
         student_scheduler=sampling.student_scheduler,
         unfit_reason=single_file.unfit_reason(models.teacher.unet.config),
     )

@@ -91,11 +91,15 @@ def _student_description(facts: CardFacts) -> str:
 
 
 def _lora_introduction(facts: CardFacts) -> str:
+    tools = (
+        f"No tool for Stable Diffusion 1.5 loads its base model: {facts.unfit_reason}."
+        if facts.unfit_reason
+        else "ComfyUI, AUTOMATIC1111 and Forge say that they read this layout; none of them has been run."
+    )
     return (
         f"# A LoRA for {code(facts.base_model)}\n\n"
         f"Adapters finetuned on {dataset(facts)} with naruto-add, in the layout of kohya's sd-scripts. The export "
-        "loads and compares them with diffusers. ComfyUI, AUTOMATIC1111 and Forge say that they read this layout; none "
-        f"of them has been run.{_trigger_sentence(facts)}"
+        f"loads and compares them with diffusers. {tools}{_trigger_sentence(facts)}"
     )
 
 
@@ -127,9 +131,9 @@ image = pipe({_literal(facts.prompts[0])}, num_inference_steps={len(facts.timest
 image.save("picture.png")
 ```
 
-Use {len(facts.timesteps)} steps: other numbers lead to timesteps that the model was not trained at. Guidance is
-distilled into the model: `guidance_scale` and `negative_prompt` have no effect, because the U-Net's
-`time_cond_proj_dim` turns classifier-free guidance off."""
+Use {len(facts.timesteps)} steps: more lead to timesteps that the model was not trained at, and fewer draw rougher
+pictures. Guidance is distilled into the model: `guidance_scale` and `negative_prompt` have no effect, because the
+U-Net's `time_cond_proj_dim` turns classifier-free guidance off."""
 
 
 def _other_files(facts: CardFacts) -> list[str]:
@@ -142,7 +146,8 @@ def _other_files(facts: CardFacts) -> list[str]:
         single += (
             "By the tools' own rules, tools for Stable Diffusion 1.5 load the teacher, and ComfyUI loads the "
             "student; none of these tools has been run. AUTOMATIC1111 and Forge build the full U-Net, so they cannot "
-            "load a pruned student. A file `student_gaps.safetensors` is for stable-diffusion.cpp."
+            "load a pruned student. A student of the architecture `bk_tiny` also has a file for stable-diffusion.cpp, "
+            "`student_gaps.safetensors`."
         )
         if facts.student_scheduler == "ddim":
             single += (
@@ -164,6 +169,8 @@ def _other_files(facts: CardFacts) -> list[str]:
         "demo": ("demo.html", demo),
     }
     rows = [f"- `{path}`: {text}" for name, (path, text) in descriptions.items() if name in facts.formats]
+    if facts.has_tiny_decoder:
+        rows.append("- `tiny_decoder/`: A smaller, faster decoder for diffusers (`AutoencoderTiny`), less exact.")
     figures = (
         "Sizes, differences from the model and latencies of these files are in `metrics/export.json` of the run that "
         "wrote them; naruto-add's `docs/exports.md` says how they are measured."
