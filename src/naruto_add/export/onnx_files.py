@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_prompts, tokenize
+from naruto_add.comparison.draw import draw_pixels
+from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod
 from naruto_add.diffusion.placement import on_device
-from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred, sample_latents
+from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred
 from naruto_add.generate.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
 from naruto_add.runtime.errors import StageError
 
@@ -211,21 +212,8 @@ def _noise_pred_difference(
 def _image_difference(
     student: ModelBundle, pipeline: OnnxPipeline, noise: Tensor, scheduler: Any, num_steps: int, prompts: list[str]
 ) -> float:
-    ours = (draw_by_torch(student, noise, scheduler, num_steps, prompts) + 1) * 127.5
+    sampler, embeds = Sampler(scheduler, num_steps, guidance_scale=1.0), encode_prompts(student, prompts)
+    pixels = draw_pixels(student, sampler, prompt_embeds=embeds, noise=noise, seed=0, indices=range(len(prompts)))
+    ours = (pixels + 1) * 127.5
     theirs = pipeline.draw(prompts, noise.cpu().numpy()).transpose(0, 3, 1, 2)
     return float(np.abs(ours.cpu().numpy() - theirs).mean())
-
-
-@torch.inference_mode()
-def draw_by_torch(student: ModelBundle, noise: Tensor, scheduler: Any, num_steps: int, prompts: list[str]) -> Tensor:
-    """Pixels in [-1, 1] of complete prompts, drawn without guidance."""
-    embeds = encode_prompts(student, prompts)
-    with on_device(student.device, student.unet):
-        latents = sample_latents(
-            student.unet,
-            noise=noise,
-            prompt_embeds=embeds,
-            negative_embeds=embeds[:1],
-            sampler=Sampler(scheduler, num_steps, guidance_scale=1.0),
-        )
-    return decode_latents(student, latents)
