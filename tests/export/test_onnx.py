@@ -151,7 +151,7 @@ def test_the_bytes_name_no_file_of_this_machine(exported: Path) -> None:
     assert str(ROOT).encode() not in content
 
 
-def test_both_backends_of_generate_draw_the_same_picture(exported: Path) -> None:
+def test_both_backends_of_generate_draw_the_same_picture(exported: Path, tiny_pipeline_dir: Path) -> None:
     by_torch = load_model(exported, num_steps=None, guidance_scale=None, raw_prompt=False)
     by_onnx = load_onnx_model(exported, num_steps=None, guidance_scale=None, raw_prompt=False)
     pictures = [np.asarray(model.draw("a man", seed=3), dtype=int) for model in (by_torch, by_onnx)]
@@ -161,6 +161,8 @@ def test_both_backends_of_generate_draw_the_same_picture(exported: Path) -> None
     for option, value in (("--steps", {"num_steps": 7}), ("--guidance", {"guidance_scale": 2.0})):
         with pytest.raises(StageError, match=option):
             load_onnx_model(exported, **({"num_steps": None, "guidance_scale": None, "raw_prompt": False} | value))
+    with pytest.raises(StageError, match=r"--backend: .* is not an exported student, .* leave the option out"):
+        load_onnx_model(tiny_pipeline_dir, num_steps=None, guidance_scale=None, raw_prompt=False)
 
 
 def test_the_example_draws_without_torch(exported: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`naruto-add generate`: pictures from prompts, drawn with plain diffusers."""
+"""`naruto-add generate`: pictures from prompts, drawn by diffusers or by onnxruntime."""
 
 import tempfile
 from collections.abc import Sequence

@@ -9,6 +9,7 @@ from PIL import Image
 
 from naruto_add.generate.model import NO_TEMPLATE, Model
 from naruto_add.generate.onnx_pipeline import OnnxPipeline
+from naruto_add.generate.settings import read_settings
 from naruto_add.runtime.errors import StageError
 
 Backend = Literal["onnx", "onnx_int8"]
@@ -27,6 +28,11 @@ def load_onnx_model(
 
     Raises StageError if it is missing, if onnxruntime is not installed, or for an option that it does not have.
     """
+    if read_settings(folder) is None:
+        raise StageError(
+            f"--backend: {folder} is not an exported student, and only exported students are drawn by onnxruntime; "
+            "leave the option out"
+        )
     if guidance_scale is not None:
         raise StageError(f"--guidance: {guidance_scale:g} has no effect with --backend {backend}; leave the option out")
     pipeline = OnnxPipeline(folder / backend)
