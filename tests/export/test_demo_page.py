@@ -329,6 +329,7 @@ def test_a_page_that_is_not_built_or_stale_names_the_remedy(tiny_pipeline_dir: P
         read_templates(demo_dir)
 
 
+@needs_build
 def test_a_template_without_a_place_for_the_model_is_refused(exported: Path, tmp_path: Path) -> None:
     template = TEMPLATE.removesuffix("<!-- model -->")
     facts = DemoFacts(title="t", model="m", about=[], examples=[], teacher_steps=25, trained_timesteps=[999], steps={})
