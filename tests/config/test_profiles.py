@@ -102,6 +102,12 @@ def test_values_of_the_overlay_win_and_others_stay(project: Path) -> None:
     assert changed == {"add.optimizer.learning_rate": 1e-6, "add.adv_weight": 0.7}
 
 
+def test_comments_of_changed_values_are_in_the_common_column(project: Path) -> None:
+    lines = _overlay(project, 'base:\n  model: base/model\nevaluate:\n  clip_score: "off"\n').splitlines()
+    changed = [line for line in lines if line.startswith(("  model:", "  clip_score:"))]
+    assert [line.index(" # ") + 1 for line in changed] == [34, 34]
+
+
 def test_an_empty_overlay_is_the_default(project: Path) -> None:
     default = YAML(typ="safe").load(project / "profiles/default.yaml")
     assert YAML(typ="safe").load(_overlay(project, "# nothing differs\n")) == default

@@ -19,6 +19,8 @@ PROFILES = Path("profiles")
 DEFAULT = "default"
 EXTENDS = "extends"
 """Key of an overlay on the level of the sections: another profile, whose values it starts from."""
+COMMENT_COLUMN = 34
+"""Where the comments of values begin, unless the value is longer."""
 HEADER = """\
 # Profile {name}: profiles/default.yaml with the values of profiles/{name}.yaml, by `naruto-add profile use {name}`.
 # The pipeline reads this file. `dvc exp run -S add.adv_weight=0.5` changes a value for one experiment.
@@ -112,6 +114,14 @@ def _merge(values: Any, overlay: Any, *, where: str, prefix: str = "") -> None:
             _merge(values[key], value, where=where, prefix=f"{prefix}{key}.")
         else:
             values[key] = value
+            _align_comment(values, key)
+
+
+def _align_comment(values: Any, key: str) -> None:
+    """Move the comment of a changed value to the common column: the reader keeps the one of the former value."""
+    comment = values.ca.items.get(key, [None] * 3)[2]
+    if comment is not None:
+        comment.column = COMMENT_COLUMN
 
 
 def _dumped(yaml: YAML, values: Any) -> str:
