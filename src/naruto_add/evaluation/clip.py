@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from naruto_add.evaluation.features import NETWORK_BATCH, normalized, resize
+from naruto_add.evaluation.features import NETWORK_BATCH, resize
 from naruto_add.imaging.pixels import Images, as_tensor
+from naruto_add.models.backbones import standardized
 from naruto_add.models.clip import ClipNetwork, image_vectors, load_clip_network, text_vectors
 
 OFF = "off"
@@ -43,4 +44,4 @@ def score(
 
 def _image_vectors(clip: ClipNetwork, pixels: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch width"]:
     resized = resize(pixels.to(clip.model.device), clip.input_px)
-    return image_vectors(clip, normalized(resized, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return image_vectors(clip, standardized(resized / 255, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))

@@ -8,7 +8,7 @@ with this package. The discriminator uses none of these networks.
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from transformers.image_utils import (
 
 from naruto_add.config.constants import CLIP_L14, DINOV2_L14, INCEPTION_FILE
 from naruto_add.imaging.pixels import Images, as_tensor, to_pixels
-from naruto_add.models.backbones import load_efficientnet
+from naruto_add.models.backbones import load_efficientnet, standardized
 from naruto_add.models.hub import load_frozen
 from naruto_add.runtime.errors import StageError
 
@@ -82,14 +82,6 @@ def resize(values: Float[Tensor, "batch 3 height width"], size_px: int) -> Float
     return F.interpolate(values, size=(size_px, size_px), mode="bicubic", antialias=True).clamp(0, 255)
 
 
-def normalized(
-    pixels: Float[Tensor, "batch 3 height width"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "batch 3 height width"]:
-    """Pixels in [0, 255] scaled to [0, 1], then standardized with each channel's mean and standard deviation."""
-    shift, scale = (pixels.new_tensor(item).view(1, 3, 1, 1) for item in (mean, std))
-    return (pixels / 255 - shift) / scale
-
-
 def inception_network(path: Path, device: torch.device, *, sha256: str) -> FeatureNetwork:
     """clean-fid's Inception-v3 from a TorchScript file. Raises StageError if the file has another hash."""
     from cleanfid.inception_torchscript import InceptionV3W
@@ -119,7 +111,8 @@ def clip_network(source: str, device: torch.device) -> FeatureNetwork:
     network = load_frozen(CLIPVisionModelWithProjection, source, key=KEY, instead=REMEDY).to(device)
 
     def forward(pixels: Tensor) -> Tensor:
-        features: Tensor = network(normalized(pixels.to(device), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)).image_embeds
+        inputs = standardized(pixels.to(device) / 255, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        features: Tensor = network(inputs).image_embeds
         return features
 
     return _named_network("clip_l14", network.config.image_size, forward)
@@ -132,8 +125,8 @@ def dinov2_network(source: str, device: torch.device) -> FeatureNetwork:
     network = load_frozen(Dinov2Model, source, key=KEY, instead=REMEDY).to(device)
 
     def forward(pixels: Tensor) -> Tensor:
-        standardised = normalized(pixels.to(device), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        features: Tensor = network(standardised).pooler_output
+        inputs = standardized(pixels.to(device) / 255, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        features: Tensor = network(inputs).pooler_output
         return features
 
     return _named_network("dinov2_l14", DINOV2_PX, forward)

@@ -5,6 +5,7 @@ EfficientNet-Lite0, the validation score Lite2, and the evaluation Lite1.
 """
 
 import importlib
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -72,6 +73,14 @@ def _fold_batch_norms(module: nn.Module) -> None:
             _fold_batch_norms(child)
 
 
+def standardized(
+    values: Float[Tensor, "batch 3 height width"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Values in [0, 1], standardized with each channel's mean and standard deviation."""
+    shift, scale = (values.new_tensor(item).view(1, 3, 1, 1) for item in (mean, std))
+    return (values - shift) / scale
+
+
 def resolution_maps(network: Any, pixels: Float[Tensor, "batch 3 height width"]) -> Maps:
     """The last feature map of each of an EfficientNet's five resolutions (strides 2 to 32), for pixels in [-1, 1]."""
     hidden = network._swish(network._bn0(network._conv_stem(pixels)))
@@ -119,10 +128,8 @@ class Dinov2Maps:
         patch = self.network.config.patch_size
         height, width = (-(-side // patch) for side in pixels.shape[-2:])
         resized = F.interpolate(pixels, size=(height * patch, width * patch), mode="bilinear", antialias=True)
-        mean, std = (
-            resized.new_tensor(item).view(1, 3, 1, 1) for item in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        )
-        tokens = self.network((resized / 2 + 0.5 - mean) / std, output_hidden_states=True).hidden_states
+        inputs = standardized(resized / 2 + 0.5, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        tokens = self.network(inputs, output_hidden_states=True).hidden_states
         return [tokens[depth][:, 1:].mT.unflatten(2, (height, width)).float() for depth in self._depths]
 
     @property

@@ -22,6 +22,7 @@ from naruto_add.data.dataset import Example, load_split
 from naruto_add.data.pixels import load_pixels
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, tokenize
 from naruto_add.losses.image_text import info_nce, retrieval_accuracy
+from naruto_add.models.backbones import standardized
 from naruto_add.models.caption_match import CaptionMatch, new_caption_match
 from naruto_add.models.clip import ClipNetwork, image_vectors, load_clip_network, text_vectors
 from naruto_add.models.discriminator import pooled_embeds
@@ -59,8 +60,8 @@ class ClipMatcher:
         """Vectors of pixels in [-1, 1], resized. They are not clamped as in `evaluate`: that would stop gradients."""
         side = (self.clip.input_px, self.clip.input_px)
         resized = F.interpolate(pixels, size=side, mode="bicubic", antialias=True)
-        mean, std = (resized.new_tensor(item).view(1, 3, 1, 1) for item in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-        return image_vectors(self.clip, (resized / 2 + 0.5 - mean) / std).float()
+        inputs = standardized(resized / 2 + 0.5, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        return image_vectors(self.clip, inputs).float()
 
     def texts(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
         """Vectors of prompts by CLIP's text encoder."""
