@@ -48,7 +48,7 @@ class _Column:
     subject: Subject
 
 
-class _Drawer:
+class _GridDrawer:
     """Draws from prompts, and remembers what it has drawn for the other grids that show it.
 
     Unlike `evaluation.drawings.Drawer`, which draws hundreds of pictures, it keeps none on disk.
@@ -83,7 +83,7 @@ def make_sample_grids(params: Samples, *, models: Models, dataset_dir: Path, out
     steps = [*(_column("distilled", subject) for subject in at_other_steps), teacher]
     texts = _fill_templates(template, params.prompts)
     ends = _fill_templates(template, [params.interpolate_from, params.interpolate_to])
-    drawer = _Drawer()
+    drawer = _GridDrawer()
     with new_folder(out_dir) if is_main() else _unused_folder() as folder:
         _prompts_grid(drawer, columns, texts, seed=seed, path=folder / "subjects.png")
         _test_grid(drawer, columns, test, seed=seed, path=folder / "test_captions.png")
@@ -109,7 +109,7 @@ def make_ablation_grid(params: Samples, *, models: Models, others: Mapping[str, 
         *(_column(name, load_student(other, teacher.bundle, other.distilled_dir)) for name, other in others.items()),
     ]
     texts = _fill_templates(models.base.prompt_template, params.prompts)
-    _prompts_grid(_Drawer(), columns, texts, seed=params.seed, path=path)
+    _prompts_grid(_GridDrawer(), columns, texts, seed=params.seed, path=path)
 
 
 def _fill_templates(template: str, captions: list[str]) -> _Texts:
@@ -121,7 +121,7 @@ def _column(name: str, subject: Subject) -> _Column:
     return _Column(GridColumn(HEADINGS.get(name, name), "1 step" if number == 1 else f"{number} steps"), subject)
 
 
-def _prompts_grid(drawer: _Drawer, columns: Sequence[_Column], texts: _Texts, *, seed: int, path: Path) -> None:
+def _prompts_grid(drawer: _GridDrawer, columns: Sequence[_Column], texts: _Texts, *, seed: int, path: Path) -> None:
     """A row per prompt, a column per subject."""
     drawn = [drawer.draw(column.subject, texts.prompts, seed=seed) for column in columns]
     make_grid(
@@ -133,7 +133,7 @@ def _prompts_grid(drawer: _Drawer, columns: Sequence[_Column], texts: _Texts, *,
     )
 
 
-def _test_grid(drawer: _Drawer, columns: Sequence[_Column], test: list[Example], *, seed: int, path: Path) -> None:
+def _test_grid(drawer: _GridDrawer, columns: Sequence[_Column], test: list[Example], *, seed: int, path: Path) -> None:
     """A row per test caption, the real picture in the first column."""
     prompts = [example.prompt for example in test]
     real = [_open(example) for example in test]
@@ -147,7 +147,7 @@ def _test_grid(drawer: _Drawer, columns: Sequence[_Column], test: list[Example],
     )
 
 
-def _seeds_grid(drawer: _Drawer, column: _Column, texts: _Texts, *, first_seed: int, path: Path) -> None:
+def _seeds_grid(drawer: _GridDrawer, column: _Column, texts: _Texts, *, first_seed: int, path: Path) -> None:
     """A row per prompt, a column per seed."""
     seeds = [first_seed + offset for offset in range(NUM_SEEDS)]
     note = f"{column.heading.name}, {column.heading.note}"
@@ -183,7 +183,7 @@ def _interpolation_grid(column: _Column, ends: _Texts, *, first_seed: int, path:
 
 
 def _neighbours_grid(
-    drawer: _Drawer, column: _Column, texts: _Texts, train: list[Example], *, seed: int, path: Path
+    drawer: _GridDrawer, column: _Column, texts: _Texts, train: list[Example], *, seed: int, path: Path
 ) -> None:
     """A row per prompt: the drawn picture, then the training pictures that are most similar to it."""
     drawn = drawer.draw(column.subject, texts.prompts, seed=seed)
@@ -204,7 +204,7 @@ def _neighbours_grid(
 
 
 def _rows(captions: Sequence[str], columns: Sequence[Sequence[Image.Image]]) -> list[GridRow]:
-    """A row for each caption, of the picture that each column has for it."""
+    """One row for each caption, with the picture of every column."""
     return [GridRow(caption, images) for caption, images in zip(captions, zip(*columns, strict=True), strict=True)]
 
 

@@ -16,7 +16,7 @@ _STREAM = 1
 
 @dataclass(frozen=True)
 class PromptRows:
-    """The rows of each picture's prompts. `counts` says how many a picture has; the rest of its `rows` is 0."""
+    """The rows of each picture's prompts. `counts` says how many each picture has; its further `rows` are 0."""
 
     rows: Int[Tensor, "pictures prompts"]
     counts: Int[Tensor, " pictures"]

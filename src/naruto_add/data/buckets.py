@@ -24,7 +24,7 @@ def bucket_sizes(resolution_px: int, *, multiple_px: int) -> tuple[Size, ...]:
 
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
     """The bucket whose aspect is nearest to that of a picture of this size."""
-    from diffusers.training_utils import find_nearest_bucket  # as above
+    from diffusers.training_utils import find_nearest_bucket  # takes seconds, as well
 
     width, height = size
     return buckets[find_nearest_bucket(height, width, [(bucket[1], bucket[0]) for bucket in buckets])]

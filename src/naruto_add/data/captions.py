@@ -73,8 +73,8 @@ def count_tokens(
             tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer", revision=revision)
     except (OSError, ValueError) as error:
         raise StageError(
-            f"base.model: the tokenizer of {model!r} cannot be loaded ({error}); name a Stable Diffusion 1.x model in "
-            "diffusers format"
+            f"base.model: the tokenizer of {model!r} cannot be loaded ({error}); name a model of Stable Diffusion "
+            "1.x or 2.x"
         ) from error
     if len(tokenizer) < MIN_VOCABULARY_SIZE:  # transformers returns an empty tokenizer for a model that is not cached
         raise StageError(

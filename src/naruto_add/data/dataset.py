@@ -22,8 +22,9 @@ _OWN_COLUMNS = ("file_name", "text", "split", FURTHER_CAPTIONS, BUCKET_FILE)
 class Example:
     """A picture with at least one caption; training draws one of them, and everything else uses the first.
 
-    The picture at `image_path` is a square of the base model's size. `bucket_path` is it in its aspect bucket, if that
-    is another one. `prompts` are the captions in the prompt template; `attributes` are its row's other columns.
+    The picture at `image_path` is a square of the base model's size. `bucket_path` is the picture in its aspect
+    bucket, or None if that is the square. `prompts` are the captions in the prompt template; `attributes` are the other
+    columns of its row.
     """
 
     image_path: Path

@@ -300,7 +300,7 @@ def _new_student(params: Params, shapes: Shapes, *, is_checkpointing: bool = Fal
 
 
 def _heads_state(meter: Meter, heads: nn.Module, optimizer: Optimizer, *, is_accumulating: bool) -> list[Tensor]:
-    """Of a discriminator's heads, which have an optimizer of their own and no moving average."""
+    """The training state of a discriminator's heads, which have their own optimizer and no moving average."""
     of_heads = discriminator_optimizer(optimizer)
     return _training_state(meter, heads, of_heads, is_accumulating=is_accumulating, has_average=False)
 

@@ -39,10 +39,10 @@ class KernelDistance:
         return _standard_error(self.of_samples, self.of_pictures)
 
     def exceeds(self, other: "KernelDistance") -> bool:
-        """Whether it is larger than that of samples of the same noise and prompts, by more than NUM_ERRORS errors.
+        """Whether this distance is larger than `other` by more than NUM_ERRORS standard errors of the difference.
 
-        Samples of the same noise vary together, so the difference is known better than either distance. A distance
-        that is not a number exceeds all others.
+        Both must be of samples of the same noise and prompts, which vary together: the difference has a smaller error
+        than either distance. A distance that is not a number exceeds all others.
         """
         error = _standard_error(self.of_samples - other.of_samples, self.of_pictures - other.of_pictures)
         return not self.value - other.value <= NUM_ERRORS * error

@@ -11,7 +11,10 @@ from naruto_add.config.schema import Params
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """`source` is a folder or `owner/name@commit`, of a network of this `kind`; `instead` says what needs none."""
+    """`source` is a folder or `owner/name@commit`, of a network of this `kind`.
+
+    `instead` names a setting with which it is not needed.
+    """
 
     key: str
     source: str

@@ -37,7 +37,7 @@ def draw_chart(chart: Chart) -> Image.Image:
 
 
 def _draw_y_name(image: Image.Image, name: str) -> None:
-    """Upwards, along the axis."""
+    """Write the name of the y axis along it, from bottom to top."""
     height = SIZE_PX[1] - TOP - BOTTOM
     strip = Image.new("RGB", (height, 28), PAPER)
     ImageDraw.Draw(strip).text((height / 2, 14), name, fill=INK, font=load_font(16), anchor="mm")

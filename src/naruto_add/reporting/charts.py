@@ -67,7 +67,7 @@ class Axis:
 
 
 def thin(points: Sequence[Point]) -> list[Point]:
-    """Every n-th point, so that at most MAX_POINTS + 1 are left, and always the last one."""
+    """At most MAX_POINTS + 1 of the points: every n-th one, and always the last."""
     stride = max(1, math.ceil(len(points) / MAX_POINTS))
     return [*points[:-1:stride], *points[-1:]]
 

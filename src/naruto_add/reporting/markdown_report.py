@@ -21,7 +21,7 @@ def write_markdown_report(params: Params, *, root: Path) -> None:
 
 
 def _text(params: Params, root: Path) -> str:
-    """Its links are relative to `root`."""
+    """The report as Markdown, with links relative to `root`."""
     metrics = read_metrics(root / paths.METRICS)
     facts = [f"- {name}: {_plain(value)}" for name, value in run_facts(params, metrics)]
     table = [metrics_table(metrics["evaluate"]), *notes(metrics["evaluate"], SUBJECTS)]

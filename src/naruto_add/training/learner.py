@@ -19,7 +19,7 @@ MAX_GRAD_NORM = 1.0
 """Gradients with a larger norm are scaled down to it."""
 MAX_SKIPPED_IN_A_ROW = 20
 BUCKET_SIZE = 2**24
-"""Gradient values that processes exchange in one message, at least; the message needs its size in memory once more."""
+"""Minimum number of gradient values in a message between processes; a message is a copy, which takes memory."""
 
 
 class Learner:

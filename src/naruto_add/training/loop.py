@@ -126,7 +126,7 @@ def _any_process(received: AbstractSet[int]) -> bool:
 
 @contextmanager
 def _interruptible() -> Generator[AbstractSet[int]]:
-    """The signals SIGINT and SIGTERM that have come; SIGINT after one of them raises KeyboardInterrupt at once.
+    """Yield the set of signals received, SIGINT and SIGTERM; a SIGINT after the first raises KeyboardInterrupt at once.
 
     At its end the block raises KeyboardInterrupt if the set is not empty, so that no signal is lost. SIGTERM may come
     several times: once for each thread of a killed parent. So it is ignored after the first, also after the block.

@@ -126,7 +126,7 @@ class AdversarialTrainer(DistillationTrainer):
         return super().num_skipped + self.discriminator_learner.guard.num_skipped
 
     def state(self) -> dict[str, Stateful]:
-        """The state of the discriminators too."""
+        """What a checkpoint needs, with the state of the discriminators."""
         return {
             **super().state(),
             "discriminator": self.discriminator_learner,
@@ -134,7 +134,7 @@ class AdversarialTrainer(DistillationTrainer):
         }
 
     def metrics(self) -> dict[str, float | int | str]:
-        """The number of discriminator parameters and the accuracy of the image-text network too."""
+        """In addition, the number of discriminator parameters, and the accuracy of an image-text network."""
         return {
             **super().metrics(),
             "discriminator_params": sum(item.numel() for item in self.discriminators.heads.parameters()),

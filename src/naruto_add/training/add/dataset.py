@@ -21,7 +21,7 @@ from naruto_add.models.discriminator import pooled_embeds
 from naruto_add.training.pool import Pool, split_pool
 
 SCORE_PICTURES = (32, 256)
-"""Real pictures for the validation score, at least and at most: the error of its distance hardly falls beyond."""
+"""Smallest and largest number of real pictures of the validation score; more would hardly reduce its error."""
 SCORE_STREAM = 7
 """Separates the choice of these pictures from other draws of the same seed."""
 
@@ -67,10 +67,10 @@ class Bucket:
 class AddData:
     """All data, on the CPU. Row i of `prompts`, `prompt_embeds` and `pooled` is one prompt; row 0 is the empty one.
 
-    `held_out` pairs are for the validation score and never trained on. `other_sizes` are pairs of the sizes in
-    `add.resolutions_px`, and `buckets` those of the aspect buckets that are not square, which are trained on too;
-    everything else has the base model's size. `real_pixels`, in [-1, 1], are the pictures that the validation score
-    compares with: of the validation split, filled up with training pictures if it is small (see `score_examples`).
+    `held_out` are the held-out pool samples. `other_sizes` are pairs of the sizes in `add.resolutions_px`, and
+    `buckets` those of the aspect buckets that are not square, which are trained on too; everything else has the base
+    model's size. `real_pixels`, in [-1, 1], are the pictures that the validation score compares with: of the validation
+    split, filled up with training pictures if it is small (see `score_examples`).
     """
 
     train: Pairs

@@ -33,7 +33,7 @@ class Denoisers:
         timesteps: Int[Tensor, " batch"],
         prompt_embeds: Float[Tensor, "batch tokens width"],
     ) -> Float[Tensor, "batch c h w"]:
-        """Without guidance, which the student learns to include."""
+        """The student's prediction of the noise, without guidance, which is distilled into its weights."""
         with self._accelerator.autocast():
             return noise_pred(self.student, noisy_latents, timesteps, prompt_embeds)
 
@@ -43,7 +43,7 @@ class Denoisers:
         timesteps: Int[Tensor, " batch"],
         prompt_embeds: Float[Tensor, "batch tokens width"],
     ) -> Float[Tensor, "batch c h w"]:
-        """Without guidance, which the student learns to include."""
+        """The student's prediction of x0, without guidance, which is distilled into its weights."""
         noise = self.student_noise(noisy_latents, timesteps, prompt_embeds)
         return x0_from_noise_pred(noisy_latents, noise, timesteps, alphas_cumprod=self.alphas_cumprod)
 

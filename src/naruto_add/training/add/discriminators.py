@@ -114,12 +114,12 @@ def _make_heads(num_channels: dict[str, list[int]], *, pooled_width: int, seed: 
 
 
 def _mean(losses: dict[str, list[Tensor]]) -> Float[Tensor, ""]:
-    """Over the heads of each discriminator, then over discriminators."""
+    """The mean over the heads of each discriminator, then over discriminators."""
     return torch.stack([torch.stack(items).mean() for items in losses.values()]).mean()
 
 
 def _mean_logit(logits: Logits) -> Float[Tensor, ""]:
-    """Over patches and items, then over the heads of all discriminators."""
+    """The mean over patches and items, then over the heads of all discriminators."""
     return torch.stack([item.mean() for items in logits.values() for item in items]).mean()
 
 

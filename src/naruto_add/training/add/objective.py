@@ -85,7 +85,7 @@ class StudentObjective:
         return smooth_l1_distillation(scale * x0_student, scale * x0_target, torch.ones_like(batch.renoised_weight))
 
     def renoised_loss(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, ""]:
-        """Distance of the student's x0 to the teacher's x0 of the student's x0 noised again, weighted by alpha_t.
+        """Distance of the student's x0 to the teacher's prediction from it with new noise, weighted by alpha_t.
 
         Sauer et al. 2023, eq. 4, with c(t) = alpha_t, in latents; of the items with a `renoised_weight` above 0.
         """
@@ -100,7 +100,7 @@ class StudentObjective:
 
     @torch.no_grad()
     def renoised_target(self, x0_student: Float[Tensor, "batch c h w"], batch: Batch) -> Float[Tensor, "batch c h w"]:
-        """The guided teacher's x0 of the student's, noised to the batch's `renoised_timesteps`."""
+        """The guided teacher's x0 from the student's x0 with noise added for the batch's `renoised_timesteps`."""
         timesteps = batch.renoised_timesteps
         noisy = add_noise(x0_student, batch.renoised_noise, timesteps, alphas_cumprod=self.alphas_cumprod)
         return self.denoisers.teacher_x0(noisy, timesteps, batch.prompt_embeds)
@@ -116,7 +116,7 @@ class StudentObjective:
         return add_noise_zero_terminal_snr(batch.x0, noise, self._timesteps(batch), alphas_cumprod=self.alphas_cumprod)
 
     def _next_state_per_x0(self, batch: Batch) -> Float[Tensor, " batch"]:
-        """The change of the next state per change of x0: for four steps .17 at t = 999, 1 at the last; with lcm 1."""
+        """The change of the next state per change of x0: 1 with lcm; with ddim in four steps, from 0.17 to 1."""
         if not self.follows_trajectory:
             return torch.ones_like(batch.renoised_weight)
         timesteps = self._timesteps(batch)

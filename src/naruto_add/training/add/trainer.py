@@ -114,7 +114,7 @@ class DistillationTrainer(ABC):
         }
 
     def validate(self, num_done: int) -> Scalars:
-        """Sample the averaged student from the held-out pairs' noise, score the samples, and draw some of them."""
+        """Sample the averaged student from the held-out pool samples' noise, score the samples, and draw some."""
         with self.ema.applied():
             samples = self.sample_held_out()
             diversity = self.sample_few_prompts()
@@ -156,11 +156,11 @@ class DistillationTrainer(ABC):
         check_can_sample(samples, held_out.x0, constant=self.data.train.x0.mean(dim=0))
 
     def sample_held_out(self) -> Float[Tensor, "held_out c h w"]:
-        """The student's samples of the held-out pairs' noise and prompts, at its own number of steps."""
+        """The student's samples of the held-out pool samples' noise and prompts, at its own number of steps."""
         return self._sample(self.data.held_out.noise, self.data.held_out.rows, self.sampler)
 
     def sample_few_prompts(self) -> Float[Tensor, "prompts seeds c h w"]:
-        """The student's samples of a few held-out prompts, all from the same few initial noises."""
+        """The student's samples of a few prompts of held-out pool samples, all from the same few initial noises."""
         rows = self.data.held_out.rows.unique()[:DIVERSITY_PROMPTS]
         generator = step_generator(self.params.seed, 0, DIVERSITY_STREAM)
         noise = torch.randn(DIVERSITY_SEEDS, *self.bundle.latent_shape, generator=generator)

@@ -80,7 +80,7 @@ class ValidationScore:
 
     def _decoded_features(self, latents: Float[Tensor, "pairs c h w"]) -> Float[Tensor, "pairs width"]:
         parts = (part.to(self._bundle.device) for part in latents.split(BATCH_SIZE))
-        return torch.cat([self._features(decode_latents(self._bundle, part).clamp(-1, 1)) for part in parts])
+        return torch.cat([self._features(decode_latents(self._bundle, part)) for part in parts])
 
     @torch.no_grad()
     def _features(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width"]:
