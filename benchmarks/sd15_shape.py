@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.timing import Round, device_name, median, median_seconds, time_rounds
 from naruto_add.diffusion.half_decoder import decoder_dtype, halve_decoder
-from naruto_add.estimate.fake import materialized, measuring
+from naruto_add.estimate.fake import materialized, measuring, on_meta
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet
 from naruto_add.models.student import Architecture
 from naruto_add.models.tiny_decoder import new_tiny_decoder
@@ -104,9 +104,10 @@ def count(name: str, side: int) -> float:
             unet = materialized(new_unet(shapes, torch.float32, which))
             unet(shapes.latents(1), torch.zeros(1, dtype=torch.long), shapes.prompt_embeds(1))
         else:
-            vae = AutoencoderKL.from_config(dict(SD15_VAE))
-            decoder = vae if which == "full" else new_tiny_decoder(vae, seed=0)
-            decoder.decode(shapes.latents(1))
+            with on_meta():
+                vae = AutoencoderKL.from_config(dict(SD15_VAE))
+                decoder = vae if which == "full" else new_tiny_decoder(vae, seed=0)
+            materialized(decoder).decode(shapes.latents(1))
     return meter.flops
 
 
