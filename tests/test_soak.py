@@ -89,21 +89,21 @@ def test_a_trial_of_other_code_or_parameters_does_not_count(
 ) -> None:
     own = soak.Soak(tmp_path, cast("Project", finished), STAGES, KINDS)
     trial = Trial("kill", "add", "0")
-    row = {"trial": trial.name, "key": own.key(trial), **_row("kill", "add")}
+    row = {"trial": trial.name, "key": own.key(trial.kind, trial.stage), **_row("kill", "add")}
     own.log.write_text(json.dumps(row) + "\n")
     assert len(own.rows()) == 1
     assert trial not in own.trials()
     change(finished)
+    own = soak.Soak(tmp_path, cast("Project", finished), STAGES, KINDS)
     assert own.rows() == []
     assert next(each for each in own.trials() if each.stage == "add" and each.kind == "kill") == trial
 
 
 def test_the_code_of_one_kind_of_trial_is_no_part_of_the_key_of_another(finished: _Finished) -> None:
     project = cast("Project", finished)
-    trial = Trial("kill", "add")
-    signals = trial_key(trial, project, "tests/soak/signals.py")
-    assert signals == trial_key(trial, project, "tests/soak/signals.py")
-    assert signals != trial_key(trial, project, "tests/soak/disks.py")
+    signals = trial_key("add", project, "tests/soak/signals.py")
+    assert signals == trial_key("add", project, "tests/soak/signals.py")
+    assert signals != trial_key("add", project, "tests/soak/disks.py")
 
 
 def _run(stage: str) -> Run:

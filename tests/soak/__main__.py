@@ -21,7 +21,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -63,27 +63,25 @@ class Soak:
     finished: Project
     stages: Sequence[str]
     kinds: Sequence[str]
+    _keys: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What trials of a kind and stage depend on, from when it was first asked for: later edits are not what ran."""
 
     @property
     def log(self) -> Path:
         """The file with a line per trial."""
         return self.folder / "trials.jsonl"
 
-    def key(self, trial: Trial) -> str:
-        """What the trial depends on."""
-        return trial_key(trial, self.finished, f"{TRIALS[trial.kind].__module__.replace('.', '/')}.py")
+    def key(self, kind: str, stage: str) -> str:
+        """What the trials of this kind and stage depend on."""
+        if (kind, stage) not in self._keys:
+            module = f"{TRIALS[kind].__module__.replace('.', '/')}.py"
+            self._keys[kind, stage] = trial_key(stage, self.finished, module)
+        return self._keys[kind, stage]
 
     def rows(self) -> list[Row]:
         """The trials in the log that are of the present code."""
-        keys: dict[tuple[str, str], str] = {}
-        valid = []
-        for row in read_rows(self.log):
-            kind = (row["kind"], row["stage"])
-            if kind not in keys:
-                keys[kind] = self.key(Trial(*kind)) if row["kind"] in TRIALS else ""
-            if row["key"] == keys[kind]:
-                valid.append(row)
-        return valid
+        known = [row for row in read_rows(self.log) if row["kind"] in TRIALS]
+        return [row for row in known if row["key"] == self.key(row["kind"], row["stage"])]
 
     def trials(self) -> Iterator[Trial]:
         """The trials that the log lacks, each kind in turn, by stages in this order; then more of what is lacking."""
@@ -98,7 +96,7 @@ class Soak:
         """Do the trial, and append its row to the log."""
         started = time.monotonic()
         row = run_trial(trial, self.finished, self.folder / "trial")
-        row |= {"seconds": round(time.monotonic() - started), "key": self.key(trial)}
+        row |= {"seconds": round(time.monotonic() - started), "key": self.key(trial.kind, trial.stage)}
         with self.log.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         return row

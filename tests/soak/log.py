@@ -54,16 +54,16 @@ def read_rows(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def trial_key(trial: Trial, finished: Project, module: str) -> str:
-    """A hash of all that the trial depends on: its module, the code of its stage, the parameters and the inputs.
+def trial_key(stage: str, finished: Project, module: str) -> str:
+    """A hash of all that a trial of the stage depends on: its module, the stage's code, the parameters and the inputs.
 
     The code of the stage is what it imported in the undisturbed run. So a change of one stage or of one kind of trial
     leaves the other trials valid.
     """
-    locked = finished.locked(trial.stage)
+    locked = finished.locked(stage)
     digest = hashlib.blake2b(digest_size=12)
     digest.update(json.dumps([locked.get("params"), locked.get("deps")], sort_keys=True).encode())
-    code = sorted(finished.code_used()[trial.stage])
+    code = sorted(finished.code_used()[stage])
     for path in [*code, *(ROOT / name for name in (module, *SHARED))]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
