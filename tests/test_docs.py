@@ -164,7 +164,7 @@ def _check_command(command: list[str]) -> None:
         case ["make", *targets]:
             names = {target for target in targets if "=" not in target}
             assert names <= set(re.findall(r"^([a-z0-9-]+):", _text("Makefile"), flags=re.MULTILINE)), line
-        case ["python", "-m", module] | ["accelerate", "launch", *_, "-m", module]:
+        case ["python", "-m", module, *_] | ["accelerate", "launch", *_, "-m", module]:
             assert (ROOT / f"{module.replace('.', '/')}.py").exists(), line
         case ["accelerate", "launch"]:
             return

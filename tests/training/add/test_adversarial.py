@@ -99,6 +99,7 @@ def test_the_student_learns_from_the_perceptual_loss(build: Build) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_the_student_learns_from_the_image_text_loss_and_the_metrics_state_the_networks_accuracy(build: Build) -> None:
     alone = {"adv_weight": 0.0, "distill_weight": 0.0, "image_text_weight": 1.0}
     params = add_params(**alone, rollout_fraction=0.0, renoised_weight=0.0, learning_rate=1e-4)

@@ -218,6 +218,7 @@ def test_a_student_that_cannot_sample_is_an_error(build: Build) -> None:
         trainer.check_student()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(build: Build, tmp_path: Path) -> None:
     whole, resumed = (build.consistency_trainer(add_params(warmup_steps=3)) for _ in range(2))
     train(whole, tmp_path / "whole", kill_at=3, killed=tmp_path / "killed")

@@ -156,6 +156,7 @@ def test_trajectory_distillation_follows_knowledge_distillation_and_does_not_cal
     assert trajectory["task"] > 0 and trajectory["output"] == trajectory["feature"] == 0
 
 
+@pytest.mark.slow
 def test_a_student_trained_on_one_trajectory_reproduces_its_x0(data: WarmupData) -> None:
     pool = data.pool
     only = Pool(pool.noise[:1], pool.states[:1], pool.x0[:1], pool.prompt_index[:1], pool.prompts, num_held_out=1)
