@@ -50,7 +50,7 @@ pipeline: install ## test the pipeline at a tiny size: which stages rerun, kille
 sd15: install ## test the pipeline on a base like Stable Diffusion 1.5, from a hub on this machine
 	$(RUN) pytest -m slow tests/test_sd15.py
 
-slow: install ## run all tests that take minutes: the pipeline, several processes, the ablation's queue
+slow: install ## run the tests that take minutes: the pipeline, several processes, the ablation's queue
 	$(RUN) pytest -m slow
 
 soak: install ## disturb the tiny pipeline for an hour (MINUTES=60): kills, full disks, damaged files; continues after an interruption
