@@ -1,5 +1,6 @@
 """Training at several picture sizes, on a random tiny pipeline whose sides are multiples of 32."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from naruto_add.config.schema import Add
+from naruto_add.data.batches import batch_indices
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import dpm_solver_sampler, sample_latents
 from naruto_add.runtime.errors import StageError
@@ -57,6 +59,25 @@ def first_steps(data: AddData, params: Add) -> list[int]:
     """The first step of each size."""
     drawn = [id(pairs_at(data, seed=params.seed, step=step)[0]) for step in range(50)]
     return [drawn.index(id(pairs)) for pairs in (data.train, *data.other_sizes)]
+
+
+# The order of the steps
+
+
+def test_every_size_has_an_equal_share_of_the_steps_and_all_its_samples_are_visited_equally_often(
+    data: AddData,
+) -> None:
+    params = add_params(batch_size=2)
+    sizes = (data.train, *data.other_sizes)
+    visits = [Counter[int]() for _ in sizes]
+    for step in range(len(sizes) * 30):
+        pairs, number = pairs_at(data, seed=params.seed, step=step)
+        size = next(index for index, each in enumerate(sizes) if each is pairs)
+        visits[size].update(batch_indices(len(pairs), params.batch_size, seed=params.seed, step=number))
+    steps = [sum(each.values()) / params.batch_size for each in visits]
+    assert max(steps) - min(steps) <= 3
+    for pairs, each in zip(sizes, visits, strict=True):
+        assert len(each) == len(pairs) and max(each.values()) - min(each.values()) <= 1
 
 
 # The samples

@@ -16,8 +16,6 @@ from naruto_add.training.processes import Items
 
 RENOISED_RANGE = (round(0.02 * NUM_TRAIN_TIMESTEPS), round(0.98 * NUM_TRAIN_TIMESTEPS))
 """Timesteps of the renoised loss. Below, the teacher's prediction adds nothing; above, its error in x0 is too large."""
-RESOLUTION_STREAM = 4
-"""Separates the draw of a step's picture size from the draws of its batch."""
 CAPTION_STREAM = 5
 """Separates the draw of captions from the draws of a step's batch, which it must not shift."""
 
@@ -59,17 +57,15 @@ class Batch(Items):
 def pairs_at(data: AddData, *, seed: int, step: int) -> tuple[Pairs, int]:
     """The pairs that this step trains on, of one picture size, and the number of their batch for `batch_indices`.
 
-    The pool and each of `other_sizes` have the same probability; the pool's aspect buckets share its steps by the
+    The pool and each of `other_sizes` have equal shares of the steps; the pool's aspect buckets share its steps by the
     numbers of their samples.
     """
-    sizes = (data.train, *data.other_sizes)
-    generator = step_generator(seed, step, RESOLUTION_STREAM)
-    chosen = sizes[int(torch.randint(len(sizes), (), generator=generator))]
-    if chosen is not data.train:
-        return chosen, step
+    size, number = group_at([1] * (1 + len(data.other_sizes)), seed=seed, step=step)
+    if size > 0:
+        return data.other_sizes[size - 1], number
     buckets = (data.train, *(bucket.pairs for bucket in data.buckets))
-    group, batch_number = group_at([len(each) for each in buckets], seed=seed, step=step)
-    return buckets[group], batch_number
+    bucket, number = group_at([len(each) for each in buckets], seed=seed, step=number)
+    return buckets[bucket], number
 
 
 def draw_batch(data: AddData, params: Add, *, step: int) -> Batch:
