@@ -1,8 +1,8 @@
 """The time of each part of an ADD step: `python -m benchmarks.train_step`.
 
-Uses the values of profile mini and random weights of the base model's architecture. Prints the time of each part, and
-the ratio of the whole step to the forward and backward passes that the algorithm requires, each timed alone on ready
-inputs. Without a GPU, times are the process's CPU time, which does not depend on other programs.
+Uses the values of profile mini, with the embedded base model as the teacher and random samples. Prints the time of each
+part, and the ratio of the whole step to the forward and backward passes that the algorithm requires, each timed alone
+on ready inputs. Without a GPU, times are the process's CPU time, which does not depend on other programs.
 """
 
 import argparse
@@ -10,19 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from ruamel.yaml import YAML
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.timing import Round, median, median_seconds, time_rounds
 from naruto_add.config.load import parse_params
 from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
 from naruto_add.data.alternatives import PromptRows
-from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.diffusion.frozen_unet import keep_head_in_fp32
-from naruto_add.diffusion.single_file import SD_SCHEDULE
+from naruto_add.diffusion.bundle import load_bundle
 from naruto_add.losses.adversarial import discriminator_hinge, r1_penalty
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.compute import default_device
@@ -34,7 +31,7 @@ from naruto_add.training.learner import Learner
 from naruto_add.training.settings import DistillationSettings
 
 ROOT = Path(__file__).parents[1]
-NUM_PAIRS, NUM_TOKENS, TEXT_WIDTH = 480, 77, 128
+NUM_PAIRS, NUM_TOKENS = 480, 77
 
 
 def main() -> None:
@@ -42,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9, help="rounds; every part is timed once in each")
     repeats = parser.parse_args().repeats
-    params = parse_params(YAML(typ="safe").load(compose_profile("mini", root=ROOT)))
+    params = profile()
     trainer = make_trainer(params)
     step = params.add.adv_start_steps + params.add.adv_ramp_steps  # the first with all losses at full weight
     batch = draw_batch(trainer.data, trainer.params, step=step).part(slice(None), trainer.bundle.device)
@@ -58,6 +55,13 @@ def main() -> None:
     print(
         f"{median(rounds, over_passes):9.3f}  times as long as the required passes, which are the first {len(passes)}"
     )
+
+
+def profile() -> Params:
+    """Profile mini, with the embedded base model's absolute path."""
+    params = parse_params(YAML(typ="safe").load(compose_profile("mini", root=ROOT)))
+    base = params.base.model_copy(update={"model": str(ROOT / params.base.model)})
+    return params.model_copy(update={"base": base})
 
 
 def required_passes(trainer: AdversarialTrainer, batch: Batch) -> dict[str, Callable[[], object]]:
@@ -137,9 +141,10 @@ def other_parts(trainer: AdversarialTrainer, step: int) -> dict[str, Callable[[]
 def make_trainer(params: Params) -> AdversarialTrainer:
     """A trainer with random teacher samples as data."""
     torch.manual_seed(0)
-    bundle = make_bundle()
+    bundle = load_bundle(params.base).to(default_device())
     student = shrink_unet(bundle.unet, params.student.architecture).to(bundle.device)
     timesteps = params.sampling.student_timesteps
+    text_width = bundle.unet.config.cross_attention_dim
     noise = torch.randn(2, NUM_PAIRS, *bundle.latent_shape)
     states = torch.randn(NUM_PAIRS, len(timesteps) - 1, *bundle.latent_shape)
     rows = torch.arange(NUM_PAIRS)
@@ -153,8 +158,8 @@ def make_trainer(params: Params) -> AdversarialTrainer:
         ),
         real_pixels=torch.zeros(2, 3, params.base.resolution_px, params.base.resolution_px),
         prompts=[""] * NUM_PAIRS,
-        prompt_embeds=torch.randn(NUM_PAIRS, NUM_TOKENS, TEXT_WIDTH),
-        pooled=torch.randn(NUM_PAIRS, TEXT_WIDTH),
+        prompt_embeds=torch.randn(NUM_PAIRS, NUM_TOKENS, text_width),
+        pooled=torch.randn(NUM_PAIRS, text_width),
     )
     return AdversarialTrainer(
         bundle,
@@ -172,40 +177,6 @@ def make_trainer(params: Params) -> AdversarialTrainer:
         ),
         student_scheduler=params.sampling.student_scheduler,
     )
-
-
-def make_bundle() -> ModelBundle:
-    """The architecture of the base model (base/recipe/denoiser.py) with random weights, and its trained autoencoder."""
-    tokenizer = CLIPTokenizer.from_pretrained(ROOT / "base/model/tokenizer")
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=16,
-        out_channels=16,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(64, 128, 128),
-        layers_per_block=2,
-        attention_head_dim=4,
-        cross_attention_dim=TEXT_WIDTH,
-        norm_num_groups=4,
-    )
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTH,
-        num_hidden_layers=1,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    bundle = ModelBundle(
-        tokenizer=tokenizer,
-        text_encoder=CLIPTextModel(text),
-        vae=AutoencoderKL.from_pretrained(ROOT / "base/model/vae"),
-        unet=keep_head_in_fp32(unet),
-        scheduler=PNDMScheduler(**SD_SCHEDULE),
-    )
-    for module in (bundle.text_encoder, bundle.vae, bundle.unet):
-        module.requires_grad_(False).eval()
-    return bundle.to(default_device())
 
 
 if __name__ == "__main__":
