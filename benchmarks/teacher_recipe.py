@@ -28,7 +28,7 @@ from naruto_add.config.schema import Params
 from naruto_add.data.alternatives import PromptRows
 from naruto_add.data.latents import CachedLatents
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.diffusion.frozen_unet import keep_head_in_fp32
+from naruto_add.diffusion.fp32_head import keep_head_in_fp32
 from naruto_add.diffusion.single_file import SD_SCHEDULE
 from naruto_add.diffusion.token_chunks import CHUNK_LENGTH
 from naruto_add.estimate.fake import measuring

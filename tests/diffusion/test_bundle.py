@@ -23,7 +23,8 @@ from naruto_add.diffusion.bundle import (
     save_bundle,
     save_unet,
 )
-from naruto_add.diffusion.frozen_unet import frozen_unet, keep_head_in_fp32
+from naruto_add.diffusion.fp32_head import keep_head_in_fp32
+from naruto_add.diffusion.frozen_unet import frozen_unet
 from naruto_add.diffusion.sampling import noise_pred
 from naruto_add.models.student import shrink_unet
 from naruto_add.runtime.errors import StageError

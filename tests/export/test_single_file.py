@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.diffusion.frozen_unet import keep_head_in_fp32
+from naruto_add.diffusion.fp32_head import keep_head_in_fp32
 from naruto_add.diffusion.noise import alphas_cumprod
 from naruto_add.diffusion.sampling import make_student_scheduler
 from naruto_add.export import single_file

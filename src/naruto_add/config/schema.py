@@ -129,7 +129,6 @@ class Student(_Section):
     accumulation_steps: Positive
     gradient_checkpointing: bool
     optimizer: Optimizer
-    output_weight: Weight
     feature_weight: Weight
     validation_every_steps: Positive
 

@@ -17,12 +17,13 @@ from transformers.utils import logging as transformers_logging
 
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import check_base_model, check_scheduler, downsampling, latent_side
-from naruto_add.diffusion.frozen_unet import bf16_instead, convert_predictions, frozen_unet, largest_weight
+from naruto_add.diffusion.frozen_unet import bf16_instead, frozen_unet, largest_weight
 from naruto_add.diffusion.half_decoder import decoder_dtype
-from naruto_add.diffusion.load_errors import explained, hub_explained, stage_output
+from naruto_add.diffusion.load_errors import loading, loading_from_hub, loading_stage_output
 from naruto_add.diffusion.placement import on_device, vae_on_device
 from naruto_add.diffusion.single_file import is_single_file, write_configs
 from naruto_add.diffusion.token_chunks import token_chunks
+from naruto_add.diffusion.v_prediction import convert_predictions
 from naruto_add.runtime.compute import Precision, default_device, frozen_dtype, gpu_layout
 
 ENCODE_BATCH = 64
@@ -87,8 +88,8 @@ def load_bundle(base: Base, /) -> ModelBundle:
     """
     check_base_model(base.model, revision=base.revision, variant=base.variant, resolution_px=base.resolution_px)
     with (
-        hub_explained(base),
-        explained(f"base.model: {base.model!r}", "check base.model, base.revision and base.variant"),
+        loading_from_hub(base),
+        loading(f"base.model: {base.model!r}", "check base.model, base.revision and base.variant"),
     ):
         if is_single_file(base.model):
             bundle = _load_single_file(Path(base.model), precision=base.frozen_precision)
@@ -104,7 +105,7 @@ def load_bundle(base: Base, /) -> ModelBundle:
 
 def load_pipeline_folder(folder: Path, *, precision: Precision, caption_chunks: int = 1) -> ModelBundle:
     """A pipeline that an earlier stage saved, frozen. Raises StageError if it is missing or damaged."""
-    with stage_output(folder):
+    with loading_stage_output(folder):
         bundle = _load(str(folder), precision=precision, revision="", variant="")
     bundle.caption_chunks = caption_chunks
     return bundle
@@ -115,7 +116,7 @@ def load_unet(folder: Path, *, precision: Precision, scheduler: Any) -> UNet2DCo
 
     Raises StageError if it is missing or damaged.
     """
-    with stage_output(folder):
+    with loading_stage_output(folder):
         unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return convert_predictions(frozen_unet(unet, frozen_dtype(precision), default_device()), scheduler)
 

@@ -10,16 +10,16 @@ from naruto_add.runtime.hub_errors import is_unreachable, refusal, unreachable
 
 
 @contextmanager
-def stage_output(folder: Path) -> Generator[None]:
+def loading_stage_output(folder: Path) -> Generator[None]:
     """Errors of loading from this folder become StageErrors. A missing folder is one: diffusers would try the hub."""
-    with explained(str(folder), "run `dvc repro` to make it again"):
+    with loading(str(folder), "run `dvc repro` to make it again"):
         if not folder.is_dir():
             raise FileNotFoundError("no such folder")
         yield
 
 
 @contextmanager
-def hub_explained(base: Base) -> Generator[None]:
+def loading_from_hub(base: Base) -> Generator[None]:
     """Errors of loading a hub repository say what the hub refused, or that it is out of reach."""
     try:
         yield
@@ -32,7 +32,7 @@ def hub_explained(base: Base) -> Generator[None]:
 
 
 @contextmanager
-def explained(subject: str, remedy: str) -> Generator[None]:
+def loading(subject: str, remedy: str) -> Generator[None]:
     """Errors of loading become a StageError that names the subject and the remedy."""
     try:
         yield

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from naruto_add.config.schema import Sampling, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.diffusion.frozen_unet import V_SCHEDULE
 from naruto_add.diffusion.noise import noise_from_v_pred
+from naruto_add.diffusion.v_prediction import V_SCHEDULE
 from naruto_add.runtime.compute import step_generator
 
 BATCH = 64

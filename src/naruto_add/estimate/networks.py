@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import base_configs
-from naruto_add.diffusion.frozen_unet import keep_head_in_fp32
+from naruto_add.diffusion.fp32_head import keep_head_in_fp32
 from naruto_add.diffusion.token_chunks import CHUNK_LENGTH
 from naruto_add.estimate.fake import materialized, on_meta
 from naruto_add.models.student import Architecture, student_config

@@ -14,7 +14,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from naruto_add.diffusion.base_model import check_removable
-from naruto_add.diffusion.frozen_unet import V_SCHEDULE, keep_head_in_fp32
+from naruto_add.diffusion.fp32_head import keep_head_in_fp32
+from naruto_add.diffusion.v_prediction import V_SCHEDULE
 
 Architecture = Literal["bk_base", "bk_small", "bk_tiny", "none"]
 

@@ -48,7 +48,6 @@ PARAMS = Student(
     accumulation_steps=1,
     gradient_checkpointing=False,
     optimizer=OPTIMIZER,
-    output_weight=1.0,
     feature_weight=0.1,
     validation_every_steps=2,
 )

@@ -131,8 +131,8 @@ class Losses:
     feature: Float[Tensor, ""]
 
     def total(self, params: Student) -> Float[Tensor, ""]:
-        """The weighted sum; the task loss has weight 1."""
-        return self.task + params.output_weight * self.output + params.feature_weight * self.feature
+        """The weighted sum; the losses against the noise and against the teacher's prediction have weight 1."""
+        return self.task + self.output + params.feature_weight * self.feature
 
 
 def knowledge_losses(student: UNet2DConditionModel, batch: Batch, data: WarmupData) -> Losses:
