@@ -26,6 +26,7 @@ def test_quality_leaves_out_other_subjects_costs_and_intervals() -> None:
     assert quality_of("distilled", METRICS) == {
         "fd_efficientnet_lite1": 250.0,
         "attribute_accuracy": 0.5,
+        "attribute_accuracy_item": 0.25,
         "pd_efficientnet_lite1": 0.4,
         "pd_efficientnet_lite1_diversity": 1.125,
     }

@@ -7,7 +7,8 @@ from naruto_add.evaluation.catalog import describe, headline, number
 from naruto_add.reporting.tables import Metrics, markdown_table
 
 QUALITY = (
-    *("fid", "fd_*", "kid", "kd_*", "recall", "coverage", "attribute_accuracy", "clip_score", "lpips", "pd_*"),
+    *("fid", "fd_*", "kid", "kd_*", "recall", "coverage", "clip_score", "lpips", "pd_*"),
+    *("attribute_accuracy", "attribute_accuracy_headwear_present", "attribute_accuracy_*"),
     "num_images",
 )
 """Names in the catalog of the quality metrics that variants are compared by."""

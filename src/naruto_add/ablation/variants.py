@@ -39,7 +39,7 @@ class Variant(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     question: Text
-    subject: Literal["distilled", "student", "teacher_few_steps", "teacher_few_steps_dpm"]
+    subject: Literal["distilled", "student", "teacher", "teacher_few_steps", "teacher_few_steps_dpm", "base"]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     settings: dict[str, Any]
 
