@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from naruto_add.runtime.disk import explained_disk_error, require_free
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.files import new_file
+from naruto_add.runtime.files import new_file, new_folder
 from naruto_add.training.checkpoint import Checkpoint
 
 
@@ -64,14 +64,27 @@ def _save_text(folder: Path) -> None:
         partial.write_bytes(b"0" * 100_000)
 
 
-@pytest.mark.parametrize("write", [_save_checkpoint, _save_tensors, _save_text])
-def test_every_kind_of_file_that_does_not_fit_is_one_message_and_leaves_nothing(
-    write: Callable[[Path], None], tmp_path: Path
+def _save_folder(folder: Path) -> None:
+    with new_folder(folder / "model") as partial, new_file(partial / "weights.safetensors") as weights:
+        save_file({"x": torch.ones(100_000)}, weights)
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (_save_checkpoint, "add.pt"),
+        (_save_tensors, "cache.safetensors"),
+        (_save_text, "curve.tsv"),
+        (_save_folder, "model"),
+    ],
+)
+def test_every_kind_of_file_that_does_not_fit_is_one_message_that_names_it_and_leaves_nothing(
+    write: Callable[[Path], None], name: str, tmp_path: Path
 ) -> None:
-    with _file_size_limit(20_000), pytest.raises(Exception) as caught:
+    with _file_size_limit(20_000), pytest.raises(OSError) as caught:
         write(tmp_path)
     message = str(explained_disk_error(caught.value))
-    assert os.strerror(errno.EFBIG) in message
+    assert message.startswith(f"{tmp_path / name}: {os.strerror(errno.EFBIG)}; ")
     assert "ulimit -f" in message
     assert "`dvc repro` goes on from there" in message
     assert not list(tmp_path.iterdir())
@@ -109,6 +122,17 @@ def test_the_message_names_file_problem_remedy_and_what_was_kept(number: int, re
     assert message.startswith(f"models/x\\x1b[31m: {os.strerror(number)}; ")
     assert remedy in message
     assert "the checkpoints of this one are kept" in message
+
+
+def test_another_file_that_cannot_be_read_while_one_is_written_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError) as caught, new_file(tmp_path / "sheet.png"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "pictures/a.png")
+    assert str(explained_disk_error(caught.value)).startswith("pictures/a.png: ")
+
+
+def test_no_file_is_named_that_the_error_does_not_name() -> None:
+    message = str(explained_disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    assert message.startswith(f"a file that the error does not name, while working in {Path.cwd()}: ")
 
 
 def test_other_errors_are_not_explained() -> None:

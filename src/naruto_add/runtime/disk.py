@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from naruto_add.runtime.errors import StageError
@@ -40,19 +42,62 @@ def require_free(folder: Path, num_bytes: int, *, purpose: str) -> None:
         )
 
 
+@contextmanager
+def named_disk_errors(path: Path) -> Generator[None]:
+    """Within the block, which writes `path`, the OSError of a disk that cannot be written names it.
+
+    Most libraries name no file, or the temporary one beside `path`. An error that names another file stays as it is.
+    """
+    try:
+        yield
+    except StageError:
+        raise
+    except Exception as error:
+        number, name = _found(error)
+        if number is None or not (name is None or _is_partial(Path(name), path)):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
 def explained_disk_error(error: BaseException) -> StageError | None:
     """The message for an error that a full disk, a read-only folder or a limit caused; None for any other error.
 
     The cause may be further back in the chain of errors: libraries raise errors of their own when they close a file.
     """
+    number, name = _found(error)
+    if number is None:
+        return None
+    where = name or f"a file that the error does not name, while working in {Path.cwd()}"
+    return StageError(f"{where}: {os.strerror(number)}; {_REMEDIES[number]}. Nothing finished is lost: {_KEPT}")
+
+
+def _found(error: BaseException) -> tuple[int | None, str | None]:
+    """The number of the first error of the disk in the chain, and the name of its file if one of the chain has it."""
+    numbers = [(_number(link), getattr(link, "filename", None)) for link in _chain(error)]
+    known = [(number, name) for number, name in numbers if number in _REMEDIES]
+    if not known:
+        return None, None
+    return known[0][0], next((os.fsdecode(name) for _, name in known if isinstance(name, (str, bytes))), None)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     while link is not None:
-        number = link.errno if isinstance(link, OSError) else _rust_errno(str(link))
-        if number in _REMEDIES:
-            where = getattr(link, "filename", None) or Path.cwd()
-            return StageError(f"{where}: {os.strerror(number)}; {_REMEDIES[number]}. Nothing finished is lost: {_KEPT}")
+        yield link
         link = link.__cause__ or link.__context__
-    return None
+
+
+def _number(error: BaseException) -> int | None:
+    return error.errno if isinstance(error, OSError) else _rust_errno(str(error))
+
+
+def _is_partial(name: Path, path: Path) -> bool:
+    """Whether this is a file of the temporary folder in which `path` is written (runtime/files.py)."""
+    folder = path.parent.absolute()
+    if not name.absolute().is_relative_to(folder):
+        return False
+    first = name.absolute().relative_to(folder).parts[:1]
+    return any(part.startswith((f".{path.name}-", f".{path.stem}-")) for part in first)
 
 
 def _rust_errno(message: str) -> int | None:

@@ -1,5 +1,6 @@
 """Drawing the pool: the teacher's samples of the training prompts, cached in parts, so that a killed run continues."""
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from naruto_add.diffusion.sampling import dpm_solver_sampler, initial_noise, sam
 from naruto_add.runtime.cache import cache_path, hash_model, read_tensors, write_tensors
 from naruto_add.runtime.compute import step_generator
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.files import atomic_write_bytes, content_hash, link_or_copy
+from naruto_add.runtime.files import content_hash, link_or_copy
 from naruto_add.runtime.sharing import compute_across_processes, is_main, num_processes, wait_for_all
 from naruto_add.training.pool import Pool, load_pool, num_held_out, write_pool
 from naruto_add.training.processes import main_progress
@@ -91,8 +92,8 @@ def draw_pool(
     Each of `buckets`, whose prompts must be among `prompts`, has its fraction of `size` samples in addition: the
     others are of the base model's size, at which the student is scored. Sample i depends only on the bundle, the
     prompts, the options and (seed, i). The whole file stays in `cache_dir` for other configurations, as a hard link
-    where possible, and the chunks that it was made of are deleted. Raises StageError if a sample is not finite, or if
-    `size` is too small for a held-out sample.
+    where possible and with its hash in its name, and the chunks that it was made of are deleted. Raises StageError if
+    that file is damaged, if a sample is not finite, or if `size` is too small for a held-out sample.
     """
     held_out = num_held_out(size)
     teacher = TeacherSampler(
@@ -105,10 +106,10 @@ def draw_pool(
     )
     noise = initial_noise(bundle, size, seed=seed + NOISE_STREAM)
     bucket_keys = ([each.size, each.prompts, each.fraction] for each in buckets)
-    kept = cache_path(cache_dir, "whole", teacher.key(noise, prompts), held_out, *bucket_keys)
-    is_kept = kept.exists() and _hash_path(kept).exists()
+    key = content_hash("whole", teacher.key(noise, prompts), held_out, *bucket_keys)
+    kept = next(iter(sorted(cache_dir.glob(f"{key}-*.safetensors"))), None)
     wait_for_all()  # until all processes have looked, none may write
-    if is_kept:
+    if kept is not None:
         pool = _read_kept(kept)
         if is_main():
             link_or_copy(kept, path)
@@ -119,8 +120,7 @@ def draw_pool(
     pool = replace(whole, num_held_out=held_out, buckets=tuple(parts))
     if is_main():
         write_pool(path, pool)
-        link_or_copy(path, kept)
-        atomic_write_bytes(_hash_path(kept), content_hash(kept).encode())
+        link_or_copy(path, cache_dir / f"{key}-{_hash_bytes(path)}.safetensors")
         for inputs in [(noise, prompts), *of_buckets]:
             teacher.forget(*inputs)
     return pool
@@ -223,15 +223,15 @@ def _with_prompts(pool: Pool, prompts: list[str]) -> Pool:
 
 
 def _read_kept(kept: Path) -> Pool:
-    """The pool of the cache. Raises StageError if the file, which may be a hard link, has changed since."""
-    expected = _hash_path(kept)
-    if not expected.exists() or content_hash(kept) != expected.read_text(encoding="utf-8"):
+    """The pool of the cache. Raises StageError if the file, which may be a hard link, no longer has its hash."""
+    if not kept.stem.endswith(f"-{_hash_bytes(kept)}"):
         raise StageError(f"{kept}: this cache file is damaged; delete it and run again")
     return load_pool(kept)
 
 
-def _hash_path(kept: Path) -> Path:
-    return kept.with_suffix(".hash")
+def _hash_bytes(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
 
 
 def _cached_chunks(paths: Mapping[int, Path], draw: Callable[[int], Tensor], key: str) -> list[Tensor]:
