@@ -23,8 +23,11 @@ def run_stage(main: "Callable[[Params], None]", *, check: "Callable[[Params], No
     """Run `main` as `naruto_add.pipeline.stage.run_checked` does. On Linux, the process ends when its parent dies."""
     use_own_source()
     check_packages()
-    from naruto_add.pipeline.stage import run_checked
-    from naruto_add.runtime.process import terminate_with_parent
+    from naruto_add.runtime.bytecode import explained_imports
+
+    with explained_imports():
+        from naruto_add.pipeline.stage import run_checked
+        from naruto_add.runtime.process import terminate_with_parent
 
     terminate_with_parent()
     run_checked(main, **({"check": check} if check else {}))

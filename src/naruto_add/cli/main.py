@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import click
+from naruto_add.runtime.bytecode import explained_bytecode_error, explained_imports
 
-from naruto_add.cli.estimate import estimate
-from naruto_add.cli.generate import generate
-from naruto_add.cli.pipeline import ablation, check, deps, report, summary
-from naruto_add.cli.profile import profile
-from naruto_add.cli.publish import publish
+with explained_imports():
+    import click
+
+    from naruto_add.cli.estimate import estimate
+    from naruto_add.cli.generate import generate
+    from naruto_add.cli.pipeline import ablation, check, deps, report, summary
+    from naruto_add.cli.profile import profile
+    from naruto_add.cli.publish import publish
 
 EPILOG = """\b
 Examples:
@@ -68,17 +71,11 @@ class _Commands(click.Group):
                 return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
-        except _user_errors() as error:
-            from naruto_add.runtime.errors import StageError
-
-            if os.environ.get("NARUTO_ADD_TRACEBACK"):
-                raise
-            raise _Error(str(StageError(str(error)))) from error  # escapes control characters of foreign names
         except Exception as error:
-            explained = _explained(error)
-            if explained is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
+            message = _message(error)
+            if message is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
                 raise
-            raise _Error(str(explained)) from error
+            raise _Error(message) from error
 
 
 @contextmanager
@@ -91,17 +88,18 @@ def _own_usage_errors() -> Iterator[None]:
         raise _UsageError(error.format_message(), error.ctx) from error
 
 
-def _explained(error: Exception) -> Exception | None:
-    from naruto_add.runtime.disk import explained_disk_error
-
-    return explained_disk_error(error)
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
+def _message(error: Exception) -> str | None:
+    """The message for an error that concerns the user, with escapes in foreign names; None for any other error."""
+    if damaged := explained_bytecode_error(error):  # asked first: these imports may meet the same compiled module
+        return str(damaged)
     from naruto_add.config.load import ParamsError
+    from naruto_add.runtime.disk import explained_disk_error
     from naruto_add.runtime.errors import StageError
 
-    return (ParamsError, StageError, FileNotFoundError)
+    if isinstance(error, (ParamsError, StageError, FileNotFoundError)):
+        return str(StageError(str(error)))
+    explained = explained_disk_error(error)
+    return None if explained is None else str(explained)
 
 
 @click.group(cls=_Commands, epilog=EPILOG, context_settings=CONTEXT)

@@ -10,6 +10,7 @@ from naruto_add.config.load import ParamsError, load_params
 from naruto_add.config.schema import Params
 from naruto_add.pipeline.base_use import check_base_use
 from naruto_add.pipeline.hub import stay_offline
+from naruto_add.runtime.bytecode import explained_bytecode_error
 from naruto_add.runtime.disk import explained_disk_error
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.progress import close_bars
@@ -36,24 +37,10 @@ def run_checked(main: Callable[[Params], None], *, check: Callable[[Params], Non
     except KeyboardInterrupt:
         _exit("interrupted: the next `dvc repro` runs this stage again; training resumes from its last checkpoint")
     except Exception as error:
-        explained = explained_disk_error(error) or _explained_bytecode(error)
+        explained = explained_disk_error(error) or explained_bytecode_error(error)
         if explained is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
             raise
         _exit(f"error: {explained}")
-
-
-def _explained_bytecode(error: Exception) -> StageError | None:
-    """The message for a module whose compiled form was cut off; None for any other error.
-
-    Some versions of Python do not notice that a full disk or a limit cuts off a file in `__pycache__`, and then fail at
-    every later import of the module.
-    """
-    if not isinstance(error, EOFError) or "marshal data" not in str(error):
-        return None
-    return StageError(
-        f"a compiled module in a folder __pycache__ is damaged ({error}), as happens if the disk is full while Python "
-        "writes it; delete the folders __pycache__ in src and stages, then run again"
-    )
 
 
 def _exit(message: str) -> NoReturn:

@@ -4,11 +4,11 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.errors import StageError, with_causes
 
 GB = 1e9
 MARGIN_BYTES = 500_000_000
@@ -73,18 +73,11 @@ def explained_disk_error(error: BaseException) -> StageError | None:
 
 def _found(error: BaseException) -> tuple[int | None, str | None]:
     """The number of the first error of the disk in the chain, and the name of its file if one of the chain has it."""
-    numbers = [(_number(link), getattr(link, "filename", None)) for link in _chain(error)]
+    numbers = [(_number(link), getattr(link, "filename", None)) for link in with_causes(error)]
     known = [(number, name) for number, name in numbers if number in _REMEDIES]
     if not known:
         return None, None
     return known[0][0], next((os.fsdecode(name) for _, name in known if isinstance(name, (str, bytes))), None)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
 
 
 def _number(error: BaseException) -> int | None:

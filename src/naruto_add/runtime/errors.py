@@ -1,6 +1,7 @@
-"""The error that a stage reports to the user."""
+"""The error that a stage reports to the user, and the errors that caused another one."""
 
 import unicodedata
+from collections.abc import Iterator
 
 _ESCAPED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
@@ -20,6 +21,14 @@ class StageError(RuntimeError):
 def shown(text: object) -> str:
     """The text in one line, with escapes for characters that move a terminal's cursor, set colours or reorder text."""
     return "".join(_escaped(char) if _is_escaped(char) else char for char in str(text))
+
+
+def with_causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, the one that caused it or was being handled when it was raised, and so on."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def _is_escaped(char: str) -> bool:
