@@ -53,7 +53,7 @@ sd15: install ## test the pipeline on a base like Stable Diffusion 1.5, from a h
 slow: install ## run the tests that take minutes: the pipeline, several processes, the ablation's queue
 	$(RUN) pytest -m slow
 
-soak: install ## disturb the tiny pipeline for an hour (MINUTES=60): kills, full disks, damaged files; continues after an interruption
+soak: install ## as root, disturb the tiny pipeline for an hour (MINUTES=60): kills, full disks, damaged files; a later call continues
 	$(RUN) python -m tests.soak --minutes $(or $(MINUTES),60) --folder .soak
 
 lint: install ## check style and formatting

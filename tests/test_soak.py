@@ -1,20 +1,39 @@
 """What `make soak` accepts: a disturbance that happened, the documented exits, and trials of the present code."""
 
+import errno
 import json
 import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
+from naruto_add.config.schema import Params
+from naruto_add.pipeline.stage import run_checked
+from naruto_add.runtime.disk import explained_disk_error
+from naruto_add.training.checkpoint import Checkpoint
 from tests.project import Project
 from tests.soak import __main__ as soak
-from tests.soak.damage import damage, follow
-from tests.soak.log import DEMANDS, lacking, trial_key
-from tests.soak.trial import INTERRUPTED, STAGES, Run, SoakError, Trial, first_step, require_interrupted
+from tests.soak import log
+from tests.soak.damage import GOES_ON, damage, damaged_caches, follow
+from tests.soak.disks import KEPT, require_kept, require_written
+from tests.soak.log import DEMANDS, lacking
+from tests.soak.trial import (
+    INTERRUPTED,
+    STAGES,
+    Progress,
+    Run,
+    SoakError,
+    Trial,
+    first_step,
+    require_interrupted,
+)
 
 KINDS = tuple(soak.TRIALS)
 
@@ -39,8 +58,15 @@ def finished(tmp_path: Path) -> _Finished:
     return _Finished(code)
 
 
-def _row(kind: str, stage: str, *, failure: str = "", **counts: int) -> dict[str, Any]:
-    return {"kind": kind, "stage": stage, "failure": failure, "counts": counts}
+def _row(kind: str, stage: str, detail: str = "", *, failure: str = "", **counts: int) -> dict[str, Any]:
+    name = Trial(kind, stage, detail).name
+    return {"trial": name, "kind": kind, "stage": stage, "failure": failure, "counts": counts}
+
+
+def _log(own: soak.Soak, *rows: dict[str, Any]) -> None:
+    """Append rows of the present code to the log."""
+    with own.log.open("a") as stream:
+        stream.writelines(json.dumps({**row, "key": own.key(row["kind"], row["stage"])}) + "\n" for row in rows)
 
 
 def _all_rows(failure: str = "") -> Iterator[dict[str, Any]]:
@@ -62,6 +88,28 @@ def test_each_kind_is_demanded_of_each_of_its_stages(kind: str) -> None:
     for missing in stages:
         rows = [row for row in _all_rows() if (row["kind"], row["stage"]) != (kind, missing)]
         assert Trial(kind, missing) in lacking(rows, STAGES, KINDS)
+
+
+def test_the_last_row_of_a_trial_decides(finished: _Finished, tmp_path: Path) -> None:
+    own = soak.Soak(tmp_path, cast("Project", finished), ["add"], ["terminate"])
+    _log(own, _row("terminate", "add", failure="it differs", SIGTERM=1))
+    assert list(own.trials()) == [Trial("terminate", "add")]
+    _log(own, _row("terminate", "add", SIGTERM=1))
+    assert list(own.trials()) == []
+    assert [row["failure"] for row in own.rows()] == [""]
+    _log(own, _row("terminate", "add", failure="it differs again"))
+    assert [row["failure"] for row in own.rows()] == ["it differs again"]
+    assert len(own.all_rows()) == 3
+
+
+def test_more_trials_of_what_is_lacking_have_new_numbers_in_every_call(finished: _Finished, tmp_path: Path) -> None:
+    numbers = []
+    for _ in range(2):  # calls; in each, the kills always come before a checkpoint
+        own = soak.Soak(tmp_path, cast("Project", finished), ["add"], ["kill"])
+        for trial in own.trials():
+            numbers.append(trial.detail)
+            _log(own, _row("kill", "add", trial.detail, kills=5))
+    assert numbers == [str(number) for number in range(2 + 2 * soak.MAX_MORE)]
 
 
 @pytest.mark.parametrize("did", [[], ["equal outputs"], ["repeated: the stage ended before"]])
@@ -89,8 +137,7 @@ def test_a_trial_of_other_code_or_parameters_does_not_count(
 ) -> None:
     own = soak.Soak(tmp_path, cast("Project", finished), STAGES, KINDS)
     trial = Trial("kill", "add", "0")
-    row = {"trial": trial.name, "key": own.key(trial.kind, trial.stage), **_row("kill", "add")}
-    own.log.write_text(json.dumps(row) + "\n")
+    _log(own, _row("kill", "add", "0"))
     assert len(own.rows()) == 1
     assert trial not in own.trials()
     change(finished)
@@ -99,11 +146,27 @@ def test_a_trial_of_other_code_or_parameters_does_not_count(
     assert next(each for each in own.trials() if each.stage == "add" and each.kind == "kill") == trial
 
 
-def test_the_code_of_one_kind_of_trial_is_no_part_of_the_key_of_another(finished: _Finished) -> None:
-    project = cast("Project", finished)
-    signals = trial_key("add", project, "tests/soak/signals.py")
-    assert signals == trial_key("add", project, "tests/soak/signals.py")
-    assert signals != trial_key("add", project, "tests/soak/disks.py")
+def test_a_trial_depends_on_the_code_of_its_kind_and_of_all_kinds_and_on_no_other(
+    finished: _Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tests/soak/signals.py", "tests/soak/disks.py", *log.SHARED):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+    monkeypatch.setattr(log, "ROOT", tmp_path)
+
+    def keys() -> dict[str, str]:
+        own = soak.Soak(tmp_path, cast("Project", finished), STAGES, KINDS)
+        return {kind: own.key(kind, "add") for kind in ("kill", "ctrl_c", "filled_tmpfs")}
+
+    def changed_by(name: str) -> set[str]:
+        before = keys()
+        (tmp_path / name).write_text("x = 2\n")
+        return {kind for kind, key in keys().items() if key != before[kind]}
+
+    assert changed_by("tests/soak/signals.py") == {"kill", "ctrl_c"}
+    assert changed_by("tests/soak/disks.py") == {"filled_tmpfs"}
+    for name in log.SHARED:
+        assert changed_by(name) == {"kill", "ctrl_c", "filled_tmpfs"}
 
 
 def _run(stage: str) -> Run:
@@ -163,3 +226,167 @@ def test_a_message_must_name_a_file_and_the_remedy(message: str, tmp_path: Path)
         follow(message, tmp_path)
     assert follow("error: pool.bin: damaged; delete it and run again", tmp_path) == tmp_path / "pool.bin"
     assert not (tmp_path / "pool.bin").exists()
+
+
+def test_the_words_that_the_soak_looks_for_are_those_of_the_messages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: Params) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_checked(interrupt, check=lambda _: None)
+    assert ended.value.code == INTERRUPTED
+    assert KEPT in str(explained_disk_error(OSError(errno.ENOSPC, "full", "models/teacher")))
+    checkpoint = Checkpoint(tmp_path / "add.pt", {})
+    for num_done in (1, 2):
+        checkpoint.save(num_done)
+    damage(tmp_path / "add.pt", "truncated", random.Random(0))
+    assert Checkpoint(tmp_path / "add.pt", {}).load() == 1
+    assert GOES_ON in capsys.readouterr().err
+
+
+class _Stage:
+    """A project whose stage `evaluate` makes the cache `a`, and `b` of it, and reads `a` only if `b` is not there."""
+
+    def __init__(self, root: Path, fault: str = "") -> None:
+        self.root, self.fault = root, fault
+        self.folder = root / ".checkpoints/evaluate/key"
+        self.folder.mkdir(parents=True)
+        self.run()
+
+    def run(self) -> tuple[int, str]:
+        if not self._path("b").exists():
+            if self._path("a").exists() and (self._path("a").read_bytes() != b"a" * 9 and self.fault != "silent"):
+                return 1, self._refusal("a")
+            if not self._path("a").exists():
+                self._path("a").write_bytes(b"a" * 9)
+            self._path("b").write_bytes(b"b" * 9)
+        elif self._path("b").read_bytes() != b"b" * 9:
+            return 1, self._refusal("a" if self.fault == "blames another" else "b")
+        return 0, ""
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _refusal(self, name: str) -> str:
+        return f"error: {self._path(name).relative_to(self.root)}: damaged; delete it and run again"
+
+
+class _StageRun(Run):
+    """A trial of it, without processes."""
+
+    def project(self, *, keeps_caches: bool = False) -> Any:
+        assert keeps_caches
+        return _Stage(self.root, cast("_Stage", self.finished).fault)
+
+    def start(self, project: Any, **_: Any) -> Any:
+        return SimpleNamespace(finish=project.run)
+
+    def end(self, project: Any, **_: Any) -> None:
+        assert project.run() == (0, "")
+
+    def compare(self, project: Any) -> None:
+        pass
+
+
+def _damage_caches(folder: Path, fault: str) -> "Counter[str]":
+    counts: Counter[str] = Counter()
+    finished = cast("Project", _Stage(folder / "finished", fault))
+    (folder / "trial_log").mkdir()
+    damaged_caches(
+        _StageRun(Trial("damaged_caches", "evaluate", "flipped"), finished, folder / "trial", random.Random(0), counts)
+    )
+    return counts
+
+
+def test_every_cache_is_damaged_alone_and_must_be_refused_by_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.soak.damage._require_times_of_reading", lambda _: None)
+    counts = _damage_caches(tmp_path / "right", "")
+    assert counts["caches flipped"] == 2
+    assert counts["damaged caches that it read only without the others"] == 1  # `a`
+    with pytest.raises(SoakError, match=r"it refused a\.safetensors, which was whole"):
+        _damage_caches(tmp_path / "other", "blames another")
+    with pytest.raises(SoakError, match="it read none of these damaged caches"):
+        _damage_caches(tmp_path / "silent", "silent")
+
+
+class _Writing:
+    """A project with a checkpoint of step 3 and a cache, of which a full disk may take nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / ".checkpoints/add/key"
+        self.folder.mkdir(parents=True)
+        (root / "models").mkdir()
+        self.save(3)
+        (self.folder / "prompts.safetensors").write_bytes(b"x")
+
+    def declared(self, _: str) -> list[Path]:
+        return [self.root / "models/distilled", self.root / "metrics/add.json"]
+
+    def save(self, num_done: int) -> None:
+        torch.save({"num_done": num_done}, self.folder / "add.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_right"),
+    [
+        ("models/distilled/unet/model.safetensors", True),
+        ("metrics/add.json", True),
+        (".checkpoints/add/key/add.pt", True),
+        (".", False),
+        ("models", False),
+        (".checkpoints", False),
+        ("models/.distilled-x1", False),
+        (".checkpoints/add/key/.add-x1/add.pt", False),
+        ("a file that the error does not name, while working in /project", False),
+    ],
+)
+def test_the_message_of_a_full_disk_must_name_a_file_that_the_stage_writes(
+    name: str, is_right: bool, tmp_path: Path
+) -> None:
+    project = cast("Project", _Writing(tmp_path))
+    run, message = _run("add"), f"{name}: No space left on device; free some disk. {KEPT}"
+    for each in (message, message.replace(name, str(tmp_path / name), 1)):
+        with nullcontext() if is_right else pytest.raises(SoakError, match="names no file that the stage writes"):
+            require_written(run, project, each)
+
+
+def _lose_steps(project: _Writing) -> None:
+    project.save(2)
+
+
+def _lose_checkpoint(project: _Writing) -> None:
+    (project.folder / "add.pt").unlink()
+
+
+def _lose_cache(project: _Writing) -> None:
+    (project.folder / "prompts.safetensors").unlink()
+
+
+def _leave_half_a_checkpoint(project: _Writing) -> None:
+    (project.folder / ".add-x1").mkdir()
+
+
+def _leave_half_a_model(project: _Writing) -> None:
+    (project.root / "models/.distilled-x1").mkdir()
+
+
+@pytest.mark.parametrize(
+    "fault", [_lose_steps, _lose_checkpoint, _lose_cache, _leave_half_a_checkpoint, _leave_half_a_model]
+)
+def test_a_full_disk_may_take_nothing_that_was_saved_and_leave_nothing_half_written(
+    fault: Callable[[_Writing], None], tmp_path: Path
+) -> None:
+    project = _Writing(tmp_path)
+    run, before = _run("add"), _run("add").progress(cast("Project", project))
+    assert before == Progress(3, before.files)
+    assert len(before.files) == 1
+    project.save(4)
+    require_kept(run, cast("Project", project), before)
+    fault(project)
+    with pytest.raises(SoakError):
+        require_kept(run, cast("Project", project), before)

@@ -285,6 +285,17 @@ def test_more_rejects_than_allowed_are_an_error_after_they_are_listed(tmp_path: 
     assert {path.name for path in tmp_path.iterdir()} == {"set", "base", "rejects.jsonl"}
 
 
+def test_the_error_about_rejects_has_the_remedy_for_the_first_of_the_most_common_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("naruto_add.data.formats.picture_suffixes", lambda: frozenset({".png"}))
+    _folder(tmp_path / "set", 4)
+    for name in ("photo0.heic", "photo1.heic"):
+        (tmp_path / "set" / name).write_bytes(b"content")
+    with pytest.raises(StageError, match=r"the first being 'photo0\.heic' \(.*only with the package pillow-heif: `uv "):
+        _run(tmp_path, source="folder", path=str(tmp_path / "set"), max_rejected=0.1)
+
+
 def test_duplicates_do_not_count_as_rejected(tmp_path: Path) -> None:
     rows = _folder(tmp_path / "set", 10)
     _write_table(tmp_path / "set", rows * 3)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ import pytest
 
 from naruto_add.config import paths
 from naruto_add.config.schema import Export
-from naruto_add.runtime.checkpoints import checkpoint_dir, exclusive, shared_cache_dir
+from naruto_add.runtime.checkpoints import MAX_WRITING_SECONDS, checkpoint_dir, exclusive, shared_cache_dir
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import new_folder
 
@@ -92,6 +93,22 @@ def test_a_cache_of_some_modules_depends_on_them_only(repository: Path, monkeypa
     assert shared_cache_dir("pool", "naruto_add.draw") == before
     (repository / "draw.inner.py").write_text("x = 2")
     assert shared_cache_dir("pool", "naruto_add.draw") != before
+
+
+def test_what_a_killed_process_was_writing_in_a_shared_cache_is_deleted_unless_another_may_write_it(
+    repository: Path,
+) -> None:
+    folder = shared_cache_dir("evaluate")
+    stale, recent = (folder / f".{name}-x" for name in ("stale", "recent"))
+    for partial in (stale, recent):
+        partial.mkdir(parents=True)
+        (partial / "half.safetensors").write_bytes(b"half")
+    (folder / "whole.safetensors").write_bytes(b"whole")
+    before = time.time() - 2 * MAX_WRITING_SECONDS
+    for path in (stale, folder / "whole.safetensors"):
+        os.utime(path, (before, before))
+    shared_cache_dir("evaluate")
+    assert sorted(path.name for path in folder.iterdir()) == [recent.name, "whole.safetensors"]
 
 
 def test_a_missing_dep_is_reported_with_its_remedy() -> None:

@@ -6,9 +6,11 @@ Each trial disturbs one stage in a copy of a finished project and then runs it t
 the undisturbed run, byte for byte (of `evaluate`: without timings). Or it must refuse with a line `error: ...` that
 names a file and the remedy, and end so once the remedy is followed. A trial that disturbed nothing has failed.
 
-`trials.jsonl` in the folder has a line per trial; a later call skips the trials in it, unless the code, parameters or
-inputs that they depend on have changed since. The status is 1 if a trial failed, 2 if less was done than is demanded,
-and 0 otherwise.
+`trials.jsonl` in the folder has a line per trial, and the last line of a trial counts. A later call repeats the trials
+that have failed. It skips those that have passed, unless the code, parameters or inputs that they depend on have
+changed since. The status is 1 if a trial failed, 2 if less was done than is demanded, and 0 otherwise.
+
+Start it as root: the trial `filled_tmpfs` mounts a file system, and fails if it may not.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from typing import Any
 
 from tests.project import ROOT, Project
 from tests.soak import damage, disks, experiments, signals
-from tests.soak.log import DEMANDS, Row, lacking, project_key, read_rows, table, trial_key
+from tests.soak.log import DEMANDS, Row, lacking, newest, project_key, read_rows, table, trial_key
 from tests.soak.process import preload
 from tests.soak.trial import READERS, STAGES, TRAINED, Run, Trial
 
@@ -44,15 +46,20 @@ TRIALS: dict[str, Callable[[Run], None]] = {
     "damaged_checkpoints": damage.damaged_checkpoints,
     "two_at_once": experiments.two_at_once,
 }
-SOAKED: dict[str, Any] = {
+SOAK_PARAMS: dict[str, Any] = {
+    "sampling.teacher_steps": 2,
+    "teacher.num_steps": 20,
     "student.num_steps": 24,
     "student.knowledge_steps": 9,
+    "add.num_steps": 20,
     "evaluate.teacher_sweep": [4],
     "evaluate.student_sweep": [1, 4],
 }
 """Changes of tests/project.py's tiny parameters: short, but with several checkpoints in each training."""
+BY_CHANCE = ("kill",)
+"""Kinds that demand more than each of their trials is sure to do, so that more trials are added."""
 MAX_MORE = 5
-"""How often the trials of what is lacking are added."""
+"""How many rounds of them one call adds."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +85,25 @@ class Soak:
             self._keys[kind, stage] = trial_key(stage, self.finished, module)
         return self._keys[kind, stage]
 
-    def rows(self) -> list[Row]:
-        """The trials in the log that are of the present code."""
+    def all_rows(self) -> list[Row]:
+        """The lines of the log that are of the present code, in order, with several of a trial that was repeated."""
         known = [row for row in read_rows(self.log) if row["kind"] in TRIALS]
         return [row for row in known if row["key"] == self.key(row["kind"], row["stage"])]
 
+    def rows(self) -> list[Row]:
+        """The last line of each trial, of the present code."""
+        return newest(self.all_rows())
+
     def trials(self) -> Iterator[Trial]:
-        """The trials that the log lacks, each kind in turn, by stages in this order; then more of what is lacking."""
+        """The trials that have not passed, each kind in turn, by stages in this order; then more of what is lacking."""
+        passed = {row["trial"] for row in self.rows() if not row["failure"]}
         for trial in (trial for turn in zip_longest(*self._planned()) for trial in turn if trial is not None):
-            if trial.name not in {row["trial"] for row in self.rows()}:
+            if trial.name not in passed:
                 yield trial
-        for number in range(MAX_MORE):
-            for trial in lacking(self.rows(), self.stages, self.kinds):
-                yield Trial(trial.kind, trial.stage, _detail(trial.kind, number))
+        kinds = [kind for kind in self.kinds if kind in BY_CHANCE]
+        for _ in range(MAX_MORE):
+            for trial in lacking(self.rows(), self.stages, kinds):
+                yield Trial(trial.kind, trial.stage, str(self._num_trials(trial)))
 
     def run(self, trial: Trial) -> Row:
         """Do the trial, and append its row to the log."""
@@ -100,6 +113,10 @@ class Soak:
         with self.log.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         return row
+
+    def _num_trials(self, like: Trial) -> int:
+        """How many trials of this kind and stage the log has; they are numbered from 0."""
+        return sum((row["kind"], row["stage"]) == (like.kind, like.stage) for row in self.rows())
 
     def _planned(self) -> Iterator[list[Trial]]:
         for kind in self.kinds:
@@ -128,20 +145,21 @@ def main() -> None:
     give_up_at = time.monotonic() + 60 * options.minutes
     folder = options.folder.resolve()
     soak = Soak(folder, undisturbed(folder), options.stages, options.kinds)
-    num_old = len(read_rows(soak.log)) - len(soak.rows())
+    num_old = len(read_rows(soak.log)) - len(soak.all_rows())
     if num_old:
         print(f"{num_old} trials in {soak.log} are of other code, parameters or inputs: they do not count", flush=True)
     preload()
     for trial in soak.trials():
         if time.monotonic() > give_up_at:
-            print(
-                f"the time is over: run it again to go on with the trials that are missing ({folder} keeps the others)"
-            )
+            print(f"the time is over: run it again for the trials that are missing; {soak.log} has the others")
             break
         row = soak.run(trial)
         print(" ".join(f"{key}={value}" for key, value in row.items() if key not in ("kind", "key")), flush=True)
     rows = soak.rows()
     print(table(rows, soak.stages, soak.kinds))
+    for row in soak.all_rows():
+        if row["failure"] and row not in rows:
+            print(f"failed, then repeated: {row['trial']}: {row['failure']}")
     has_failed, is_short = any(row["failure"] for row in rows), lacking(rows, soak.stages, soak.kinds)
     sys.stdout.flush()
     os._exit(1 if has_failed else 2 if is_short else 0)  # without the complaints of libraries that only forks use
@@ -150,7 +168,7 @@ def main() -> None:
 def undisturbed(folder: Path) -> Project:
     """The project after an undisturbed `dvc repro evaluate`, from an earlier call if nothing has changed since."""
     root, done = folder / "finished", folder / "finished_key"
-    key = project_key(SOAKED)
+    key = project_key(SOAK_PARAMS)
     if done.exists() and done.read_text() == key:
         return Project.existing(root)
     done.unlink(missing_ok=True)
@@ -162,7 +180,7 @@ def undisturbed(folder: Path) -> Project:
     )
     subprocess.run([sys.executable, "-c", write_base, folder / "base"], cwd=ROOT, check=True)
     started = time.monotonic()
-    project = Project(root, folder / "base", SOAKED)
+    project = Project(root, folder / "base", SOAK_PARAMS)
     project.dvc("repro", "evaluate")
     project.commit()
     assert {path.name for path in (root / ".checkpoints").iterdir()} - {"inputs"} <= set(READERS), "unknown caches"
@@ -192,11 +210,6 @@ def run_trial(trial: Trial, finished: Project, root: Path) -> dict[str, Any]:
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(root, kept, symlinks=True)
     return {"trial": trial.name, "kind": trial.kind, "stage": trial.stage, "counts": dict(counts), "failure": failure}
-
-
-def _detail(kind: str, number: int) -> str:
-    """The detail of an additional trial; that of damaged caches says how they are damaged."""
-    return ("truncated", "flipped")[number % 2] if kind == "damaged_caches" else f"more {number}"
 
 
 if __name__ == "__main__":

@@ -18,38 +18,58 @@ NEVER = (0, 0)
 
 
 def damaged_caches(run: Run) -> None:
-    """All caches of the stage are damaged at once; it must refuse each that it reads, one after the other.
+    """Each cache of the stage is damaged in turn, no other being damaged; the stage must refuse it by its name.
 
-    The remedy of each message is followed. A cache that is not refused must have been written again, as it was, with
-    one that was refused, or not have been read: its time of reading is as it was set. Linux changes it at least when
-    the file has not been read since it was written.
+    The remedy of the message is followed, so that a later run computes the cache again. A cache that the stage did not
+    refuse must have been written again, as it was, or not have been read, because another cache was made of it. It is
+    damaged again when no other is left. All outputs, and in the end all caches, must be equal to the undisturbed run's.
     """
     project = run.project(keeps_caches=True)
     _require_times_of_reading(run.root.with_name(f"{run.root.name}_log"))
     files = caches(project, run.stage)
-    for path in files:
+    unread = [path for path in files if not _is_noticed(run, project, path)]
+    for path in set(files) - set(unread):
+        path.unlink(missing_ok=True)
+    for path in unread:
         damage(path, run.trial.detail, run.rng)
-        os.utime(path, ns=NEVER)
-    left = set(files)
-    for _ in range(len(files) + 1):
+    while unread:
         status, output = run.start(project).finish()
         if not status:
-            break
-        refused = follow(output, project.root)
-        if refused not in left:
-            raise SoakError(f"it refused {refused.name}, which was whole: {output[-500:]}")
-        left.remove(refused)
-        run.counts[f"caches {run.trial.detail}"] += 1
-    unread = {path for path in left if path.stat().st_atime_ns == NEVER[0]}
-    again = {path for path in left if path.read_bytes() == _undisturbed(run, path).read_bytes()}
-    read = sorted(path.name for path in left - again if path not in unread)
-    if read:
-        raise SoakError(f"it read these damaged caches and did not refuse them: {read}")
-    if not run.counts[f"caches {run.trial.detail}"]:
-        raise SoakError(f"it refused none of {len(files)} damaged caches")
-    run.counts["damaged caches that it did not read"] += len(unread)
-    run.counts["damaged caches that it wrote again"] += len(again)
+            raise SoakError(f"it read none of these damaged caches when it computed the others: {unread}")
+        unread.remove(_refused(run, project, unread, output))
+    run.end(project)
+    if others := [path.name for path in files if path.read_bytes() != _undisturbed(run, path).read_bytes()]:
+        raise SoakError(f"in the end these caches are not what they were: {others}")
+
+
+def _is_noticed(run: Run, project: Project, path: Path) -> bool:
+    """Whether a run with this one damaged cache refuses it or writes it again; if not, the cache is restored."""
+    damage(path, run.trial.detail, run.rng)
+    os.utime(path, ns=NEVER)  # Linux sets it at the first reading after a file was written
+    status, output = run.start(project).finish()
+    if status:
+        _refused(run, project, [path], output)
+        return True
     run.compare(project)
+    was_read = path.stat().st_atime_ns != NEVER[0]
+    if path.read_bytes() == _undisturbed(run, path).read_bytes():
+        run.counts["damaged caches that it wrote again"] += 1
+        return True
+    if was_read:
+        raise SoakError(f"it read {path.name}, which was damaged, and did not refuse it")
+    run.counts["damaged caches that it read only without the others"] += 1
+    path.unlink()
+    shutil.copyfile(_undisturbed(run, path), path)
+    return False
+
+
+def _refused(run: Run, project: Project, damaged: list[Path], output: str) -> Path:
+    """The damaged cache that this output refuses, which is deleted. Raises SoakError if it names another file."""
+    named = follow(output, project.root)
+    if named not in damaged:
+        raise SoakError(f"it refused {named.name}, which was whole: {output[-500:]}")
+    run.counts[f"caches {run.trial.detail}"] += 1
+    return named
 
 
 def damaged_checkpoints(run: Run) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.soak.trial import Run, SoakError, any_moment, require_message, while_saving
+from tests.project import Project
+from tests.soak.trial import Progress, Run, SoakError, any_moment, partial, require_message, while_saving
 
 MAX_OPENS = 40
 LIMITS_KIB = (0, 1, 4, 16, 64, 256)
@@ -24,10 +25,12 @@ def full_disk_at_each_open(run: Run) -> None:
     """The disk is full at the first file that is opened for writing, in the next run at the second, and so on."""
     project = run.project()
     for number in range(1, MAX_OPENS + 1):
+        before = run.progress(project)
         status, output = run.start(project, SANDBOX_DISK_FULL_AT=str(number)).finish()
         if not status:
             break
-        require_message(output, os.strerror(errno.ENOSPC), KEPT)
+        require_written(run, project, require_message(output, os.strerror(errno.ENOSPC), KEPT))
+        require_kept(run, project, before)
         run.counts["full at an open"] += 1
     if not run.counts["full at an open"]:
         raise SoakError("the stage wrote nothing at the first file that it opened, and ended well")
@@ -38,10 +41,12 @@ def file_size_limit(run: Run) -> None:
     """Writing fails within a file, also in libraries that are not Python: at longer and longer files."""
     project = run.project()
     for kib in LIMITS_KIB:
+        before = run.progress(project)
         status, output = run.start(project, max_file_bytes=1024 * kib).finish()
         if not status:
             break
-        require_message(output, os.strerror(errno.EFBIG), KEPT)
+        require_written(run, project, require_message(output, os.strerror(errno.EFBIG), KEPT))
+        require_kept(run, project, before)
         run.counts["file too large"] += 1
     if not run.counts["file too large"]:
         raise SoakError("the stage ended well though it could write no byte")
@@ -64,19 +69,44 @@ def _fill_three_times(run: Run, mounted: Path) -> None:
     moments = [while_saving, while_saving, any_moment]
     for project in run.attempts():
         while moments:
+            before = run.progress(project)
             process = run.start(project)
             moments[0](run, project, process)
             with _filled(mounted, run.rng.randrange(MAX_LEFT)):
                 status, output = process.finish()
             if not status:
                 break
-            require_message(output, "free some disk")  # refused before the first step, or at a write
+            message = require_message(output, "free some disk")  # refused before the first step, or at a write
+            require_written(run, project, message)
+            require_kept(run, project, before)
             run.counts["file system full"] += 1
             del moments[0]
         if not moments:
             run.end(project)
             return
         run.compare(project)
+
+
+def require_written(run: Run, project: Project, message: str) -> None:
+    """Raise SoakError unless the message begins with an output, a checkpoint or a cache of the stage."""
+    name = message.partition(": ")[0]
+    path = project.root / name
+    places = [*project.declared(run.stage), *(place for place in (project.root / ".checkpoints").glob("*/*"))]
+    is_partial = any(part.startswith(".") for part in path.parts[-2:])
+    if is_partial or not any(path.is_relative_to(place) for place in places):
+        raise SoakError(f"the message names no file that the stage writes: {message[:300]}")
+
+
+def require_kept(run: Run, project: Project, before: Progress) -> None:
+    """Raise SoakError if the stage lost what it had saved before, or left a file or folder half-written."""
+    now = run.progress(project)
+    if before.num_done is not None and (now.num_done is None or now.num_done < before.num_done):
+        raise SoakError(f"its checkpoint was of step {before.num_done}, and is now of step {now.num_done}")
+    if lost := run.lost(project, before):
+        raise SoakError(f"it lost caches: {lost}")
+    outputs = [path for each in project.declared(run.stage) for path in each.parent.glob(f".{each.stem}-*")]
+    if left := [path.name for path in [*partial(project, run.stage), *outputs]]:
+        raise SoakError(f"it left half-written files: {left}")
 
 
 def unmount(folder: Path) -> None:

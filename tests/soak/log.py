@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ DEMANDS = (
 def read_rows(log: Path) -> list[dict[str, Any]]:
     """The trials in the log, of any code."""
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def newest(rows: Iterable[Row]) -> list[Row]:
+    """The last row of each trial: one that failed and was equal later has not failed."""
+    return list({row["trial"]: row for row in rows}.values())
 
 
 def trial_key(stage: str, finished: Project, module: str) -> str:

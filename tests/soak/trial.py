@@ -1,5 +1,6 @@
 """What all trials of `make soak` share: a project to disturb, the stage in it, and the comparison at the end."""
 
+import contextlib
 import json
 import random
 import re
@@ -16,7 +17,7 @@ import torch
 from ruamel.yaml import YAML
 
 from tests.project import Project
-from tests.soak.process import StageProcess
+from tests.soak.process import POLL_SECONDS, StageProcess
 
 STAGES = ("teacher", "student", "add", "evaluate")
 TRAINED = STAGES[:3]
@@ -29,6 +30,9 @@ MAX_ATTEMPTS = 6
 """How often a trial is repeated at another moment, if the stage ended before it was disturbed."""
 INTERRUPTED = "interrupted: the next `dvc repro` runs this stage again; training resumes from its last checkpoint"
 """How a stage ends after Ctrl-C, and a training after SIGTERM, with status 1 (docs/experiments.md)."""
+MAX_SAVED_MORE = 3
+MAX_WAIT_SECONDS = 0.2
+"""Trainings of a few steps save several times a second."""
 _SECONDS: dict[str, float] = {}
 """How long each stage took when it last ran to its end."""
 
@@ -126,11 +130,17 @@ class Run:
         first = first_step(output, self.stage)
         if before.num_done is not None and first != before.num_done:
             raise SoakError(f"its checkpoint is of step {before.num_done}, but it began at {first}: {output[-1500:]}")
-        again = before.files - self.progress(project).files
-        if again:
-            raise SoakError(f"it computed caches again: {sorted(path.name for path, _ in again)}")
+        if again := self.lost(project, before):
+            raise SoakError(f"it computed caches again: {again}")
         self.counts["went on from a checkpoint"] += before.num_done is not None
         self.counts["went on with caches"] += bool(before.files)
+
+    def lost(self, project: Project, before: Progress) -> list[str]:
+        """The names of caches that are no longer there, except parts of a pool that is now complete, in one file."""
+        now = self.progress(project).files
+        is_complete = any(path.parent.parent.name == "pool" and "-" in path.stem for path, _ in now)
+        gone = (path for path, _ in before.files - now)
+        return sorted(path.name for path in gone if not (is_complete and path.parent.parent.name == "pool"))
 
     def compare(self, project: Project) -> None:
         """Raise SoakError if an output of the stage differs from that of the undisturbed run."""
@@ -157,9 +167,14 @@ def any_moment(run: Run, _project: Project, process: StageProcess) -> None:
 
 
 def after_saving(run: Run, project: Project, process: StageProcess) -> None:
-    """Wait until there is a checkpoint or, of `evaluate`, a cache, and then a little."""
+    """Wait until the stage has saved one to three times, a checkpoint or, of `evaluate`, a cache, and a little more."""
     _wait_for_saved(project, run.stage, process)
-    process.wait(run.rng.uniform(0.0, _SECONDS.get(run.stage, 6.0) / 4))
+    saved, num_more = _saved(project, run.stage), run.rng.randrange(MAX_SAVED_MORE)
+    while process.poll() is None and num_more:
+        if (now := _saved(project, run.stage)) != saved:
+            saved, num_more = now, num_more - 1
+        time.sleep(POLL_SECONDS)
+    process.wait(run.rng.uniform(0.0, MAX_WAIT_SECONDS))
 
 
 def while_saving(run: Run, project: Project, process: StageProcess) -> None:
@@ -227,6 +242,16 @@ def require_interrupted(run: Run, number: signal.Signals, status: int, output: s
 def _wait_for_saved(project: Project, stage: str, process: StageProcess) -> None:
     while process.poll() is None and not is_saved(project, stage):
         time.sleep(0.01)
+
+
+def _saved(project: Project, stage: str) -> frozenset[tuple[Path, int]]:
+    """The checkpoint or, of `evaluate`, the caches, with their inodes."""
+    paths = project.root.glob(f".checkpoints/{stage}/*/{stage}.pt") if stage in TRAINED else caches(project, stage)
+    found = set()
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # replaced in between
+            found.add((path, path.stat().st_ino))
+    return frozenset(found)
 
 
 def _require_equal(name: Path, ours: Path, theirs: Path) -> None:

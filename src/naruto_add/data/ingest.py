@@ -240,11 +240,12 @@ def _check_outcome(outcome: _Outcome, params: Ingest, rejects_path: Path) -> Non
     num_rejected, num_entries = len(outcome.rejects), len(outcome.entries)
     if num_rejected > params.max_rejected * num_entries:
         reasons = Counter(reject.reason for reject in outcome.rejects).most_common(3)
+        example = next(reject for reject in outcome.rejects if reject.reason == reasons[0][0])
         raise StageError(
             f"ingest.max_rejected: {num_rejected} of {num_entries} entries ({num_rejected / num_entries:.3g}) were "
             f"rejected, above {params.max_rejected:g}, mostly as "
-            f"{', '.join(f'{reason} ({count})' for reason, count in reasons)}; repair or remove the entries listed in "
-            f"{rejects_path}, or raise ingest.max_rejected"
+            f"{', '.join(f'{reason} ({count})' for reason, count in reasons)}, the first being {example.name!r} "
+            f"({example.detail}); repair or remove the entries listed in {rejects_path}, or raise ingest.max_rejected"
         )
     num_needed = sum(MIN_PICTURES.values())
     if len(outcome.kept) < num_needed:

@@ -7,8 +7,9 @@ They are in `.checkpoints/` of the user's repository, even when DVC runs the sta
 import os
 import shutil
 import sys
+import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from filelock import FileLock, Timeout
 from naruto_add.config import paths
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import content_hash
+
+MAX_WRITING_SECONDS = 3600.0
+"""More than writing one cache file takes."""
 
 
 def checkpoint_dir(stage: str, *, params: Sequence[Any], deps: Sequence[Path]) -> Path:
@@ -36,9 +40,14 @@ def shared_cache_dir(name: str, *modules: str) -> Path:
 
     Its name is a hash of the versions in packages.yaml and of the imported sources of these modules and packages, or,
     without any, of all imported sources of the project. The name of an entry must cover everything else that the entry
-    depends on.
+    depends on. What a killed process was writing there more than an hour ago is deleted: another one may write now.
     """
-    return _root() / name / content_hash(paths.PACKAGES, *_imported_sources(*modules))
+    folder = _root() / name / content_hash(paths.PACKAGES, *_imported_sources(*modules))
+    for stale in folder.glob(".*-*"):
+        with suppress(FileNotFoundError):  # another process has ended its writing
+            if time.time() - stale.stat().st_mtime > MAX_WRITING_SECONDS:
+                shutil.rmtree(stale, ignore_errors=True)
+    return folder
 
 
 def local_cache_path(name: str) -> Path:
