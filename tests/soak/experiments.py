@@ -8,7 +8,7 @@ from tests.project import DVC, Project
 from tests.soak.process import POLL_SECONDS
 from tests.soak.trial import Run, SoakError
 
-WAIT_SECONDS = 900.0
+WAIT_SECONDS = 1800.0
 
 
 def two_at_once(run: Run) -> None:
