@@ -41,7 +41,7 @@ EXTRAS_TESTS = $(shell grep -rl --include='test_*.py' 'from tests.extras import'
 test-extras: .venv-extras/.installed ## run the tests that need packages of extras, in an environment of their own
 	TEST_EXTRAS=1 .venv-extras/bin/python -m pytest -n auto $(EXTRAS_TESTS)
 
-slow-extras: .venv-extras/.installed ## the same for the tests that take minutes, such as drawing on an emulated GPU
+slow-extras: .venv-extras/.installed ## run the tests that need packages of extras and take minutes, such as drawing on an emulated GPU
 	TEST_EXTRAS=1 .venv-extras/bin/python -m pytest -m slow $(EXTRAS_TESTS)
 
 pipeline: install ## test the pipeline at a tiny size: which stages rerun, killed stages, experiments

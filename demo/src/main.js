@@ -7,6 +7,20 @@ import { withCode } from "./text.js";
 
 const MAX_SEED = 2 ** 31 - 1;
 const MAX_PICTURES = 8;
+const CPU = "wasm"; // onnxruntime's name of it
+const GPU_FEATURES = ["shader-f16", "subgroups"];
+const GPU_LIMITS = [
+  "maxBindGroups",
+  "maxBufferSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+  "maxComputeWorkgroupSizeY",
+  "maxComputeWorkgroupSizeZ",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeWorkgroupsPerDimension",
+  "maxStorageBufferBindingSize",
+  "maxStorageBuffersPerShaderStage",
+];
 const $ = (id) => document.getElementById(id);
 
 class Stopped extends Error {}
@@ -16,7 +30,7 @@ function main() {
   const page = new Page(facts);
   page.show();
   if (facts.files) page.askForFiles(new Expected(facts.files, facts.id));
-  else page.load(inlinedFiles, "wasm");
+  else page.load(inlinedFiles, [CPU]);
 }
 
 class Page {
@@ -96,22 +110,25 @@ class Page {
             : "The number of steps that the model was trained for.";
   }
 
-  // `provider` is "wasm" or "webgpu". Returns whether the model was loaded.
-  async load(files, provider) {
-    say("Loading the model…");
-    const progress = async (part) => {
-      say(`Loading the model… ${Math.round(100 * part)}%`);
-      await painted();
-    };
-    try {
-      this.loading = Model.load(files, this.facts.latent_shape, provider, progress);
-      await this.loading;
-      if (!this.isDrawing) say("Ready.");
-      return true;
-    } catch (error) {
-      this.fail("The model cannot be loaded", error);
-      return false;
+  // `providers` are tried in their order. Returns the one that loaded the model, or null if none did, which is then said.
+  async load(files, providers) {
+    for (const provider of providers) {
+      say("Loading the model…");
+      const progress = async (part) => {
+        say(`Loading the model… ${Math.round(100 * part)}%`);
+        await painted();
+      };
+      try {
+        this.loading = Model.load(files, this.facts.latent_shape, provider, progress);
+        await this.loading;
+        if (!this.isDrawing) say("Ready.");
+        return provider;
+      } catch (error) {
+        if (provider === providers.at(-1)) this.fail("The model cannot be loaded", error);
+        else console.info("The GPU cannot load the model:", error);
+      }
     }
+    return null;
   }
 
   // Instead of the controls, ask for the files beside the page.
@@ -134,15 +151,17 @@ class Page {
     });
   }
 
-  // Load what `find` returns, and show the controls. Without WebGPU, the CPU draws. After an error, `control` has the
-  // focus, which a browser takes from what is disabled.
+  // Load what `find` returns, and show the controls. The CPU draws without WebGPU, and if the GPU cannot load the model.
+  // After an error, `control` has the focus, which a browser takes from what is disabled.
   async loadBeside(find, control = $("folder")) {
     const setDisabled = (isDisabled) => ["folder", "fetch"].forEach((id) => ($(id).disabled = isDisabled));
     setDisabled(true);
     try {
       const files = await find();
-      const provider = (await hasWebGpu()) ? "webgpu" : "wasm";
-      if (await this.load(files, provider)) this.showControls(provider);
+      const device = await gpuDevice();
+      const provider = await this.load(files, device ? [{ name: "webgpu", device }, CPU] : [CPU]);
+      if (provider === CPU) device?.destroy();
+      if (provider) this.showControls(readiness(provider, device));
     } catch (error) {
       say(error.message, true);
     }
@@ -151,16 +170,12 @@ class Page {
     if (!$("files").hidden) control.focus();
   }
 
-  showControls(provider) {
+  showControls(sentence) {
     $("draw").after($("status"));
     $("controls").hidden = false;
     $("files").hidden = true;
     $("draw").focus();
-    say(
-      provider === "webgpu"
-        ? "Ready. This browser draws on the GPU (WebGPU)."
-        : "Ready. This browser draws on the CPU, which is slow, because WebGPU is not available here.",
-    );
+    say(sentence);
   }
 
   // Draw what the controls ask for, instead of what is being drawn.
@@ -231,16 +246,25 @@ class Page {
   }
 }
 
-// Whether WebGPU can be used. If the browser refuses a GPU, onnxruntime would wait without end.
-async function hasWebGpu() {
+// A GPU device with what onnxruntime uses of this GPU, or null. onnxruntime gets this one: if a browser refused it a
+// device of its own, it would wait without end.
+async function gpuDevice() {
   try {
     const adapter = await navigator.gpu.requestAdapter();
-    const device = await adapter.requestDevice();
-    device.destroy();
-    return true;
+    return await adapter.requestDevice({
+      requiredFeatures: GPU_FEATURES.filter((name) => adapter.features.has(name)),
+      requiredLimits: Object.fromEntries(GPU_LIMITS.map((name) => [name, adapter.limits[name]])),
+    });
   } catch {
-    return false;
+    return null;
   }
+}
+
+// What draws, and why not the GPU. `device` is the GPU's, or null.
+function readiness(provider, device) {
+  if (provider !== CPU) return "Ready. This browser draws on the GPU (WebGPU).";
+  const reason = device ? "the GPU cannot load this model" : "WebGPU is not available here";
+  return `Ready. This browser draws on the CPU, which is slow, because ${reason}.`;
 }
 
 function paragraph(text) {

@@ -11,7 +11,8 @@ let free = Promise.resolve(); // when the networks are free: onnxruntime runs on
 
 export class Model {
   // `files` gives the bytes of a file by `read(name)`, and by `weights(name)` what it refers to in other files.
-  // `provider` is "wasm" or "webgpu". Calls `progress` with the part that is loaded so far, from 0 to 1.
+  // `provider` is onnxruntime's: "wasm", or "webgpu" with a device. Calls `progress` with the part that is loaded so far,
+  // from 0 to 1.
   static async load(files, latentShape, provider, progress) {
     ort.env.logLevel = "error";
     ort.env.wasm.numThreads = 1; // a page that is a file gets no shared memory
@@ -20,6 +21,7 @@ export class Model {
     ort.env.wasm.wasmBinary = await runtime;
     const model = new Model();
     model.latentShape = latentShape;
+    model.lost = loss(provider.device);
     try {
       for (const [index, part] of NETWORKS.entries()) {
         await progress(index / NETWORKS.length);
@@ -53,7 +55,7 @@ export class Model {
 
   async encode(prompt) {
     const ids = BigInt64Array.from(this.ids(prompt), BigInt);
-    return run(this.text_encoder, { input_ids: new ort.Tensor("int64", ids, [1, ids.length]) });
+    return this.run("text_encoder", { input_ids: new ort.Tensor("int64", ids, [1, ids.length]) });
   }
 
   // The latents that each step predicts for the finished picture. Before each step, waits for `pause`, which may throw.
@@ -63,7 +65,7 @@ export class Model {
     const predictions = [];
     for (const step of steps) {
       await pause();
-      const eps = await run(this.unet, {
+      const eps = await this.run("unet", {
         latents: new ort.Tensor("float32", latents, shape),
         timesteps: new ort.Tensor("int64", BigInt64Array.of(BigInt(step.timestep)), [1]),
         prompt_embeds: embeds,
@@ -77,7 +79,7 @@ export class Model {
 
   // The picture of some latents: RGB bytes, width and height.
   async decode(latents) {
-    const pixels = await run(this.vae_decoder, { latents: new ort.Tensor("float32", latents, [1, ...this.latentShape]) });
+    const pixels = await this.run("vae_decoder", { latents: new ort.Tensor("float32", latents, [1, ...this.latentShape]) });
     const [, , height, width] = pixels.dims;
     const rgb = new Uint8Array(3 * height * width);
     for (let channel = 0; channel < 3; channel++) {
@@ -87,6 +89,24 @@ export class Model {
     }
     return { rgb, width, height };
   }
+
+  // The slider asks for pictures while others are drawn. On a GPU that is lost, onnxruntime would wait without end.
+  async run(part, inputs) {
+    const session = this[part];
+    const running = free.then(() => session.run(inputs));
+    free = running.catch(() => undefined); // the caller gets the error; the next run does not
+    const outputs = await Promise.race([running, this.lost]);
+    return outputs[session.outputNames[0]];
+  }
+}
+
+// A promise that fails when the browser takes this GPU device away; without a device, never.
+function loss(device) {
+  const lost = new Promise((_, reject) => {
+    device?.lost.then(({ message }) => reject(new Error(`the GPU was lost (${message})`)));
+  });
+  lost.catch(() => undefined); // nobody waits for it while nothing is drawn
+  return lost;
 }
 
 // int8 weights are restored once, on loading.
@@ -97,14 +117,6 @@ async function session(files, name, provider) {
     extra: { session: { disable_quant_qdq: "1" } },
     logSeverityLevel: 3,
   });
-}
-
-// The slider asks for pictures while others are drawn.
-async function run(session, inputs) {
-  const running = free.then(() => session.run(inputs));
-  free = running.catch(() => undefined); // the caller gets the error; the next run does not
-  const outputs = await running;
-  return outputs[session.outputNames[0]];
 }
 
 function combined(a, x, b, eps) {

@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from naruto_add.estimate.fake import materialized, measuring, on_meta
-
-MIB = 2**20
+from naruto_add.runtime.units import MIB
 
 
 def _layer(width: int, *, requires_grad: bool = True) -> nn.Linear:

@@ -14,7 +14,7 @@ from naruto_add.config.schema import Params
 from naruto_add.diffusion.placement import picture_bytes
 from naruto_add.estimate.disk import disk_bytes
 from naruto_add.estimate.fake import measuring
-from naruto_add.estimate.machine import GIB, Machine
+from naruto_add.estimate.machine import Machine
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet, new_vae
 from naruto_add.estimate.report import estimate_lines, stage_peaks
 from naruto_add.estimate.tasks import (
@@ -27,8 +27,8 @@ from naruto_add.estimate.tasks import (
     uncounted,
     warm_up_task,
 )
+from naruto_add.runtime.units import GIB, MIB
 
-MIB = 2**20
 ROOT = Path(__file__).parents[2]
 SD15 = Shapes(SD15_UNET, SD15_VAE, 64, is_assumed=True)
 SMALL = Shapes(

@@ -13,6 +13,8 @@ from tests.browser import CHROMIUM, Page
 
 DEMO = Path(__file__).parent.parent.parent / "demo"
 STATUS = "document.getElementById('status').textContent"
+WIDTHS = [390, 1280]
+"""Of a phone and of a desk, in CSS pixels."""
 
 needs_build = pytest.mark.skipif(
     not all((DEMO / page).is_file() for page in (BUILT, BUILT_BESIDE)),
@@ -50,6 +52,20 @@ def download(page: Page, folder: Path) -> Any:
             return image
         time.sleep(0.05)
     raise AssertionError("nothing was downloaded")
+
+
+def outside(page: Page) -> list[str]:
+    """What a person could see only by scrolling sideways, by tag and id; without the row of examples, which scrolls."""
+    found: list[str] = page.value(
+        """
+        [...document.querySelectorAll("body *")]
+          .filter((item) => !item.matches("#examples *"))
+          .map((item) => [item, item.getBoundingClientRect()])
+          .filter(([, { width, left, right }]) => width && (left < 0 || right > innerWidth))
+          .map(([item]) => `${item.tagName} ${item.id}`)"""
+    )
+    wide = page.value("document.documentElement.scrollWidth - innerWidth")
+    return found + [f"the page by {wide} px"] * (wide > 0)
 
 
 def pixels(image: Any) -> Any:

@@ -19,7 +19,7 @@ from naruto_add.export import demo_page, onnx_files
 from naruto_add.generate.onnx_model import Backend, load_onnx_model
 from tests.browser import Page, browser
 from tests.export.build import PROMPTS, export
-from tests.export.demo import DEMO, STATUS, download, draw, needs_browser, needs_build, pixels
+from tests.export.demo import DEMO, STATUS, WIDTHS, download, draw, needs_browser, needs_build, outside, pixels
 from tests.extras import ONNX, need_packages
 
 pytestmark = [needs_build, needs_browser]
@@ -27,12 +27,22 @@ pytestmark = [needs_build, needs_browser]
 SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
 """A GPU that Chromium emulates, for machines without one."""
 ON_GPU, ON_CPU = "Ready. This browser draws on the GPU", "Ready. This browser draws on the CPU, which is slow"
+NOT_ON_GPU = f"{ON_CPU}, because the GPU cannot load this model."
 ANOTHER_MODEL = "These files belong to another model than this page."
 BESIDE: list[ExportFormat] = ["diffusers", "onnx", "onnx_int8", "demo"]
 IS_ASKING = "!document.getElementById('files').hidden && document.getElementById('controls').hidden"
 NO_GPU = "No available adapters."
 """What Chromium itself writes into the console when a page asks for a GPU and there is none."""
 NO_DEVICE = "GPUAdapter.prototype.requestDevice = () => Promise.reject(new Error('out of memory'))"
+NO_MEMORY = "GPUDevice.prototype.createBuffer = () => { throw new Error('out of memory') }"
+ONE_DEVICE = """
+const request = GPUAdapter.prototype.requestDevice;
+globalThis.devices = [];
+GPUAdapter.prototype.requestDevice = async function (...options) {
+  if (devices.length) throw new Error("out of memory");
+  devices.push(await request.apply(this, options));
+  return devices[0];
+};"""
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +160,29 @@ def test_the_cpu_draws_if_the_browser_refuses_a_gpu(exported: Path, tmp_path: Pa
         draw(page, "a man", seed=0, steps=1)
 
 
+def test_the_cpu_draws_if_the_gpu_cannot_load_the_model(exported: Path, tmp_path: Path) -> None:
+    with opened(exported, tmp_path, *SOFTWARE_GPU, before=NO_MEMORY) as page:
+        page.choose("folder", exported / "onnx")
+        page.wait_for(f"{STATUS} === '{NOT_ON_GPU}'")
+        draw(page, PROMPTS[1], seed=3, steps=4)
+        ours = download(page, tmp_path)
+    assert _difference(ours, exported, "onnx") < 0.5, "of 255"
+
+
+def test_a_lost_gpu_ends_the_drawing_with_a_sentence(exported: Path, tmp_path: Path) -> None:
+    """The page asks for one device, which onnxruntime uses: a browser may refuse a second one."""
+    with opened(exported, tmp_path, *SOFTWARE_GPU, before=ONE_DEVICE) as page:
+        page.choose("folder", exported / "onnx")
+        page.wait_for(f"{STATUS}.startsWith('{ON_GPU}')")
+        page.value("devices[0].destroy()")
+        page.value("document.getElementById('draw').click()")
+        page.wait_for(f"{STATUS}.startsWith('The drawing failed: the GPU was lost')")
+        assert page.value("document.getElementById('draw').textContent") == "Draw"
+        (error,) = page.errors
+        assert "the GPU was lost" in error
+        page.errors.clear()
+
+
 def test_other_files_get_a_sentence_and_another_try(exported: Path, tmp_path: Path) -> None:
     partial_copy, other = tmp_path / "partial", tmp_path / "other"
     for copy in (partial_copy, other):
@@ -196,11 +229,17 @@ def _another_model(exported: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_screen_reader_and_phone(exported: Path, tmp_path: Path) -> None:
+def test_a_screen_reader_says_the_file_input_alone(exported: Path, tmp_path: Path) -> None:
     with opened(exported, tmp_path) as page:
         assert page.controls()["button"] == ["The model's folder"], "the file input is all that there is"
         assert "sends them nowhere" in page.value("document.getElementById('folder-note').textContent")
-        assert page.value("document.documentElement.scrollWidth") == 390, "nothing needs sideways scrolling"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_asking_for_files_fits_a_phone_and_a_desk(exported: Path, tmp_path: Path, width: int) -> None:
+    with opened(exported, tmp_path) as page:
+        page.resize(width, 844)
+        assert outside(page) == []
 
 
 def test_a_server_gives_the_files_by_a_button(exported: Path, tmp_path: Path) -> None:

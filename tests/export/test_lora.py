@@ -15,9 +15,9 @@ from naruto_add.export.lora import (
     kohya_state,
     largest_difference,
     tag_counts,
-    trigger_words,
     write_kohya_lora,
 )
+from naruto_add.export.modelspec import trigger_words
 from naruto_add.export.safetensors_file import read_metadata
 from naruto_add.models.lora import add_lora, lora_layers, merge_lora, save_lora
 from naruto_add.runtime.errors import StageError
@@ -115,11 +115,19 @@ def test_every_key_is_a_layer_and_both_files_give_equal_predictions(
 def test_the_base_with_the_file_is_the_merged_teacher(
     adapted: ModelBundle, tiny_pipeline_dir: Path, tmp_path: Path
 ) -> None:
+    """Tensor by tensor: alpha / rank * up @ down, added to the base, gives the weights of U-Net and text encoder."""
     base = load_pipeline_folder(tiny_pipeline_dir, precision="fp32")
-    _apply(load_file(_written(tmp_path)), base)
-    merge_lora(adapted.unet)
-    for name, weight in adapted.unet.state_dict().items():
-        torch.testing.assert_close(base.unet.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
+    untouched = load_pipeline_folder(tiny_pipeline_dir, precision="fp32")
+    adds = _apply(load_file(_written(tmp_path)), base)
+    changed = 0
+    for name in ("unet", "text_encoder"):
+        teacher, ours, before = (getattr(bundle, name) for bundle in (adapted, base, untouched))
+        merge_lora(teacher)
+        assert teacher.state_dict().keys() == ours.state_dict().keys()
+        for key, weight in teacher.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[key], weight, rtol=1e-5, atol=1e-6)
+            changed += not torch.equal(before.state_dict()[key], weight)
+    assert changed == len(adds), "one weight for each layer of the file"
 
 
 def test_every_layer_has_two_matrices_and_an_alpha_of_the_rank(adapted: ModelBundle, tmp_path: Path) -> None:

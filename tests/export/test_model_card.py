@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from huggingface_hub import ModelCard
@@ -65,6 +66,13 @@ def test_it_names_the_licence_of_the_base_model() -> None:
     assert "license: apache-2.0" in _card()
     assert "license: creativeml-openrail-m" in _card(base_model="stable-diffusion-v1-5/stable-diffusion-v1-5")
     assert "The licence of the base model (`some/other`) applies." in _card(base_model="some/other")
+
+
+def test_another_licence_leads_to_the_card_of_the_base_model(tmp_path: Path) -> None:
+    values = ModelCard(_card(base_model="some/other")).data.to_dict()
+    assert (values["license"], values["license_name"]) == ("other", "see-the-base-model")
+    assert urlsplit(values["license_link"]).path == "/some/other"
+    assert "license_link" not in ModelCard(_card(base_model=str(tmp_path))).data.to_dict(), "a folder has no address"
 
 
 def test_it_has_a_table_of_metrics_if_there_are_any() -> None:

@@ -1,12 +1,15 @@
 """Live numbers and pictures of a training run are in the files of the tool that `tracking` names."""
 
 import json
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from naruto_add.config.schema import Tracking
@@ -15,6 +18,8 @@ from naruto_add.training.loop import TrainingRun, run_steps
 from tests.extras import need_packages
 
 NUM_STEPS = 6
+LOG_BLOCK, LOG_HEADER, LAST_PARTS = 2**15, struct.Struct("<IHB"), (1, 4)
+"""Of LevelDB's log: the size of a block, the header of a part (checksum, length, kind), kinds that end a record."""
 
 
 @pytest.fixture(autouse=True)
@@ -81,10 +86,37 @@ def test_dvclive_has_the_latest_numbers_while_the_training_runs() -> None:
     assert {path.name for path in (folder / "plots/images/validation").iterdir()} == {"3.png", "6.png"}
 
 
-def test_wandb_is_offline() -> None:
-    need_packages("wandb")
+def test_wandb_has_losses_scores_and_pictures_offline() -> None:
+    (records,) = need_packages("wandb.proto.wandb_internal_pb2")
     _train("wandb")
-    assert list(Path("tracking/wandb").rglob("offline-run-*/*.wandb"))
+    (path,) = Path("tracking/wandb").rglob("offline-run-*/*.wandb")
+    rows = list(_wandb_rows(path, records))
+    losses = [(row["_step"], row["loss"]) for row in rows]
+    assert losses == [(step, pytest.approx(1 / step)) for step in range(1, NUM_STEPS + 1)]
+    assert [row["_step"] for row in rows if "grad_norm" in row] == [1, 2, 4, 5, 6]
+    assert [(row["_step"], row["score"]) for row in rows if "score" in row] == [(3, 3.0), (6, 6.0)]
+    pictures = [row["validation/filenames"][0] for row in rows if "validation/filenames" in row]
+    assert [Image.open(path.parent / "files" / name).size for name in pictures] == [(8, 4), (8, 4)]
+
+
+def _wandb_rows(path: Path, records: Any) -> Iterator[dict[str, Any]]:
+    """What a run logged at each step, from a file in LevelDB's log format after a header of seven bytes."""
+    content, at, record = path.read_bytes(), 7, b""
+    while at < len(content):
+        if (left := LOG_BLOCK - at % LOG_BLOCK) < LOG_HEADER.size:
+            at += left
+            continue
+        _, length, kind = LOG_HEADER.unpack_from(content, at)
+        at += LOG_HEADER.size
+        record += content[at : at + length]
+        at += length
+        if kind in LAST_PARTS:
+            parsed, record = records.Record.FromString(record), b""
+            if parsed.HasField("history"):
+                items = parsed.history.item
+                yield {
+                    "/".join([item.key] if item.key else item.nested_key): json.loads(item.value_json) for item in items
+                }
 
 
 def test_none_writes_nothing() -> None:

@@ -29,7 +29,8 @@ def publish(*, repository: str, private: bool, dry_run: bool, lora: bool, folder
       naruto-add publish me/my-student --private
       naruto-add publish me/my-lora --lora
     """
-    from naruto_add.export.publish import LORA, MIB, check_repository, publish_folder, uploads
+    from naruto_add.export.publish import LORA, check_repository, publish_folder, uploads
+    from naruto_add.runtime.units import MIB
 
     check_repository(repository)
     source = folder / LORA if lora else folder

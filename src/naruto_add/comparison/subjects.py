@@ -11,8 +11,8 @@ from naruto_add.diffusion.half_decoder import decoder_dtype, halve_decoder
 from naruto_add.diffusion.placement import move_to_cpu, on_device
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, student_sampler, teacher_sampler
 from naruto_add.runtime.files import content_hash
+from naruto_add.runtime.units import MIB
 
-MIB = 2**20
 FULL_TEACHER = "teacher_full"
 
 

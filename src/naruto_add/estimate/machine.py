@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-GIB = 2**30
+from naruto_add.runtime.units import GIB
+
 SUSTAINED_TFLOPS: Mapping[str, float] = {"H100": 157.0, "A100": 94.0, "RTX 4090": 67.0}
 """Assumed, not measured: the speed in half precision that training of these networks reaches."""
 

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from naruto_add.estimate.machine import GIB, SUSTAINED_TFLOPS, Machine
+from naruto_add.estimate.machine import SUSTAINED_TFLOPS, Machine
 from naruto_add.estimate.tasks import Task
+from naruto_add.runtime.units import GIB, MIB
 
-MIB = 2**20
 OVERHEAD_BYTES = 0.7e9
 """Assumed: the CUDA context, the workspace of convolutions, and fragmentation."""
 ADVICE = (

@@ -22,8 +22,8 @@ from naruto_add.comparison.subjects import Subject, at_steps
 from naruto_add.evaluation.cache import Arrays, Cache
 from naruto_add.runtime.files import content_hash
 from naruto_add.runtime.progress import progress
+from naruto_add.runtime.units import MIB
 
-MIB = 2**20
 ROUND_STEPS = 12
 """Sampling steps per job and round, at least: a job of few steps is timed several times, because one time is noisy."""
 UNTIMED_STEPS = 4

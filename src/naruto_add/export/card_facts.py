@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from huggingface_hub.constants import _HF_DEFAULT_ENDPOINT
+
 from naruto_add.config.schema import AddMethod, ExportFormat, StudentScheduler
 from naruto_add.reporting.tables import Metrics
 from naruto_add.runtime.errors import shown
@@ -86,12 +88,14 @@ def code(text: str) -> str:
 def licence(facts: CardFacts) -> Licence:
     """The licence of the base model, which applies to its children."""
     text = f"The licence of the base model ({code(facts.base_model)}) applies."
-    return _BASE_LICENCES.get(facts.base_model) or Licence("other", "", text)
+    # The hub's own address, not that of a mirror in the environment: the cards depend on parameters alone.
+    page = f"{_HF_DEFAULT_ENDPOINT}/{facts.base_model}" if is_on_hub(facts) else ""
+    return _BASE_LICENCES.get(facts.base_model) or Licence("other", page, text)
 
 
 def is_on_hub(facts: CardFacts) -> bool:
     """Whether the base model is a repository of the hub."""
-    return licence(facts) is not EMBEDDED and not Path(facts.base_model).exists()
+    return _BASE_LICENCES.get(facts.base_model) is not EMBEDDED and not Path(facts.base_model).exists()
 
 
 def dataset_name(facts: CardFacts) -> str:

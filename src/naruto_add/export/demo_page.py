@@ -26,11 +26,11 @@ from naruto_add.export.onnx_files import sampler_steps
 from naruto_add.export.onnx_half import half_network
 from naruto_add.generate.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.units import MIB
 
 FILE = "demo.html"
 MAX_MIB = 300
 """Limit of the networks in a page. Browsers read no script element of 512 MiB, and phones have little memory."""
-MIB = 2**20
 STEP_COUNTS = range(1, 9)
 """Numbers of steps that the page offers, besides the trained one."""
 _NETWORKS = (TEXT_ENCODER, UNET, VAE_DECODER)

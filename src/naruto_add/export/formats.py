@@ -16,7 +16,7 @@ from naruto_add.data.prompts import fill_template
 from naruto_add.diffusion.bundle import load_pipeline_folder, load_unet
 from naruto_add.diffusion.placement import move_to_cpu
 from naruto_add.diffusion.sampling import make_student_scheduler
-from naruto_add.export import lora, single_file
+from naruto_add.export import single_file
 from naruto_add.export.card_facts import CardFacts
 from naruto_add.export.card_pictures import write_plot
 from naruto_add.export.demo_examples import load_examples
@@ -24,6 +24,7 @@ from naruto_add.export.demo_template import Templates, read_templates
 from naruto_add.export.latency import time_all
 from naruto_add.export.model_card import student_about
 from naruto_add.export.models import Exported, ExportModels, Figures
+from naruto_add.export.modelspec import trigger_words
 from naruto_add.export.onnx_formats import export_demo, export_onnx
 from naruto_add.export.tiny_decoder import OFF, write_tiny_decoder
 from naruto_add.export.torch_formats import export_diffusers, export_lora, export_single_files
@@ -99,7 +100,7 @@ def _card_facts(models: ExportModels, inputs: ExportInputs, *, has_plot: bool) -
         method=read_json(inputs.add_metrics_path)["method"],
         timesteps=sampling.student_timesteps,
         prompts=models.prompts,
-        trigger_words=lora.trigger_words(base.prompt_template),
+        trigger_words=trigger_words(base.prompt_template),
         resolution_px=base.resolution_px,
         guidance_scale=sampling.guidance_scale,
         caption_chunks=base.caption_chunks,

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from naruto_add.diffusion.token_chunks import TOKENS_PER_CHUNK
+from naruto_add.export.modelspec import SD_CONTEXT_WIDTH, modelspec, trigger_words
 from naruto_add.export.safetensors_file import save_sorted
 from naruto_add.runtime.errors import StageError
 
@@ -24,8 +25,6 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The file in which the stage `teacher` saves the adapters."""
 MAX_TAGS = 200
 """Tags in the metadata: the most frequent ones. Captions in whole sentences rarely repeat, and would fill the file."""
-SD_CONTEXT_WIDTH = 768
-"""Width of the text encoder of Stable Diffusion 1.x."""
 
 _PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 _KEY = re.compile(
@@ -66,11 +65,6 @@ def kohya_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(sorted(converted.items()))
 
 
-def modelspec_prediction(prediction_type: str) -> str:
-    """diffusers' name of what a model predicts as modelspec writes it."""
-    return {"v_prediction": "v"}.get(prediction_type, prediction_type)
-
-
 def kohya_metadata(state: Mapping[str, Tensor], facts: LoraFacts) -> dict[str, str]:
     """The entries that the tools show: base model, rank, alpha, resolution, tag counts and trigger words."""
     ranks = {len(weight) for name, weight in state.items() if name.endswith(".lora_down.weight")}
@@ -86,24 +80,17 @@ def kohya_metadata(state: Mapping[str, Tensor], facts: LoraFacts) -> dict[str, s
         "ss_resolution": f"({facts.resolution_px}, {facts.resolution_px})",
         "ss_num_train_images": str(len(facts.captions)),
         "ss_tag_frequency": json.dumps({"training": tag_counts(facts.captions)}),
-        "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": f"LoRA for {facts.base_model}",
         "modelspec.resolution": f"{facts.resolution_px}x{facts.resolution_px}",
-        "modelspec.prediction_type": modelspec_prediction(facts.prediction_type),
+        **modelspec(facts.prompt_template, facts.prediction_type),
     }
     if facts.caption_chunks > 1:
         metadata["ss_max_token_length"] = str(TOKENS_PER_CHUNK * facts.caption_chunks)
     if words:
-        metadata |= {"modelspec.trigger_phrase": words, "ss_training_comment": f"trigger words: {words}"}
+        metadata["ss_training_comment"] = f"trigger words: {words}"
     if _context_width(state) in (None, SD_CONTEXT_WIDTH):
         metadata |= {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"}
     return metadata
-
-
-def trigger_words(prompt_template: str) -> str:
-    """What the prompt template adds to a caption, or an empty text."""
-    parts = [part.strip(" ,.;:") for part in prompt_template.split("{caption}")]
-    return ", ".join(part for part in parts if part)
 
 
 def tag_counts(captions: Iterable[str]) -> dict[str, int]:

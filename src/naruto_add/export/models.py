@@ -21,10 +21,10 @@ from naruto_add.export.latency import Draw, Job
 from naruto_add.export.reload import draw_by_diffusers
 from naruto_add.imaging.pixels import to_uint8
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.units import MIB
 
 EXAMPLE_TEACHER_STEPS = 25
 """DPM-Solver++ steps of the teacher's example pictures, in the model cards and on the demo page."""
-MIB = 2**20
 
 Figures = dict[str, float | int | str]
 

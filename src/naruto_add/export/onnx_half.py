@@ -6,9 +6,9 @@ Each large weight is stored as fp16, and a Cast restores it, which onnxruntime d
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-MIN_VALUES = 1024
-"""Smaller weights stay in fp32."""
+from naruto_add.export.onnx_weights import Stored, replace_large_weights
 
 
 def half_network(path: Path) -> bytes:
@@ -16,19 +16,16 @@ def half_network(path: Path) -> bytes:
     import onnx
 
     model = onnx.load(path)
-    graph, restoring = model.graph, []
-    for weight in list(graph.initializer):
-        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < MIN_VALUES:
-            continue
-        values = onnx.numpy_helper.to_array(weight)
-        if not np.abs(values).max() <= np.finfo(np.float16).max:
-            continue
-        stored = f"{weight.name}.half"
-        restoring.append(onnx.helper.make_node("Cast", [stored], [weight.name], to=onnx.TensorProto.FLOAT))
-        graph.initializer.remove(weight)
-        graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float16), stored))
-    nodes = [*restoring, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_large_weights(model.graph, _half)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _half(name: str, values: NDArray[np.float32]) -> Stored | None:
+    import onnx
+
+    if not np.abs(values).max() <= np.finfo(np.float16).max:
+        return None
+    half = f"{name}.half"
+    node = onnx.helper.make_node("Cast", [half], [name], to=onnx.TensorProto.FLOAT)
+    return Stored({half: values.astype(np.float16)}, node)

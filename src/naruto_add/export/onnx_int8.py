@@ -2,12 +2,10 @@
 
 Each large weight is stored as int8 with one scale per output channel, and a DequantizeLinear restores it. onnxruntime
 does this once, when it loads the file, if `session.disable_quant_qdq` is set. Its own `quantize_dynamic` rounds
-activations too. Of profile mini's student, pictures then differed from fp32 by 11.1 of 255 instead of 4.9 on average,
-and drawing took 3 times as long as in fp32, 8 pictures at once 14 times.
+activations too, which makes drawing slower and pictures worse: docs/exports.md has figures.
 """
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naruto_add.export.onnx_files import has_separate_weights
+from naruto_add.export.onnx_weights import Stored, replace_large_weights
 from naruto_add.generate.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER
 
-MIN_VALUES = 1024
-"""Smaller weights stay in fp32."""
 CHANNEL_AXIS = {"Conv": 0, "Gather": 0, "MatMul": -1}
 """Operators whose weight is quantized, and the axis of the weight that has a scale each."""
 
@@ -44,39 +41,30 @@ def _write_network(source: Path, target: Path) -> None:
     import onnx
 
     model = onnx.load(source)
-    graph = model.graph
-    weights = {item.name: item for item in graph.initializer}
-    restoring = []
-    for name, axis in _quantizable(graph, weights):
-        values = onnx.numpy_helper.to_array(weights[name])
-        whole, scale = quantized(values, axis)
-        graph.initializer.remove(weights[name])
-        graph.initializer.append(onnx.numpy_helper.from_array(whole, f"{name}.int8"))
-        graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{name}.scale"))
-        restoring.append(
-            onnx.helper.make_node(
-                "DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], axis=axis % values.ndim
-            )
-        )
-    nodes = [*restoring, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    axes = _channel_axes(model.graph)
+
+    def stored(name: str, values: NDArray[np.float32]) -> Stored | None:
+        return _int8(name, values, axes[name]) if name in axes and values.ndim > 1 else None
+
+    replace_large_weights(model.graph, stored)
     onnx.save(model, target, save_as_external_data=has_separate_weights(source), location=f"{target.name}.data")
 
 
-def _quantizable(graph: Any, weights: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Names and channel axes of the large fp32 weights that one kind of operator reads."""
+def _int8(name: str, values: NDArray[np.float32], axis: int) -> Stored:
     import onnx
 
+    whole, scale = quantized(values, axis)
+    arrays: dict[str, NDArray[Any]] = {f"{name}.int8": whole, f"{name}.scale": scale}
+    return Stored(arrays, onnx.helper.make_node("DequantizeLinear", list(arrays), [name], axis=axis % values.ndim))
+
+
+def _channel_axes(graph: Any) -> dict[str, int]:
+    """The channel axis of each input that one kind of operator reads, as its weight."""
     axes: dict[str, set[int | None]] = {}
     for node in graph.node:
         for position, name in enumerate(node.input):
             axes.setdefault(name, set()).add(_axis(node, position))
-    for name, item in weights.items():
-        is_large = len(item.dims) > 1 and np.prod(item.dims) >= MIN_VALUES
-        (axis, *others) = axes.get(name, {None})
-        if is_large and item.data_type == onnx.TensorProto.FLOAT and axis is not None and not others:
-            yield name, axis
+    return {name: axis for name, (axis, *others) in axes.items() if axis is not None and not others}
 
 
 def _axis(node: Any, position: int) -> int | None:

@@ -9,7 +9,6 @@ from naruto_add.runtime.errors import StageError
 CARD = "README.md"
 LORA = "lora"
 """Sub-folder of an export with the teacher's LoRA."""
-MIB = 2**20
 
 
 @dataclass(frozen=True)

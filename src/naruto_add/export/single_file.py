@@ -10,8 +10,7 @@ from torch import Tensor
 
 from naruto_add.config.schema import StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle
-from naruto_add.diffusion.token_chunks import TOKENS_PER_CHUNK
-from naruto_add.export.lora import SD_CONTEXT_WIDTH, modelspec_prediction, trigger_words
+from naruto_add.export.modelspec import SD_CONTEXT_WIDTH, modelspec, usage_hint
 from naruto_add.export.original_layout import Numbering, original_state
 from naruto_add.export.safetensors_file import save_sorted
 from naruto_add.runtime.errors import StageError
@@ -35,24 +34,16 @@ def write_single_files(
 
     Raises StageError if fp16 cannot hold a weight.
     """
-    words = trigger_words(prompt_template)
-    prediction = modelspec_prediction(teacher.scheduler.config.prediction_type)
-    metadata = {"modelspec.sai_model_spec": "1.0.0", "modelspec.prediction_type": prediction}
-    if words:
-        metadata["modelspec.trigger_phrase"] = words
+    metadata = modelspec(prompt_template, teacher.scheduler.config.prediction_type)
     if not unfit_reason(teacher.unet.config):
         metadata["modelspec.architecture"] = "stable-diffusion-v1"
     # No tool's sampler takes the steps of a student that was trained for LCM's.
-    hints = [f"euler, scheduler simple, {num_steps} steps, cfg 1"] if student_scheduler == "ddim" else []
-    if student.caption_chunks > 1:
-        chunks = f"prompts in {student.caption_chunks} chunks of {TOKENS_PER_CHUNK} tokens (long prompts on)"
-        metadata["modelspec.usage_hint"] = chunks
-        hints.append(chunks)
-    hint = {"modelspec.usage_hint": ", ".join(hints)} if hints else {}
-    _write(teacher, folder / TEACHER, "contiguous", metadata)
-    _write(student, folder / STUDENT, "contiguous", metadata | hint)
+    settings = f"euler, scheduler simple, {num_steps} steps, cfg 1" if student_scheduler == "ddim" else ""
+    teacher_hint, student_hint = (usage_hint(text, student.caption_chunks) for text in ("", settings))
+    _write(teacher, folder / TEACHER, "contiguous", metadata | teacher_hint)
+    _write(student, folder / STUDENT, "contiguous", metadata | student_hint)
     if is_bk_tiny(student.unet.config):
-        _write(student, folder / STUDENT_GAPS, "gaps", metadata | hint)
+        _write(student, folder / STUDENT_GAPS, "gaps", metadata | student_hint)
 
 
 def unfit_reason(unet: Mapping[str, Any]) -> str:

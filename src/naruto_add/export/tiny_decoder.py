@@ -65,7 +65,7 @@ def _latents(bundle: ModelBundle, dataset_dir: Path, split: Literal["train", "te
 
 
 def _seconds(call: Callable[[], Tensor]) -> float:
-    """The median time of the call after a warm-up; the result is awaited by copying one value."""
+    """The median time of the call after an untimed one; the result is awaited by copying one value."""
     times = []
     for _ in range(NUM_TIMINGS + 1):
         started = time.perf_counter()
