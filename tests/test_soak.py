@@ -4,9 +4,11 @@ import errno
 import json
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -93,9 +95,9 @@ def test_each_kind_is_demanded_of_each_of_its_stages(kind: str) -> None:
 def test_the_last_row_of_a_trial_decides(finished: _Finished, tmp_path: Path) -> None:
     own = soak.Soak(tmp_path, cast("Project", finished), ["add"], ["terminate"])
     _log(own, _row("terminate", "add", failure="it differs", SIGTERM=1))
-    assert list(own.trials()) == [Trial("terminate", "add")]
+    assert own.missing() == [Trial("terminate", "add")]
     _log(own, _row("terminate", "add", SIGTERM=1))
-    assert list(own.trials()) == []
+    assert own.missing() == []
     assert [row["failure"] for row in own.rows()] == [""]
     _log(own, _row("terminate", "add", failure="it differs again"))
     assert [row["failure"] for row in own.rows()] == ["it differs again"]
@@ -106,10 +108,28 @@ def test_more_trials_of_what_is_lacking_have_new_numbers_in_every_call(finished:
     numbers = []
     for _ in range(2):  # calls; in each, the kills always come before a checkpoint
         own = soak.Soak(tmp_path, cast("Project", finished), ["add"], ["kill"])
-        for trial in own.trials():
+        for trial in chain(own.missing(), own.more()):
             numbers.append(trial.detail)
             _log(own, _row("kill", "add", trial.detail, kills=5))
     assert numbers == [str(number) for number in range(2 + 2 * soak.MAX_MORE)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_every_missing_trial_is_done_once_by_one_of_several_processes(
+    finished: _Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"terminate": "SIGTERM", "ctrl_c": "SIGINT"}
+    for kind, count in counts.items():
+        monkeypatch.setitem(soak.TRIALS, kind, lambda run, count=count: run.counts.update([count]))
+    own = soak.Soak(tmp_path, cast("Project", finished), STAGES, list(counts))
+    _log(own, _row("ctrl_c", "add", SIGINT=1))
+    assert not soak.run_all(own, 2, time.monotonic())
+    assert len(own.all_rows()) == 1
+    assert soak.run_all(own, 2, time.monotonic() + 60.0)
+    assert sorted(row["trial"] for row in own.all_rows()) == sorted(
+        f"{kind} {stage}" for kind in counts for stage in STAGES
+    )
+    assert own.missing() == list(own.more()) == []
 
 
 @pytest.mark.parametrize("did", [[], ["equal outputs"], ["repeated: the stage ended before"]])
@@ -139,11 +159,11 @@ def test_a_trial_of_other_code_or_parameters_does_not_count(
     trial = Trial("kill", "add", "0")
     _log(own, _row("kill", "add", "0"))
     assert len(own.rows()) == 1
-    assert trial not in own.trials()
+    assert trial not in own.missing()
     change(finished)
     own = soak.Soak(tmp_path, cast("Project", finished), STAGES, KINDS)
     assert own.rows() == []
-    assert next(each for each in own.trials() if each.stage == "add" and each.kind == "kill") == trial
+    assert trial in own.missing()
 
 
 def test_a_trial_depends_on_the_code_of_its_kind_and_of_all_kinds_and_on_no_other(

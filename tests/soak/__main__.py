@@ -15,6 +15,7 @@ Start it as root: the trial `filled_tmpfs` mounts a file system, and fails if it
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -94,25 +95,27 @@ class Soak:
         """The last line of each trial, of the present code."""
         return newest(self.all_rows())
 
-    def trials(self) -> Iterator[Trial]:
-        """The trials that have not passed, each kind in turn, by stages in this order; then more of what is lacking."""
+    def missing(self) -> list[Trial]:
+        """The trials that have not passed, each kind in turn, by stages in this order."""
         passed = {row["trial"] for row in self.rows() if not row["failure"]}
-        for trial in (trial for turn in zip_longest(*self._planned()) for trial in turn if trial is not None):
-            if trial.name not in passed:
-                yield trial
+        planned = [trial for turn in zip_longest(*self._planned()) for trial in turn if trial is not None]
+        return [trial for trial in planned if trial.name not in passed]
+
+    def more(self) -> Iterator[Trial]:
+        """Further trials, as long as the log, to which each is added, has less than is demanded."""
         kinds = [kind for kind in self.kinds if kind in BY_CHANCE]
         for _ in range(MAX_MORE):
             for trial in lacking(self.rows(), self.stages, kinds):
                 yield Trial(trial.kind, trial.stage, str(self._num_trials(trial)))
 
-    def run(self, trial: Trial) -> Row:
-        """Do the trial, and append its row to the log."""
+    def run(self, trial: Trial, number: int = 0) -> None:
+        """Do the trial in the folder with this number, append its row to the log, and print it."""
         started = time.monotonic()
-        row = run_trial(trial, self.finished, self.folder / "trial")
+        row = run_trial(trial, self.finished, self.folder / f"trial_{number}")
         row |= {"seconds": round(time.monotonic() - started), "key": self.key(trial.kind, trial.stage)}
         with self.log.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
-        return row
+        print(" ".join(f"{key}={value}" for key, value in row.items() if key not in ("kind", "key")), flush=True)
 
     def _num_trials(self, like: Trial) -> int:
         """How many trials of this kind and stage the log has; they are numbered from 0."""
@@ -138,6 +141,7 @@ def main() -> None:
     """Run trials until all are done or the time is over, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--jobs", type=int, default=2, help="trials at a time; a stage uses one core")
     parser.add_argument("--folder", type=Path, default=Path(".soak"))
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--kinds", nargs="+", choices=TRIALS, default=list(TRIALS))
@@ -149,12 +153,8 @@ def main() -> None:
     if num_old:
         print(f"{num_old} trials in {soak.log} are of other code, parameters or inputs: they do not count", flush=True)
     preload()
-    for trial in soak.trials():
-        if time.monotonic() > give_up_at:
-            print(f"the time is over: run it again for the trials that are missing; {soak.log} has the others")
-            break
-        row = soak.run(trial)
-        print(" ".join(f"{key}={value}" for key, value in row.items() if key not in ("kind", "key")), flush=True)
+    if not run_all(soak, options.jobs, give_up_at):
+        print(f"the time is over: run it again for the trials that are missing; {soak.log} has the others")
     rows = soak.rows()
     print(table(rows, soak.stages, soak.kinds))
     for row in soak.all_rows():
@@ -163,6 +163,37 @@ def main() -> None:
     has_failed, is_short = any(row["failure"] for row in rows), lacking(rows, soak.stages, soak.kinds)
     sys.stdout.flush()
     os._exit(1 if has_failed else 2 if is_short else 0)  # without the complaints of libraries that only forks use
+
+
+def run_all(soak: Soak, num_jobs: int, give_up_at: float) -> bool:
+    """Do the missing trials, so many at a time, then more of what is lacking. Returns whether the time was enough.
+
+    The processes are forked, so that each has the libraries that were imported before.
+    """
+    trials, context = soak.missing(), multiprocessing.get_context("fork")
+    for trial in trials:
+        soak.key(trial.kind, trial.stage)  # of the code that all processes run
+    num_taken = context.Value("i", 0)
+
+    def work(number: int) -> None:
+        while time.monotonic() < give_up_at:
+            with num_taken.get_lock():
+                index = num_taken.value
+                if index == len(trials):
+                    return
+                num_taken.value += 1
+            soak.run(trials[index], number)
+
+    workers = [context.Process(target=work, args=(number,)) for number in range(num_jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for trial in soak.more() if num_taken.value == len(trials) else ():
+        if time.monotonic() > give_up_at:
+            return False
+        soak.run(trial)
+    return num_taken.value == len(trials)
 
 
 def undisturbed(folder: Path) -> Project:
