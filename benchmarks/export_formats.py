@@ -36,7 +36,7 @@ from naruto_add.generate.onnx_pipeline import OnnxPipeline
 from naruto_add.imaging.pixels import Images
 from naruto_add.runtime.compute import default_device
 from naruto_add.runtime.files import read_json, write_json
-from stages.export import inputs
+from stages.export import export_inputs
 from tests.browser import CHROMIUM, browser
 
 OUTPUT = Path("benchmarks/export_formats.json")
@@ -74,7 +74,7 @@ def export_all(params: Params, out_dir: Path, metrics_path: Path) -> Figures:
             export,
             base=params.base,
             sampling=params.sampling,
-            inputs=inputs(),
+            inputs=export_inputs(),
             out_dir=out_dir,
             metrics_path=metrics_path,
         )

@@ -18,13 +18,13 @@ def main(params: "Params") -> None:
         params.export,
         base=params.base,
         sampling=params.sampling,
-        inputs=inputs(),
+        inputs=export_inputs(),
         out_dir=paths.EXPORT,
         metrics_path=paths.METRICS / "export.json",
     )
 
 
-def inputs() -> "ExportInputs":
+def export_inputs() -> "ExportInputs":
     """What earlier stages wrote."""
     from naruto_add.config import paths
     from naruto_add.export.formats import ExportInputs
