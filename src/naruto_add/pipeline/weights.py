@@ -12,6 +12,7 @@ from naruto_add.runtime.hub_errors import refusal
 
 _NETWORK_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "diffusion_pytorch_model*.safetensors")
 _WITH_WEIGHTS = ("text_encoder", "transformer", "unet", "vae")
+EMPTY = '""'
 _UNUSED_PARTS = ("feature_extractor", "image_encoder", "safety_checker")
 
 
@@ -49,12 +50,26 @@ def fetch_base(model: str, *, revision: str, variant: str) -> None:
         patterns = ("model_index.json", "*/*.json", "*/*.txt", *_weight_files(variant))
         folder = _downloaded(model, revision, patterns, "base.model", remedy, unused=_UNUSED_PARTS)
     if missing := _missing_of_pipeline(folder, variant):
+        if others := _variants_on_hub(model, revision, part=missing.partition("/")[0]) - {variant}:
+            shown = " or ".join(f"base.variant: {name or EMPTY}" for name in sorted(others))
+            raise StageError(
+                f"base.variant: {variant!r} is not a variant of the weights of {model}@{revision}; set {shown}"
+            )
         wanted = f" of base.variant {variant!r}" if variant else ""
         raise StageError(
             f"base.model: {model}@{revision} has no {missing}{wanted} in the hub's cache, and the hub has none or is "
             f"out of reach; only weights in safetensors are loaded; run `hf download {model} --revision {revision}` "
             f"on a machine with network access, or {remedy}"
         )
+
+
+def base_weight_bytes(model: str, revision: str) -> int:
+    """The size of the base model's weights in its folder, its file or the hub's cache; 0 if they are in none."""
+    path = Path(model) if Path(model).exists() else _cached(model, revision)
+    if path is None:
+        return 0
+    files = [path] if path.is_file() else path.rglob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
 
 
 def fetch_torch_file(name: str, *, module: str, function: str, argument: str) -> None:
@@ -106,6 +121,18 @@ def _downloaded(
             f"downloaded ({reason}); check the name and the network, run `hf download {repository} --revision "
             f"{revision}` on a machine with network access, or {instead}"
         ) from error
+
+
+def _variants_on_hub(repository: str, revision: str, *, part: str) -> set[str]:
+    """The variants of this part's weights, "" for those without a name; empty if the hub cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        files = [Path(name) for name in HfApi().list_repo_files(repository, revision=revision)]
+    except Exception:  # noqa: BLE001 (hub clients raise many types; the caller reports what is missing)
+        return set()
+    names = [file.name.split(".") for file in files if file.parent.name == part and file.suffix == ".safetensors"]
+    return {".".join(name[1:-1]) for name in names if "-of-" not in name[1]}
 
 
 def _weight_files(variant: str) -> list[str]:
