@@ -1,7 +1,7 @@
-"""Checkpoints in the hub layout of Stable Diffusion 1.5, with its old configurations and random weights.
+"""Checkpoints in the hub layout of Stable Diffusion 1.5 and 2.1, with their old configurations and random weights.
 
-The configurations are those of the published repository, odd fields included: what today's diffusers writes would hide
-how it treats files of version 0.6.0. Levels, layers and names are the original's; only widths are smaller.
+The configurations are those of the published repositories, odd fields included: what today's diffusers writes would
+hide how it treats files of versions 0.6 to 0.10. Levels, layers and names are the originals'; only widths are smaller.
 """
 
 import json
@@ -18,6 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 ROOT = Path(__file__).parent.parent
 _LEGACY_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 """Names of the autoencoder's attention layers in files of that time."""
+HEAD_WIDTH = 32
+"""Width of an attention head of the narrow Stable Diffusion 2.1, whose `attention_head_dim` lists numbers of heads."""
 _FOR_TRANSFORMERS = {"architectures", "torch_dtype", "transformers_version", "_name_or_path", "model_type"}
 
 
@@ -31,6 +33,8 @@ class Sizes:
     text_layers: int = 1
 
 
+SECOND = Sizes(text=128, text_layers=23)
+"""The text encoder of Stable Diffusion 2.1 has 23 layers and a width of 1,024."""
 SD15 = Sizes((320, 640, 1280, 1280), (128, 256, 512, 512), 768, 12)
 
 
@@ -41,12 +45,20 @@ def write_checkpoint(
     prediction_type: str = "",
     variants: tuple[str, ...] = ("",),
     tokenizer_dir: Path = ROOT / "base/model/tokenizer",
+    is_second: bool = False,
 ) -> Path:
-    """Write a checkpoint; `variants` may contain "fp16". With a `prediction_type`, the scheduler's file names it."""
-    sizes = sizes or Sizes()
+    """Write a checkpoint; `variants` may contain "fp16". With a `prediction_type`, the scheduler's file names it.
+
+    With `is_second` it has the structure of Stable Diffusion 2.1 and predicts v.
+    """
+    sizes = sizes or (SECOND if is_second else Sizes())
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_dir)
+    if is_second:
+        tokenizer.pad_token = "!"
     tokenizer.save_pretrained(folder / "tokenizer")
     configs = _configs(sizes, tokenizer, prediction_type)
+    if is_second:
+        configs = {name: config | _differences(sizes)[name] for name, config in configs.items()}
     for name, config in configs.items():
         _write_json(folder / name, config)
     for name, state in _states(configs).items():
@@ -152,6 +164,41 @@ def _configs(sizes: Sizes, tokenizer: Any, prediction_type: str) -> dict[str, di
         "text_encoder/config.json": text_encoder,
         "scheduler/scheduler_config.json": scheduler,
         "model_index.json": index,
+    }
+
+
+def _differences(sizes: Sizes) -> dict[str, dict[str, Any]]:
+    """What the configurations of Stable Diffusion 2.1 have besides those of 1.5, or instead."""
+    version = {"_diffusers_version": "0.10.0.dev0"}
+    return {
+        "unet/config.json": {
+            **version,
+            "attention_head_dim": [max(1, width // HEAD_WIDTH) for width in sizes.unet],
+            "dual_cross_attention": False,
+            "num_class_embeds": None,
+            "only_cross_attention": False,
+            "sample_size": 96,
+            "upcast_attention": True,
+            "use_linear_projection": True,
+        },
+        "vae/config.json": {**version, "sample_size": 768},
+        "text_encoder/config.json": {
+            "_name_or_path": "hf-models/stable-diffusion-v2-768x768/text_encoder",
+            "hidden_act": "gelu",
+            "projection_dim": sizes.text // 2,
+            "transformers_version": "4.25.0.dev0",
+        },
+        "scheduler/scheduler_config.json": {
+            "_class_name": "DDIMScheduler",
+            "_diffusers_version": "0.8.0",
+            "prediction_type": "v_prediction",
+        },
+        "model_index.json": {
+            "_diffusers_version": "0.8.0",
+            "requires_safety_checker": False,
+            "safety_checker": [None, None],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+        },
     }
 
 

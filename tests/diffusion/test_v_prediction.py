@@ -9,14 +9,24 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
+from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import check_scheduler
-from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, load_unet, save_unet
+from naruto_add.diffusion.bundle import (
+    ModelBundle,
+    encode_prompts,
+    load_bundle,
+    load_pipeline_folder,
+    load_unet,
+    save_unet,
+)
 from naruto_add.diffusion.noise import add_noise, alphas_cumprod, noise_from_v_pred, snr
-from naruto_add.diffusion.sampling import noise_pred, sample_latents, teacher_sampler
+from naruto_add.diffusion.sampling import Sampler, noise_pred, sample_latents, teacher_sampler
 from naruto_add.losses.denoising import min_snr_loss
-from naruto_add.models.student import shrink_unet
+from naruto_add.models.lora import add_lora, merge_lora
+from naruto_add.models.student import Architecture, shrink_unet
 from naruto_add.runtime.errors import StageError
 from tests.export.build import export, sampling
+from tests.sd15_checkpoint import write_checkpoint
 
 PROMPTS = ["a man with a sword", "a girl at sunset"]
 ALPHA_BAR = alphas_cumprod(DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"))
@@ -44,6 +54,25 @@ def v_dir(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def v_bundle(v_dir: Path) -> ModelBundle:
     return load_pipeline_folder(v_dir, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def second_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow checkpoint with the structure, names and old configurations of Stable Diffusion 2.1."""
+    return write_checkpoint(tmp_path_factory.mktemp("second") / "checkpoint", is_second=True)
+
+
+def _base(folder: Path) -> Base:
+    return Base(
+        model=str(folder),
+        revision="",
+        variant="",
+        resolution_px=64,
+        frozen_precision="fp32",
+        autocast="fp32",
+        prompt_template="{caption}",
+        caption_chunks=1,
+    )
 
 
 def _noise(num: int, seed: int = 0) -> Tensor:
@@ -84,6 +113,51 @@ def test_pictures_equal_those_of_plain_diffusers(v_dir: Path, v_bundle: ModelBun
     options = {"num_inference_steps": sampler.num_inference_steps, "guidance_scale": sampler.guidance_scale}
     theirs = pipeline(PROMPTS, latents=noise, output_type="latent", **options).images
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_base_with_the_structure_of_sd_2_1_draws_what_plain_diffusers_draws(second_dir: Path) -> None:
+    base = _base(second_dir)
+    bundle = load_bundle(base)
+    config = bundle.text_encoder.config
+    assert (config.num_hidden_layers, config.hidden_act, config.projection_dim) == (23, "gelu", config.hidden_size // 2)
+    assert bundle.unet.config.attention_head_dim == [1, 1, 2, 2]
+    assert isinstance(bundle.unet.mid_block.attentions[0].proj_in, torch.nn.Linear)
+    noise = torch.randn(1, *bundle.latent_shape, generator=torch.Generator().manual_seed(0))
+    sampler = Sampler(teacher_sampler(bundle, sampling()).scheduler, 3, 7.5)
+    embeds = [encode_prompts(bundle, prompts) for prompts in (PROMPTS[:1], [""])]
+    ours = sample_latents(bundle.unet, noise=noise, prompt_embeds=embeds[0], negative_embeds=embeds[1], sampler=sampler)
+    pipeline = StableDiffusionPipeline.from_pretrained(second_dir, feature_extractor=None)
+    options = {"num_inference_steps": 3, "guidance_scale": 7.5, "output_type": "latent"}
+    theirs = pipeline(PROMPTS[:1], latents=noise, **options).images
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny"])
+def test_blocks_of_a_u_net_with_heads_by_level_are_removed(second_dir: Path, architecture: Architecture) -> None:
+    bundle = load_bundle(_base(second_dir))
+    student = shrink_unet(bundle.unet, architecture)
+    levels = 3 if architecture == "bk_tiny" else 4
+    assert list(student.config.attention_head_dim) == [1, 1, 2, 2][:levels]
+    latents = torch.randn(1, *bundle.latent_shape, generator=torch.Generator().manual_seed(0))
+    predicted = noise_pred(student, latents, torch.tensor([999]), encode_prompts(bundle, ["a man"]))
+    assert predicted.shape == latents.shape and predicted.isfinite().all()
+
+
+def test_adapters_of_a_u_net_with_linear_projections_are_merged(second_dir: Path) -> None:
+    bundle = load_bundle(_base(second_dir))
+    latents = torch.randn(1, *bundle.latent_shape, generator=torch.Generator().manual_seed(0))
+    inputs = (latents, torch.tensor([500]), encode_prompts(bundle, ["a man"]))
+    with torch.no_grad():
+        before = noise_pred(bundle.unet, *inputs)
+        add_lora(bundle.unet, None, targets="attention_convolutions", rank=2, seed=0)
+        for name, weight in bundle.unet.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.02)
+        adapted = noise_pred(bundle.unet, *inputs)
+        merge_lora(bundle.unet)
+        merged = noise_pred(bundle.unet, *inputs)
+    torch.testing.assert_close(merged, adapted, rtol=1e-3, atol=1e-5)
+    assert (merged - before).norm() > 0.01 * before.norm()
 
 
 def test_students_of_a_v_model_predict_v_too(v_bundle: ModelBundle, tmp_path: Path) -> None:
