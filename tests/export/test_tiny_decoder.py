@@ -1,11 +1,15 @@
 """The exported tiny decoder is one that plain diffusers loads, and its figures compare it with the full decoder."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from diffusers import AutoencoderTiny
 
+from naruto_add.diffusion import placement
 from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.export import tiny_decoder
 from naruto_add.export.tiny_decoder import write_tiny_decoder
 from naruto_add.models.tiny_decoder import decode_tiny, load_tiny_decoder
 
@@ -49,6 +53,26 @@ def test_plain_diffusers_decodes_scaled_latents_with_it(
     loaded = load_tiny_decoder(str(tmp_path / "tiny"), tiny_bundle.vae, tiny_bundle.device)
     assert torch.equal(pixels, decode_tiny(loaded, latents))
     assert sum(item.numel() for item in tiny.decoder.parameters()) == figures["num_parameters"]
+
+
+def test_both_decoders_take_as_many_pictures_at_once_as_the_full_one_has_memory_for(
+    tiny_bundle: ModelBundle, tiny_dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: dict[str, list[int]] = {"full": [], "tiny": []}
+    options = {"num_steps": 1, "dataset_dir": tiny_dataset_dir, "seed": 0, "dtype": torch.float32}
+    write_tiny_decoder(tiny_bundle, tmp_path / "one", source="distilled", **options)
+    for name in ("full", "tiny"):
+        decode = getattr(tiny_decoder, f"decode_{name}")
+
+        def noted(network: object, latents: torch.Tensor, *, name: str = name, decode: Any = decode) -> torch.Tensor:
+            sizes[name].append(len(latents))
+            return decode(network, latents)
+
+        monkeypatch.setattr(tiny_decoder, f"decode_{name}", noted)
+    monkeypatch.setattr(placement, "pictures_at_once", lambda *_, **__: 2)
+    write_tiny_decoder(tiny_bundle, tmp_path / "two", source=str(tmp_path / "one"), **options)
+    assert sizes["full"] == sizes["tiny"]
+    assert max(sizes["full"]) == 2
 
 
 def test_the_given_decoder_is_copied(tiny_bundle: ModelBundle, tiny_dataset_dir: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from naruto_add.config.schema import Optimizer
+from naruto_add.config.schema import Optimizer, Precision
 from naruto_add.diffusion.bundle import (
     ModelBundle,
     decode_latents,
@@ -25,7 +25,7 @@ from naruto_add.diffusion.sampling import noise_pred
 from naruto_add.estimate.fake import materialized, measuring
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_unet
 from naruto_add.export.tiny_decoder import write_tiny_decoder
-from naruto_add.runtime.compute import default_device, free_memory, make_accelerator, moved, step_generator
+from naruto_add.runtime.compute import DTYPES, default_device, free_memory, make_accelerator, moved, step_generator
 from naruto_add.training.learner import Learner
 from naruto_add.training.loop import TrainingRun, run_steps
 from naruto_add.training.weights import Ema
@@ -47,11 +47,14 @@ def _epsilon(bundle: ModelBundle) -> torch.Tensor:
         return noise_pred(bundle.unet, latents, timesteps, encode_prompts(bundle, ["a man", "a girl"]))
 
 
+@pytest.mark.parametrize(("precision", "error"), [("bf16", 0.05), ("fp16", 0.01)])
 def test_half_precision_is_close_to_fp32_at_the_noisiest_timestep(
-    tiny_pipeline_dir: Path, half_bundle: ModelBundle
+    tiny_pipeline_dir: Path, precision: Precision, error: float
 ) -> None:
     exact = _epsilon(load_pipeline_folder(tiny_pipeline_dir, precision="fp32"))
-    assert (_epsilon(half_bundle) - exact).norm() < 0.05 * exact.norm()
+    rounded = load_pipeline_folder(tiny_pipeline_dir, precision=precision)
+    assert rounded.unet.dtype == DTYPES[precision]  # fp16 has not been replaced by bf16
+    assert (_epsilon(rounded) - exact).norm() < error * exact.norm()
 
 
 def test_unused_networks_leave_the_gpu_and_prompts_are_encoded_all_the_same(half_bundle: ModelBundle) -> None:
@@ -127,8 +130,13 @@ def test_a_tiny_decoder_is_trained_although_the_autoencoder_waits_on_the_cpu(
     half_bundle: ModelBundle, tiny_dataset_dir: Path, tmp_path: Path
 ) -> None:
     move_to_cpu(*half_bundle.networks)
-    options = {"num_steps": 2, "dataset_dir": tiny_dataset_dir, "seed": 0, "dtype": torch.float32}
-    assert write_tiny_decoder(half_bundle, tmp_path / "tiny", source="distilled", **options)["speedup"] > 0
+    options = {"num_steps": 2, "dataset_dir": tiny_dataset_dir, "seed": 0}
+    exact, rounded = (
+        write_tiny_decoder(half_bundle, tmp_path / str(dtype), source="distilled", dtype=dtype, **options)
+        for dtype in (torch.float32, torch.float16)
+    )
+    assert exact["speedup"] > 0
+    assert rounded["psnr_db"] == pytest.approx(exact["psnr_db"], abs=0.5)  # both decoders are in fp16
     assert {module.device.type for module in half_bundle.networks} == {"cpu"}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from naruto_add.data.batches import batch_indices
 from naruto_add.diffusion.base_model import downsampling
+from naruto_add.diffusion.half_decoder import decoder_dtype
 from naruto_add.models.hub import load_frozen
 from naruto_add.runtime.compute import step_generator
 from naruto_add.runtime.errors import StageError
@@ -90,7 +91,7 @@ def decode_tiny(tiny: AutoencoderTiny, latents: Float[Tensor, "batch c h w"]) ->
 @torch.no_grad()
 def decode_full(vae: AutoencoderKL, latents: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 height width"]:
     """Pixels in [-1, 1], fp32, of scaled latents."""
-    pixels: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+    pixels: Tensor = vae.decode((latents / vae.config.scaling_factor).to(decoder_dtype(vae))).sample
     return pixels.float().clamp(-1, 1)
 
 
