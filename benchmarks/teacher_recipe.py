@@ -11,6 +11,7 @@ import argparse
 import copy
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ from naruto_add.diffusion.single_file import SD_SCHEDULE
 from naruto_add.diffusion.token_chunks import CHUNK_LENGTH
 from naruto_add.estimate.fake import measuring
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, new_text_encoder
-from naruto_add.estimate.tasks import teacher_tasks
+from naruto_add.estimate.teacher import teacher_tasks
 from naruto_add.runtime.compute import default_device, frozen_dtype, gpu_layout, make_accelerator
 from naruto_add.training.learner import MAX_GRAD_NORM
 from naruto_add.training.teacher.dataset import Bucket, TeacherData
@@ -55,8 +56,12 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=512 if on_gpu else 256)
     parser.add_argument("--batch", type=int, default=8 if on_gpu else 2, help="pictures of a step")
     parser.add_argument("--divide", type=int, default=1 if on_gpu else 8, help="what all widths are divided by")
+    parser.add_argument("--operations", action="store_true", help="only the ratio of operations; nothing is timed")
     options = parser.parse_args()
     params = profile(options.resolution, options.batch)
+    if options.operations:
+        print(ratio_of_operations(params))
+        return
     calls = make_calls(params, divide=options.divide)
     rounds = time_rounds(calls, options.repeats)
     print(f"{device_name()}, widths / {options.divide}, {options.resolution} px, batch {options.batch}, per picture")
@@ -65,9 +70,7 @@ def main() -> None:
     by_step, by_run = median(rounds, step_ratio), median(rounds, partial(whole_run, params))
     print(f"{by_step:.2f} times the recipe's training speed")
     print(f"{by_run:.2f} times over the whole training of sd15, with the time to fill the caches")
-    flops = operations(params)
-    by_step, by_run = step_ratio(flops), whole_run(params, flops)
-    print(f"by operations at full width: {by_step:.2f} times, and {by_run:.2f} times over the whole training")
+    print(ratio_of_operations(params))
 
 
 def profile(resolution_px: int, batch_size: int) -> Params:
@@ -88,6 +91,15 @@ def whole_run(params: Params, costs: Round) -> float:
     num_drawn = params.teacher.num_steps * SD15_BATCH
     caches = NUM_PICTURES * ((1 + params.teacher.flip) * costs["autoencoder"] + costs["text encoder"])
     return num_drawn * costs["recipe"] / (num_drawn * costs["teacher"] + caches)
+
+
+def ratio_of_operations(params: Params) -> str:
+    """The last line."""
+    flops = operations(params)
+    return (
+        f"by operations at full width and {params.base.resolution_px} px: {step_ratio(flops):.2f} times, and "
+        f"{whole_run(params, flops):.2f} times over the whole training"
+    )
 
 
 def make_calls(params: Params, *, divide: int) -> dict[str, Callable[[], object]]:
@@ -219,9 +231,9 @@ def operations(params: Params) -> dict[str, float]:
     """Operations of a picture at SD 1.5's own widths, by the names of `make_calls`."""
     shapes = Shapes(SD15_UNET, SD15_VAE, params.base.resolution_px // 8, is_assumed=True)
     with torch.enable_grad():
-        encode, train = teacher_tasks(params, shapes, 1)
+        encode, train = islice(teacher_tasks(params, shapes, 1), 2)
     with measuring() as meter:
-        new_text_encoder(torch.float32)(torch.zeros(1, CHUNK_LENGTH, dtype=torch.long))
+        new_text_encoder(shapes, torch.float32)(torch.zeros(1, CHUNK_LENGTH, dtype=torch.long))
     teacher = train.flops / params.teacher.num_steps / params.teacher.batch_size
     autoencoder = encode.flops / (1 + params.teacher.flip)
     parts = {"teacher": teacher, "autoencoder": autoencoder, "text encoder": meter.flops}

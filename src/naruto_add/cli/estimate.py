@@ -1,17 +1,9 @@
 """`naruto-add estimate`: memory, time and disk of the pipeline, computed before anything starts."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import click
 
 from naruto_add.cli.folder import pipeline_folder
-
-if TYPE_CHECKING:
-    from naruto_add.config.schema import Ingest
-
-NUM_PICTURES = 1221
-"""The size of the Naruto data set of profile sd15; assumed if `ingest` has not run yet."""
+from naruto_add.estimate.pictures import ASSUMED_PICTURES, num_pictures_of
 
 
 @click.command(short_help="Compute the memory, time and disk that the pipeline needs.")
@@ -29,7 +21,7 @@ NUM_PICTURES = 1221
 @click.option(
     "--pictures",
     type=click.IntRange(1),
-    help=f"Pictures in the data set; default: those of data/dataset, else ingest.num_drawings or {NUM_PICTURES}.",
+    help=f"Pictures in the data set; default: those of data/dataset, else ingest.num_drawings or {ASSUMED_PICTURES}.",
 )
 def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | None) -> None:
     """Compute the memory, time and disk that the pipeline needs with params.yaml.
@@ -44,7 +36,7 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     """
     from naruto_add.config import paths
     from naruto_add.config.load import load_params
-    from naruto_add.estimate.disk import disk_bytes, dvc_links_files
+    from naruto_add.estimate.disk import dvc_links_files, largest_disk
     from naruto_add.estimate.machine import find_machine
     from naruto_add.estimate.networks import shapes_of
     from naruto_add.estimate.report import estimate_lines
@@ -55,8 +47,8 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     params = load_params(folder / paths.PARAMS)
     check_base_use(params)
     shapes = shapes_of(params.base)
-    num_pictures = pictures or _num_pictures(paths.DATASET) or _assumed_pictures(params.ingest)
-    disk = disk_bytes(params, shapes, num_pictures=num_pictures, is_linked=dvc_links_files(folder))
+    num_pictures = pictures or num_pictures_of(paths.DATASET, params.ingest)
+    disk = largest_disk(params, shapes, num_pictures=num_pictures, is_linked=dvc_links_files(folder))
     notes = [f"Computed for {num_pictures} pictures of {params.base.resolution_px} px."]
     if shapes.is_assumed:
         notes.append(f"base.model {params.base.model!r} is not available here; SD 1.5's networks are assumed.")
@@ -64,12 +56,3 @@ def estimate(*, gpu_memory: float | None, tflops: float | None, pictures: int | 
     machine = find_machine(gpu_gib=gpu_memory, tflops=tflops)
     for line in estimate_lines(tasks, disk, machine, notes=notes, uncounted=uncounted(params)):
         click.echo(line.rstrip())
-
-
-def _num_pictures(dataset: Path) -> int | None:
-    table = dataset / "metadata.jsonl"
-    return sum(1 for _ in table.open(encoding="utf-8")) if table.exists() else None
-
-
-def _assumed_pictures(ingest: "Ingest") -> int:
-    return ingest.num_drawings if ingest.source == "shinobi" else NUM_PICTURES

@@ -30,6 +30,15 @@ class Counts:
     pictures: int
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Pictures of which features are computed, pairs of pictures that are compared, and pictures with captions."""
+
+    features: int
+    pairs: int
+    captioned: int
+
+
 def evaluate_counts(params: Params, num_test: int) -> Counts:
     """The counts of `evaluate` with a test split of this size; pictures that several sets share are drawn once."""
     evaluate, sampling = params.evaluate, params.sampling
@@ -39,9 +48,7 @@ def evaluate_counts(params: Params, num_test: int) -> Counts:
     best: Point = ("dpm", evaluate.teacher_steps)
     full: Point = ("pndm", sampling.teacher_steps)
     baselines: list[Point] = [("pndm", few), ("dpm", few)]
-    sweep: list[Point] = [(kind, steps) for kind in ("pndm", "dpm") for steps in evaluate.teacher_sweep]
-    new = {*sweep} - {best, full, *baselines}
-    student_new = {*evaluate.student_sweep} - {few}
+    new, student_new = _new_points(params)
     teacher_calls = (
         num * (2 * _calls(best) + sum(map(_calls, baselines)))  # the base model is drawn as the teacher is
         + num_few * (_calls(best) + sum(map(_calls, baselines)))  # from the second seed
@@ -93,11 +100,38 @@ def export_counts(params: Params) -> Counts:
     )
 
 
+def measured_counts(params: Params, num_test: int) -> Measured:
+    """What the networks of `evaluate` measure; of equal pictures only once."""
+    evaluate = params.evaluate
+    num = evaluate.num_images or num_test
+    num_few = min(num, evaluate.sweep_images)
+    drawn = 6 * num + num_few  # teacher_full draws few
+    new, student_new = _new_points(params)
+    return Measured(
+        features=drawn + num_test + 2 * num + num_few * (len(new) + len(student_new)),
+        pairs=drawn + 5 * num_few,
+        captioned=drawn + num_test + num,
+    )
+
+
+def num_held_out(params: Params) -> int:
+    """The held-out pool samples."""
+    return min(NUM_HELD_OUT, params.student.pool_size // 4)
+
+
 def add_decoded(params: Params) -> int:
     """Pictures that the validations of `add` decode: the held-out pool samples, once more for the teacher's."""
-    held_out = min(NUM_HELD_OUT, params.student.pool_size // 4)
     validations = -(-params.add.num_steps // params.add.validation_every_steps) + 1
-    return held_out * (validations + 1)
+    return num_held_out(params) * (validations + 1)
+
+
+def _new_points(params: Params) -> tuple[set[Point], set[int]]:
+    """The points of the sweep that are not drawn anyway: of the teacher, and the student's numbers of steps."""
+    evaluate, sampling = params.evaluate, params.sampling
+    few = sampling.student_steps
+    drawn: set[Point] = {("dpm", evaluate.teacher_steps), ("pndm", sampling.teacher_steps), ("pndm", few), ("dpm", few)}
+    sweep: set[Point] = {(kind, steps) for kind in ("pndm", "dpm") for steps in evaluate.teacher_sweep}
+    return sweep - drawn, {*evaluate.student_sweep} - {few}
 
 
 def _calls(point: Point) -> int:

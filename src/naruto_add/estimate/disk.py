@@ -1,6 +1,8 @@
 """The disk that the pipeline's files need, in the stage at which they need most."""
 
+from collections.abc import Mapping, Sequence
 from configparser import ConfigParser
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
@@ -8,34 +10,96 @@ import torch
 from torch import nn
 
 from naruto_add.config.schema import Params
+from naruto_add.estimate.counts import evaluate_counts
+from naruto_add.estimate.downloads import download_bytes
 from naruto_add.estimate.fake import on_meta
 from naruto_add.estimate.networks import Shapes, new_text_encoder, new_unet, new_vae
 from naruto_add.training.checkpoint import bytes_to_train
 
 FP32, FP16, INT8 = 4, 2, 1
+UINT8_RGB = 3
 BASE64 = 4 / 3
 """Characters for each byte."""
 PNG_BYTES_PER_PIXEL = 1.5
 """The approximate size of photographs and drawings; a picture without compression has 3 bytes per pixel."""
 
+DISK_REMEDY = (
+    "free some disk (`dvc gc --workspace` deletes results of earlier runs), or let DVC link results, not copy "
+    'them: dvc config --local cache.type "reflink,hardlink,copy"'
+)
 
-def disk_bytes(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: bool) -> dict[str, int]:
-    """The bytes of each kind of file in the stage `add`, in which the sum is largest.
+
+@dataclass(frozen=True)
+class Disk:
+    """The bytes of each kind of file while a stage needs the most disk."""
+
+    stage: str
+    files: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.files.values())
+
+
+def largest_disk(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: bool) -> Disk:
+    """The stage with the largest sum; see `disk_by_stage`."""
+    stages = disk_by_stage(params, shapes, num_pictures=num_pictures, is_linked=is_linked)
+    return max(stages, key=lambda disk: disk.total)
+
+
+def disk_by_stage(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: bool) -> list[Disk]:
+    """The files of a first run in the stages that write much. Earlier runs with other parameters need disk besides.
 
     With `ingest.aspect_buckets`, data set and pool are counted as if no picture were square, which doubles them. DVC
-    stores a copy of every result, unless the file system links it (`is_linked`).
+    stores a copy of every result, unless the file system links it (`is_linked`). A copy in `.checkpoints/` keeps the
+    pool for other experiments. A training's checkpoint is deleted when the training is complete.
     """
+    sizes = _sizes(params, shapes, num_pictures)
+    stages = {
+        "student": (["data set", "teacher"], ["pool"]),
+        "add": (["data set", "teacher", "pool", "student before ADD"], []),
+        "export": (["data set", "teacher", "pool", "student before ADD", "distilled student", "export"], []),
+    }
+    return [
+        Disk(stage, _files(stage, sizes, stored=stored, new=new, is_linked=is_linked))
+        for stage, (stored, new) in stages.items()
+    ]
+
+
+def _files(
+    stage: str, sizes: Mapping[str, int], *, stored: Sequence[str], new: Sequence[str], is_linked: bool
+) -> dict[str, int]:
+    """The files of a stage: results that DVC has `stored`, `new` ones that it has not, checkpoints and caches."""
+    results = {name: sizes[name] for name in (*stored, *new)}
+    caches = ["pool kept for experiments", "latents of pictures"]
+    caches += ["drawn pictures"] if stage == "export" else []
+    return {
+        "base model": sizes["base model"],
+        "other networks": sizes["other networks"],
+        **results,
+        "DVC's copies of results": 0 if is_linked else sum(sizes[name] for name in stored),
+        **({} if stage == "export" else {"checkpoints": sizes["checkpoints"]}),
+        **{name: sizes[name] for name in caches},
+    }
+
+
+def _sizes(params: Params, shapes: Shapes, num_pictures: int) -> dict[str, int]:
+    """The bytes of every kind of file, once."""
     with on_meta():
         num_teacher = new_unet(shapes, torch.float32).num_parameters()
         num_student = new_unet(shapes, torch.float32, params.student.architecture).num_parameters()
-        text_encoder, vae = new_text_encoder(torch.float32), new_vae(shapes)
+        text_encoder, vae = new_text_encoder(shapes, torch.float32), new_vae(shapes)
         others = _num_weights(text_encoder, vae)
         drawing = num_student + _num_weights(text_encoder, vae.decoder)
     latents = shapes.num_channels * shapes.latent_side**2 * FP32
     num_versions = 1 + params.ingest.aspect_buckets
     pool = num_versions * params.student.pool_size * latents * (params.sampling.student_steps + 1)
     further = len(params.add.resolutions_px) * params.add.resolution_pool_size * latents * params.sampling.student_steps
-    results = {
+    num_drawn = evaluate_counts(params, round(num_pictures * params.ingest.test_fraction)).pictures
+    return {
+        "base model": (num_teacher + others) * (FP16 if params.base.variant == "fp16" else FP32),
+        "other networks": download_bytes(params),
         "data set": int(num_versions * num_pictures * params.base.resolution_px**2 * PNG_BYTES_PER_PIXEL),
         "teacher": (num_teacher + others) * FP32,
         "pool": pool,
@@ -45,13 +109,10 @@ def disk_bytes(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: 
             _format_bytes(name, params, teacher=num_teacher + others, student=num_student + others, drawing=drawing)
             for name in {"diffusers", *params.export.formats}
         ),
-    }
-    return {
-        "base model": (num_teacher + others) * FP32,
-        **results,
-        "DVC's copies of results": 0 if is_linked else sum(results.values()),
-        "checkpoint of add": bytes_to_train(num_student),
-        "caches": further + num_pictures * latents * (1 + params.teacher.flip),
+        "checkpoints": bytes_to_train(num_student),
+        "pool kept for experiments": pool + further,
+        "latents of pictures": num_pictures * latents * (1 + params.teacher.flip),
+        "drawn pictures": num_drawn * params.base.resolution_px**2 * UINT8_RGB,
     }
 
 

@@ -1,20 +1,25 @@
 """The base model's networks without weights: from its configurations, or from Stable Diffusion 1.5's."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import base_configs
 from naruto_add.diffusion.fp32_head import keep_head_in_fp32
+from naruto_add.diffusion.single_file import is_single_file, single_file_configs
 from naruto_add.diffusion.token_chunks import CHUNK_LENGTH
 from naruto_add.estimate.fake import materialized, on_meta
 from naruto_add.models.student import Architecture, student_config
+from naruto_add.models.tiny_decoder import new_tiny_decoder
 
 SD15_UNET: Mapping[str, Any] = {
     "block_out_channels": (320, 640, 1280, 1280),
@@ -33,15 +38,31 @@ SD15_VAE: Mapping[str, Any] = {
     "layers_per_block": 2,
     "latent_channels": 4,
 }
-TEXT = CLIPTextConfig(
-    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
-)
-"""CLIP ViT-L/14's text encoder, as in Stable Diffusion 1.x. Other base models' are taken to be no larger."""
+SD15_TEXT: Mapping[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 49408,
+}
+"""CLIP ViT-L/14's text encoder, as in Stable Diffusion 1.x."""
+SD2_TEXT: Mapping[str, Any] = {
+    **SD15_TEXT,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+}
+"""OpenCLIP ViT-H/14's text encoder without its last layer, as in Stable Diffusion 2.x."""
+
+
+_TEXT_FILE = "text_encoder/config.json"
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The configurations of U-Net and autoencoder, and the side of the latents."""
+    """The configurations of U-Net, autoencoder and text encoder, and the side of the latents."""
 
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
@@ -50,6 +71,12 @@ class Shapes:
     """The base model's own configurations could not be read, and these are those of Stable Diffusion 1.5."""
     num_tokens: int = CHUNK_LENGTH
     """Tokens of a prompt in all chunks."""
+    text: Mapping[str, Any] = field(default_factory=lambda: SD15_TEXT)
+
+    @property
+    def side_px(self) -> int:
+        """Side of the pictures."""
+        return self.latent_side * 2 ** (len(self.vae["block_out_channels"]) - 1)
 
     @property
     def num_channels(self) -> int:
@@ -76,7 +103,8 @@ def shapes_of(base: Base) -> Shapes:
     vae, unet = (configs["vae"], configs["unet"]) if configs else (SD15_VAE, SD15_UNET)
     side = base.resolution_px // 2 ** (len(vae["block_out_channels"]) - 1)
     num_tokens = CHUNK_LENGTH * base.caption_chunks
-    return Shapes(unet, vae, side, is_assumed=configs is None, num_tokens=num_tokens)
+    text = _text_config(base) or (SD2_TEXT if unet["cross_attention_dim"] == SD2_TEXT["hidden_size"] else SD15_TEXT)
+    return Shapes(unet, vae, side, is_assumed=configs is None, num_tokens=num_tokens, text=text)
 
 
 def new_unet(shapes: Shapes, dtype: torch.dtype, architecture: Architecture = "none") -> UNet2DConditionModel:
@@ -86,15 +114,46 @@ def new_unet(shapes: Shapes, dtype: torch.dtype, architecture: Architecture = "n
         return keep_head_in_fp32(nn.Module.to(unet, dtype)).requires_grad_(False)
 
 
-def new_vae(shapes: Shapes) -> AutoencoderKL:
-    """A frozen autoencoder, fp32."""
+def new_vae(shapes: Shapes, *, is_halved: bool = False) -> AutoencoderKL:
+    """A frozen autoencoder, fp32; `is_halved`: with its decoder in half precision, as `evaluate` and `samples` do."""
     with on_meta():
-        vae = AutoencoderKL.from_config({key: value for key, value in shapes.vae.items() if not key.startswith("_")})
+        vae = _vae_on_meta(shapes)
+        for part in (vae.decoder, vae.post_quant_conv):
+            if is_halved and part is not None:
+                part.to(torch.bfloat16)
     return materialized(vae.requires_grad_(False).eval())
 
 
-def new_text_encoder(dtype: torch.dtype) -> nn.Module:
+def new_tiny(shapes: Shapes) -> AutoencoderTiny:
+    """A trainable tiny decoder for the latents, fp32."""
+    with on_meta():
+        tiny = new_tiny_decoder(_vae_on_meta(shapes), seed=0)
+    return materialized(tiny)
+
+
+def new_text_encoder(shapes: Shapes, dtype: torch.dtype) -> nn.Module:
     """A frozen text encoder."""
     with on_meta():
-        encoder = CLIPTextModel(TEXT).to(dtype)
+        encoder = CLIPTextModel(CLIPTextConfig.from_dict(dict(shapes.text))).to(dtype)
     return materialized(encoder.requires_grad_(False).eval())
+
+
+def _vae_on_meta(shapes: Shapes) -> AutoencoderKL:
+    return AutoencoderKL.from_config({key: value for key, value in shapes.vae.items() if not key.startswith("_")})
+
+
+def _text_config(base: Base) -> Mapping[str, Any] | None:
+    """The text encoder's configuration, from the base model's folder, file, the hub or its cache; None without one."""
+    if is_single_file(base.model):
+        return single_file_configs(Path(base.model))["text_encoder"]
+    path = Path(base.model) / _TEXT_FILE
+    if not Path(base.model).exists():
+        try:
+            path = Path(hf_hub_download(base.model, _TEXT_FILE, revision=base.revision))
+        except Exception:  # noqa: BLE001 (hub clients raise many types; refusals have been reported before)
+            return None
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return config
+    except (OSError, ValueError):  # loading the pipeline reports a damaged folder
+        return None

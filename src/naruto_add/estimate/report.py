@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from naruto_add.estimate.disk import DISK_REMEDY, Disk
 from naruto_add.estimate.machine import SUSTAINED_TFLOPS, Machine
-from naruto_add.estimate.tasks import Task
+from naruto_add.estimate.task import Task
 from naruto_add.runtime.units import GIB, MIB
 
 OVERHEAD_BYTES = 0.7e9
@@ -17,7 +18,7 @@ ADVICE = (
 
 
 def estimate_lines(
-    tasks: Iterable[Task], disk: Mapping[str, int], machine: Machine, *, notes: Sequence[str], uncounted: Sequence[str]
+    tasks: Iterable[Task], disk: Disk, machine: Machine, *, notes: Sequence[str], uncounted: Sequence[str]
 ) -> Iterator[str]:
     """Tables of memory and time by task, of disk by kind of file, and the remedies for what does not fit.
 
@@ -33,9 +34,9 @@ def estimate_lines(
         yield _row(task, speeds)
     yield _row(Task("", "all", max(task.peak_bytes for task in done), sum(task.flops for task in done)), speeds)
     yield ""
-    yield "disk"
-    yield from (f"{'':<10}{name:<44}{_size(size):>12}" for name, size in disk.items())
-    yield f"{'':<10}{'all':<44}{_size(sum(disk.values())):>12}   of {_size(machine.free_disk_bytes)} free here"
+    yield f"disk in the stage that needs most, {disk.stage}"
+    yield from (f"{'':<10}{name:<44}{size_text(size):>12}" for name, size in disk.files.items())
+    yield f"{'':<10}{'all':<44}{size_text(disk.total):>12}   of {size_text(machine.free_disk_bytes)} free here"
     yield ""
     yield from (f"Not counted: {part}." for part in uncounted)
     yield from _verdict(done, disk, machine, is_least=bool(uncounted))
@@ -49,7 +50,7 @@ def stage_peaks(tasks: Sequence[Task]) -> dict[str, float]:
     return dict(peaks)
 
 
-def _verdict(tasks: Sequence[Task], disk: Mapping[str, int], machine: Machine, *, is_least: bool) -> list[str]:
+def _verdict(tasks: Sequence[Task], disk: Disk, machine: Machine, *, is_least: bool) -> list[str]:
     lines, least = [], "at least " if is_least else ""
     if machine.gpu_bytes is None:
         lines.append(
@@ -59,26 +60,25 @@ def _verdict(tasks: Sequence[Task], disk: Mapping[str, int], machine: Machine, *
         peaks = stage_peaks(tasks)
         too_large = {name: peak for name, peak in peaks.items() if peak > machine.gpu_bytes}
         lines += [
-            f"{name}: needs {least}{_size(peak)}, but {machine.name} has {_size(machine.gpu_bytes)}; {ADVICE}"
+            f"{name}: needs {least}{size_text(peak)}, but {machine.name} has {size_text(machine.gpu_bytes)}; {ADVICE}"
             for name, peak in too_large.items()
         ] or [_fits(max(peaks.values()), machine.name, machine.gpu_bytes, is_least=is_least)]
-    if sum(disk.values()) > machine.free_disk_bytes:
+    if disk.total > machine.free_disk_bytes:
         lines.append(
-            f"disk: needs {_size(sum(disk.values()))}, but {_size(machine.free_disk_bytes)} are free; free some, or "
-            'let DVC link results instead of copying them: dvc config --local cache.type "reflink,hardlink,copy"'
+            f"disk: needs {size_text(disk.total)}, but {size_text(machine.free_disk_bytes)} are free; {DISK_REMEDY}"
         )
     return lines
 
 
 def _fits(peak: float, name: str, gpu_bytes: float, *, is_least: bool) -> str:
     if is_least:
-        return f"The stages need at least {_size(peak)}; {name} has {_size(gpu_bytes)}."
-    return f"All stages fit into the {_size(gpu_bytes)} of {name}."
+        return f"The stages need at least {size_text(peak)}; {name} has {size_text(gpu_bytes)}."
+    return f"All stages fit into the {size_text(gpu_bytes)} of {name}."
 
 
 def _row(task: Task, speeds: Mapping[str, float]) -> str:
     times = "".join(f"{_time(task.flops / (speed * 1e12)):>14}" for speed in speeds.values())
-    return f"{task.stage:<10}{task.name:<44}{_size(task.peak_bytes + OVERHEAD_BYTES):>12}{times}"
+    return f"{task.stage:<10}{task.name:<44}{size_text(task.peak_bytes + OVERHEAD_BYTES):>12}{times}"
 
 
 def _time(seconds: float) -> str:
@@ -87,7 +87,8 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _size(num_bytes: float) -> str:
+def size_text(num_bytes: float) -> str:
+    """The size in MiB or GiB."""
     if num_bytes < 0.1 * GIB:
         return f"{num_bytes / MIB:.3g} MiB"
     return f"{num_bytes / GIB:.1f} GiB"
