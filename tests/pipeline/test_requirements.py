@@ -66,8 +66,9 @@ def test_the_committed_parameters_need_nothing_but_the_base_model() -> None:
     params = _params()
     names = [each.name for each in requirements(params)]
     assert names[:2] == ["base.model base/model", "ingest.source shinobi"]
-    assert len(names) == 3
+    assert len(names) == 4
     assert names[2].endswith("GB of memory")
+    assert names[3].endswith("GB of free disk")
     check_requirements(params)
 
 
@@ -215,6 +216,7 @@ def test_the_package_of_a_tracking_tool_is_asked_for(tool: str) -> None:
 
 
 def test_a_pool_that_cannot_fit_into_memory_is_refused() -> None:
-    (problem,) = _problems(_params(student__pool_size=10**9))
-    assert problem.startswith("student.pool_size: 1000000000 takes at least")
-    assert "more than this machine's memory" in problem
+    memory, disk = _problems(_params(student__pool_size=10**9))
+    assert memory.startswith("student.pool_size: 1000000000 takes at least")
+    assert "more than this machine's memory" in memory
+    assert disk.startswith("disk: the stage") and "pool" in disk

@@ -9,7 +9,7 @@ from naruto_add.cli.folder import pipeline_folder
 
 @click.command(short_help="Check that everything the stages need is here.")
 def check() -> None:
-    """Check params.yaml, the base model, packages and weights before any stage runs; missing weights are downloaded.
+    """Check params.yaml, base model, packages, weights and disk before any stage runs; missing weights are downloaded.
 
     All problems are reported in one list. The stages `inputs` and `ingest` run the same check.
 

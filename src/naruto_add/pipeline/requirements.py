@@ -4,16 +4,19 @@ The check runs before the first training, and downloads missing weights, so that
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 from naruto_add.config import paths
 from naruto_add.config.constants import INCEPTION_FILE, TRUNK_FILES
 from naruto_add.config.schema import Params
 from naruto_add.export.demo_template import read_templates
 from naruto_add.pipeline.base_use import check_base_use, problem_of
+from naruto_add.pipeline.free_disk import check_free_disk
 from naruto_add.pipeline.hub import networks
 from naruto_add.pipeline.pictures import check_source
 from naruto_add.pipeline.weights import fetch_base, fetch_network, fetch_torch_file
@@ -39,6 +42,8 @@ def requirements(params: Params) -> list[Requirement]:
         Requirement(name=f"{_memory_bytes() / _GB:.3g} GB of memory", check=partial(_check_memory, params)),
         *_packages(params),
         *_networks(params),
+        # the last: by then, missing weights have been downloaded
+        Requirement(name=f"{_free_bytes() / _GB:.3g} GB of free disk", check=partial(check_free_disk, params)),
     ]
 
 
@@ -82,6 +87,10 @@ def _check_memory(params: Params) -> None:
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _free_bytes() -> int:
+    return shutil.disk_usage(Path.cwd()).free
 
 
 def _packages(params: Params) -> Iterator[Requirement]:

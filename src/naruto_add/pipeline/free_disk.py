@@ -1,0 +1,38 @@
+"""Whether the disk is large enough for all stages, without loading torch if it is large."""
+
+import shutil
+from importlib import import_module
+from pathlib import Path
+
+from naruto_add.config import paths
+from naruto_add.config.schema import Params
+from naruto_add.estimate.pictures import num_pictures_of
+from naruto_add.pipeline.weights import base_weight_bytes
+
+_BYTES_OF_A_WEIGHT = 2
+"""In fp16; in fp32 it has more, so that the bound is larger."""
+_MOST_BYTES_FOR_A_WEIGHT = 100
+"""Checkpoints 40; results and exports 30, in two copies."""
+_MOST_BYTES_FOR_A_PIXEL = 30
+"""Data set and its copy, each doubled by aspect buckets; drawn pictures, about two for each picture; latents."""
+
+
+def check_free_disk(params: Params) -> None:
+    """Raises StageError if a stage would need more disk than is free.
+
+    It is estimated only if less is free than a rough bound: the estimate loads torch, which takes seconds.
+    """
+    if shutil.disk_usage(Path.cwd()).free < _bound(params):
+        import_module("naruto_add.estimate.free_disk").check_disk(params)
+
+
+def _bound(params: Params) -> float:
+    num_weights = base_weight_bytes(params.base.model, params.base.revision) / _BYTES_OF_A_WEIGHT
+    num_pictures = num_pictures_of(paths.DATASET, params.ingest)
+    num_samples = params.student.pool_size + len(params.add.resolutions_px) * params.add.resolution_pool_size
+    sample = 4 * (params.base.resolution_px // 8) ** 2 * 4 * (params.sampling.student_steps + 1)
+    return (
+        num_weights * _MOST_BYTES_FOR_A_WEIGHT
+        + num_pictures * params.base.resolution_px**2 * _MOST_BYTES_FOR_A_PIXEL
+        + num_samples * sample * 6  # pool, DVC's copy and the kept one, each doubled by aspect buckets
+    )
