@@ -16,7 +16,7 @@ def time_rounds(calls: Mapping[str, Callable[[], object]], num_rounds: int) -> l
     On a GPU they are seconds of the clock. Without one they are CPU time of this process, which other programs change
     little.
     """
-    return [{name: _seconds(call) for name, call in calls.items()} for _ in range(num_rounds + 1)][1:]
+    return [{name: seconds_of(call) for name, call in calls.items()} for _ in range(num_rounds + 1)][1:]
 
 
 def median(rounds: Sequence[Round], figure: Callable[[Round], float]) -> float:
@@ -37,7 +37,8 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (CPU time)"
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
+    """The seconds of one call: of the clock on a GPU, and of this process's CPU time without one."""
     started = _now()
     call()
     return _now() - started
