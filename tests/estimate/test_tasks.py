@@ -177,6 +177,7 @@ def test_networks_of_losses_and_discriminators_on_crops_are_counted() -> None:
     assert costs[0].peak_bytes < min(costs[1].peak_bytes, costs[2].peak_bytes)
 
 
+@pytest.mark.slow
 def test_the_networks_that_measure_stay_in_memory_while_evaluate_draws() -> None:
     embedded = {"evaluate__features": "embedded", "evaluate__perceptual": "embedded"}
     drawn, measured = [], []
