@@ -20,6 +20,7 @@ FILES = {
     "images/example-0.png": b"\x89PNG",
     "lora/README.md": b"# A LoRA\n",
     "lora/lora_kohya.safetensors": b"weights",
+    "single_file/student.safetensors": b"student",
     "onnx/unet.onnx": b"network",
     "demo.html": b"<!DOCTYPE html>",
 }

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from naruto_add.diffusion.bundle import ModelBundle, encode_prompts, load_pipeline_folder, save_bundle
 from naruto_add.export.lora import (
     LoraFacts,
+    kohya_metadata,
     kohya_state,
     largest_difference,
     tag_counts,
     write_kohya_lora,
 )
-from naruto_add.export.modelspec import trigger_words
+from naruto_add.export.modelspec import modelspec, trigger_words
 from naruto_add.export.safetensors_file import read_metadata
 from naruto_add.models.lora import add_lora, lora_layers, merge_lora, save_lora
 from naruto_add.runtime.errors import StageError
@@ -150,8 +151,26 @@ def test_the_metadata_is_what_the_tools_show(adapted: ModelBundle, tmp_path: Pat
     assert metadata["ss_sd_model_name"] == "owner/base"
     assert metadata["ss_resolution"] == "(512, 512)"
     assert metadata["modelspec.trigger_phrase"] == "ninja art"
+    assert metadata["ss_training_comment"] == "trigger words: ninja art"
+    assert metadata["modelspec.prediction_type"] == "epsilon"
+    assert metadata["ss_num_train_images"] == "3"
     assert json.loads(metadata["ss_tag_frequency"]) == {"training": {"ninja art": 3, "a man": 2, "a girl": 1}}
     assert "ss_base_model_version" not in metadata, "the tiny pipeline is not Stable Diffusion 1.x"
+
+
+def test_the_metadata_names_stable_diffusion_by_the_width_of_the_text_embeddings() -> None:
+    """By these entries tools list a LoRA as one for Stable Diffusion 1.x or 2.x."""
+    first = {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"}
+    for width, is_first, is_second in ((768, True, "False"), (1024, False, "True"), (64, False, "False")):
+        state = {"lora_unet_a_attn2_to_k.lora_down.weight": torch.zeros(4, width)}
+        metadata = kohya_metadata(state, FACTS)
+        assert (first.items() <= metadata.items()) is is_first, width
+        assert metadata["ss_v2"] == is_second, width
+
+
+def test_a_model_that_predicts_v_says_so_in_modelspecs_word() -> None:
+    assert modelspec("{caption}", "v_prediction")["modelspec.prediction_type"] == "v"
+    assert "modelspec.trigger_phrase" not in modelspec("{caption}", "epsilon")
 
 
 @pytest.mark.parametrize(

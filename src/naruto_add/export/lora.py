@@ -25,6 +25,8 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The file in which the stage `teacher` saves the adapters."""
 MAX_TAGS = 200
 """Tags in the metadata: the most frequent ones. Captions in whole sentences rarely repeat, and would fill the file."""
+SD2_CONTEXT_WIDTH = 1024
+"""Width of the text encoder of Stable Diffusion 2.x."""
 
 _PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 _KEY = re.compile(
@@ -68,7 +70,7 @@ def kohya_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def kohya_metadata(state: Mapping[str, Tensor], facts: LoraFacts) -> dict[str, str]:
     """The entries that the tools show: base model, rank, alpha, resolution, tag counts and trigger words."""
     ranks = {len(weight) for name, weight in state.items() if name.endswith(".lora_down.weight")}
-    rank, words = str(max(ranks)), trigger_words(facts.prompt_template)
+    rank, words, width = str(max(ranks)), trigger_words(facts.prompt_template), _context_width(state)
     is_convolutional = any(weight.ndim == 4 and weight.shape[-1] > 1 for weight in state.values())
     metadata = {
         "ss_network_module": "networks.lora",
@@ -76,7 +78,7 @@ def kohya_metadata(state: Mapping[str, Tensor], facts: LoraFacts) -> dict[str, s
         "ss_network_alpha": rank,
         "ss_network_args": json.dumps({"conv_dim": rank, "conv_alpha": rank} if is_convolutional else {}),
         "ss_sd_model_name": facts.base_model,
-        "ss_v2": "False",
+        "ss_v2": str(width == SD2_CONTEXT_WIDTH),
         "ss_resolution": f"({facts.resolution_px}, {facts.resolution_px})",
         "ss_num_train_images": str(len(facts.captions)),
         "ss_tag_frequency": json.dumps({"training": tag_counts(facts.captions)}),
@@ -88,7 +90,7 @@ def kohya_metadata(state: Mapping[str, Tensor], facts: LoraFacts) -> dict[str, s
         metadata["ss_max_token_length"] = str(TOKENS_PER_CHUNK * facts.caption_chunks)
     if words:
         metadata["ss_training_comment"] = f"trigger words: {words}"
-    if _context_width(state) in (None, SD_CONTEXT_WIDTH):
+    if width in (None, SD_CONTEXT_WIDTH):
         metadata |= {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"}
     return metadata
 
