@@ -166,15 +166,16 @@ def quality_table(figures: Mapping[str, float]) -> Iterator[str]:
 def _rows(figures: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
     """Title, name of the figures, and what is known of the difference."""
 
-    def shown(key: str) -> str:
+    def number(key: str) -> str:
         mantissa, _, exponent = f"{figures[key]:.1e}".partition("e")
-        if figures[key] == 0:
-            return "none"
-        return f"at most {mantissa}e{int(exponent)}" if figures[key] < 1e-3 else f"at most {figures[key]:.2g}"
+        return f"{mantissa}e{int(exponent)}" if 0 < figures[key] < 1e-3 else f"{figures[key]:.2g}"
+
+    def shown(key: str) -> str:
+        return f"at most {number(key)}" if figures[key] else "none"
 
     def of_onnx(name: str) -> str:
-        pictures = figures[f"{name}.images_mean_abs_diff_of_255"]
-        return f"epsilon {shown(f'{name}.noise_pred_max_abs_diff')}; pictures {pictures:.2g} of 255 on average"
+        pictures = number(f"{name}.images_mean_abs_diff_of_255")
+        return f"epsilon {shown(f'{name}.noise_pred_max_abs_diff')}; pictures {pictures} of 255 on average"
 
     def of_weights(name: str) -> str:
         return f"weights {shown(f'{name}.weights_max_diff')}; pictures {shown(f'{name}.images_max_abs_diff')}"

@@ -38,7 +38,7 @@ def exported(tiny_pipeline_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_the_stage_measured_parity_and_latency(exported: Path) -> None:
     figures = json.loads((exported.parent.parent / "metrics/export.json").read_text())
     assert figures["onnx.noise_pred_max_abs_diff"] < 1e-4
-    assert figures["onnx.images_mean_abs_diff_of_255"] < 0.5
+    assert figures["onnx.images_mean_abs_diff_of_255"] < 0.05, "rounding to 8 bits alone would be 0.25"
     for batch in (1, 8):
         assert figures[f"onnx.latency_batch_{batch}_ms"] > 0
         assert figures[f"onnx_int8.latency_batch_{batch}_ms"] > 0

@@ -24,6 +24,7 @@ from naruto_add.diffusion.noise import add_noise, alphas_cumprod
 from naruto_add.diffusion.placement import on_device
 from naruto_add.diffusion.sampling import Sampler, initial_noise, noise_pred
 from naruto_add.generate.onnx_pipeline import SAMPLER, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, OnnxPipeline
+from naruto_add.imaging.pixels import to_uint8
 from naruto_add.runtime.errors import StageError
 
 Format = Literal["onnx", "onnx_int8", "demo"]
@@ -214,6 +215,5 @@ def _image_difference(
 ) -> float:
     sampler, embeds = Sampler(scheduler, num_steps, guidance_scale=1.0), encode_prompts(student, prompts)
     pixels = draw_pixels(student, sampler, prompt_embeds=embeds, noise=noise, seed=0, indices=range(len(prompts)))
-    ours = (pixels + 1) * 127.5
-    theirs = pipeline.draw(prompts, noise.cpu().numpy()).transpose(0, 3, 1, 2)
-    return float(np.abs(ours.cpu().numpy() - theirs).mean())
+    theirs = pipeline.draw(prompts, noise.cpu().numpy())
+    return float(np.abs(to_uint8(pixels).astype(float) - theirs).mean())
