@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from naruto_add.config.schema import Params
 from naruto_add.pipeline.stage import run_checked
@@ -23,7 +24,7 @@ from naruto_add.training.checkpoint import Checkpoint
 from tests.project import Project
 from tests.soak import __main__ as soak
 from tests.soak import log
-from tests.soak.damage import GOES_ON, damage, damaged_caches, follow
+from tests.soak.damage import GOES_ON, damage, damaged_caches, follow, is_same_cache
 from tests.soak.disks import KEPT, require_kept, require_written
 from tests.soak.log import DEMANDS, lacking
 from tests.soak.trial import (
@@ -331,6 +332,20 @@ def test_every_cache_is_damaged_alone_and_must_be_refused_by_its_own_name(
         _damage_caches(tmp_path / "other", "blames another")
     with pytest.raises(SoakError, match="it read none of these damaged caches"):
         _damage_caches(tmp_path / "silent", "silent")
+
+
+def test_caches_are_the_same_if_only_what_is_measured_differs(tmp_path: Path) -> None:
+    def cache(name: str, **tensors: float) -> Path:
+        save_file({key.replace("_", "."): torch.tensor(value) for key, value in tensors.items()}, tmp_path / name)
+        return tmp_path / name
+
+    timed = cache("timed", a_ms=1.0, threads=2.0)
+    assert is_same_cache(timed, cache("again", a_ms=3.0, threads=2.0))
+    assert not is_same_cache(timed, cache("other", a_ms=1.0, threads=3.0))
+    assert not is_same_cache(timed, cache("more", a_ms=1.0, b_ms=1.0, threads=2.0))
+    assert not is_same_cache(cache("x", x=1.0), cache("y", x=2.0))
+    (tmp_path / "half").write_bytes(timed.read_bytes()[:-4])
+    assert not is_same_cache(tmp_path / "half", timed)
 
 
 class _Writing:
