@@ -227,7 +227,8 @@ def _is_made(path: str) -> bool:
     plain = path.rstrip("/")
     pages = ("demo/dist/page.html", "demo/dist/page_beside.html")
     made_by_commands = (paths.ABLATION_METRICS.as_posix(), paths.ABLATION_GRID.as_posix(), *pages)
-    return plain in (".checkpoints", "models", "data", *made_by_commands) or any(
+    folders = (".checkpoints", ".checkpoints/pool", "models", "data", "demo/dist")
+    return plain in (*folders, *made_by_commands) or any(
         plain == name or plain.startswith(f"{name}/") or name.startswith(f"{plain}/") for name in names
     )
 
