@@ -225,7 +225,7 @@ def _is_made(path: str) -> bool:
     outs = [out for stage in stages for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
     names = [out if isinstance(out, str) else next(iter(out)) for out in outs]
     plain = path.rstrip("/")
-    pages = ("demo/dist/page.html", "demo/dist/page_beside.html")
+    pages = ("demo/dist", "demo/dist/page.html", "demo/dist/page_beside.html")
     made_by_commands = (paths.ABLATION_METRICS.as_posix(), paths.ABLATION_GRID.as_posix(), *pages)
     folders = (".checkpoints", ".checkpoints/pool", "models", "data", "demo/dist")
     return plain in (*folders, *made_by_commands) or any(

@@ -143,8 +143,8 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         {"add.optimizer.warmup_steps": 239},
-        {"add.optimizer.warmup_steps": 240},
-        "add.optimizer.warmup_steps: 240 is not below add.num_steps (240)",
+        {"add.optimizer.warmup_steps": 720},
+        "add.optimizer.warmup_steps: 720 is not below add.num_steps (720)",
     ),
     (
         {"teacher.accumulation_steps": 4},
@@ -167,9 +167,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "add.discriminator_timesteps: [10, 250, 10] contains a value twice",
     ),
     (
-        {"add.adv_start_steps": 200, "add.adv_ramp_steps": 40},
+        {"add.adv_start_steps": 680, "add.adv_ramp_steps": 40},
         {"add.adv_ramp_steps": 41},
-        "add.adv_ramp_steps: 41 after add.adv_start_steps (200) ends after add.num_steps (240)",
+        "add.adv_ramp_steps: 41 after add.adv_start_steps (680) ends after add.num_steps (720)",
     ),
     (
         {"add.batch_size": 8},
