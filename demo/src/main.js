@@ -160,7 +160,7 @@ class Page {
       const files = await find();
       const device = await gpuDevice();
       const provider = await this.load(files, device ? [{ name: "webgpu", device }, CPU] : [CPU]);
-      if (provider === CPU) device?.destroy();
+      if (provider?.device !== device) device?.destroy();
       if (provider) this.showControls(readiness(provider, device));
     } catch (error) {
       say(error.message, true);
