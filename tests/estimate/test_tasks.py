@@ -14,11 +14,11 @@ from naruto_add.config.load import parse_params
 from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
 from naruto_add.diffusion.placement import picture_bytes
-from naruto_add.estimate.add import train_task
+from naruto_add.estimate.add import add_tasks, train_task
 from naruto_add.estimate.add_parts import parts_of_batch
 from naruto_add.estimate.disk import Disk, disk_by_stage, largest_disk
 from naruto_add.estimate.drawing import decoding, encoding
-from naruto_add.estimate.evaluation import evaluate_tasks
+from naruto_add.estimate.evaluation import evaluate_tasks, export_tasks
 from naruto_add.estimate.fake import measuring
 from naruto_add.estimate.machine import Machine
 from naruto_add.estimate.networks import (
@@ -33,9 +33,10 @@ from naruto_add.estimate.networks import (
     shapes_of,
 )
 from naruto_add.estimate.report import estimate_lines, stage_peaks
-from naruto_add.estimate.student import warm_up_task
+from naruto_add.estimate.student import student_tasks, warm_up_task
 from naruto_add.estimate.task import Task, num_student_weights
 from naruto_add.estimate.tasks import all_tasks, uncounted
+from naruto_add.estimate.teacher import teacher_tasks
 from naruto_add.runtime.units import GIB, MIB
 from naruto_add.training.add.batch import discriminator_weights, renoised_weights
 from tests.sd15_checkpoint import write_checkpoint
@@ -188,6 +189,77 @@ def test_the_networks_that_measure_stay_in_memory_while_evaluate_draws() -> None
     assert drawn[1] - drawn[0] == pytest.approx(clip_bytes, rel=1e-3)
     assert measured[1].peak_bytes > clip_bytes
     assert measured[1].flops > measured[0].flops
+
+
+@pytest.mark.slow
+def test_every_picture_is_measured_once_by_each_network() -> None:
+    embedded = {"evaluate__features": "embedded", "evaluate__perceptual": "embedded", "evaluate__clip_score": "off"}
+    few, many = (
+        next(task for task in evaluate_tasks(_params(**embedded), SMALL, number) if task.name.startswith("measure"))
+        for number in (100, 200)
+    )
+    assert 1.5 * few.flops < many.flops < 2 * few.flops  # the sweep has 64 captions in both cases
+
+
+@pytest.mark.slow
+def test_the_training_of_the_attribute_classifier_is_counted() -> None:
+    embedded = {"evaluate__features": "embedded", "evaluate__perceptual": "embedded", "evaluate__clip_score": "off"}
+    names = [
+        [task.name for task in evaluate_tasks(_params(**embedded, evaluate__classifier_steps=steps), SMALL, 10)]
+        for steps in (0, 100)
+    ]
+    assert set(names[1]) - set(names[0]) == {"train the attribute classifier"}
+
+
+@pytest.mark.slow
+def test_validations_of_the_teacher_draw_every_prompt() -> None:
+    few, many = (
+        next(
+            task
+            for task in teacher_tasks(_params(teacher__validation_prompts=["a man"] * number), SMALL, 10)
+            if task.name.startswith("validate")
+        )
+        for number in (1, 64)
+    )
+    assert few.peak_bytes < many.peak_bytes
+    assert few.flops < many.flops
+
+
+@pytest.mark.slow
+def test_a_student_is_sampled_beside_its_training_state_and_a_copy() -> None:
+    weights = num_student_weights(SMALL, "bk_small")
+    plain, on_cpu = (
+        _peak(student_tasks(_params(student__optimizer__ema_on_cpu=value), SMALL), "sample for a validation")
+        for value in (False, True)
+    )
+    assert plain - on_cpu == 8 * weights  # the moving average, and the weights whose place it takes
+    assert on_cpu > 16 * weights  # weights, AdamW's averages, and a copy before it is rounded
+
+
+@pytest.mark.slow
+def test_the_score_network_of_add_is_counted() -> None:
+    blocks = {"add__discriminator_blocks": ["mid_block"]}
+    tasks = {
+        name: list(add_tasks(_params(**blocks, add__score_backbone=name), SMALL, 10))
+        for name in ("efficientnet_lite2", "dinov2_small")
+    }
+    scores = {name: next(task for task in items if task.name.startswith("score")) for name, items in tasks.items()}
+    assert scores["efficientnet_lite2"].flops < scores["dinov2_small"].flops
+    assert _peak(tasks["efficientnet_lite2"], "sample") < _peak(tasks["dinov2_small"], "sample")
+
+
+@pytest.mark.slow
+def test_the_distillation_of_a_tiny_decoder_grows_with_its_steps() -> None:
+    without, few, many, given = (
+        sum(task.flops for task in export_tasks(_params(**changes), SMALL, 100))
+        for changes in (
+            {},
+            {"export__tiny_decoder": "distilled", "export__tiny_decoder_steps": 10},
+            {"export__tiny_decoder": "distilled", "export__tiny_decoder_steps": 20},
+            {"export__tiny_decoder": "owner/taesd@" + "0" * 40},
+        )
+    )
+    assert without < given < few < many
 
 
 def test_every_part_that_is_not_counted_is_named_and_the_verdict_says_at_least() -> None:
