@@ -449,6 +449,26 @@ def test_texts_with_a_byte_order_mark_are_read_and_other_encodings_are_named(tmp
     assert "it looks like cp932" in third.detail
 
 
+@pytest.mark.parametrize(
+    ("encoding", "caption"),
+    [
+        ("cp1252", "caf\u00e9"),
+        ("cp1252", "it\u2019s a fox"),
+        ("cp1252", "a fox \u2013 red"),
+        ("cp1252", "ein Fuchs \u00fcber K\u00f6ln"),
+        ("cp1252", "el ni\u00f1o"),
+        ("cp1251", "\u0440\u044b\u0436\u0430\u044f \u043b\u0438\u0441\u0430"),
+        ("cp932", "\u30c6\u30b9\u30c8"),
+    ],
+)
+def test_the_command_that_a_reject_names_gives_the_caption(tmp_path: Path, encoding: str, caption: str) -> None:
+    _picture(tmp_path / "a.png").with_suffix(".txt").write_bytes(caption.encode(encoding))
+    _picture(tmp_path / "b.png").with_suffix(".txt").write_text("a man")
+    (reject,) = [entry for entry in _entries("folder", tmp_path) if isinstance(entry, Reject)]
+    assert f"it looks like {encoding}" in reject.detail
+    assert f"`iconv -f {encoding} -t utf-8`" in reject.detail
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf_16_without_a_mark_is_named_and_not_read_as_something_else(tmp_path: Path, encoding: str) -> None:
     _picture(tmp_path / "a.png").with_suffix(".txt").write_bytes("a man of \u4e2d".encode(encoding))

@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from naruto_add.config.constants import CLIP_L14, DINOV2_SMALL, INCEPTION_FILE, TRUNK_FILES
 from naruto_add.config.load import load_params
@@ -53,7 +55,8 @@ def _problems(params: Params) -> list[str]:
 def _network(folder: Path, kind: str) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": kind}))
-    (folder / "model.safetensors").touch()
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({"weight": np.zeros(1)}, folder / "model.safetensors")
     return folder
 
 
@@ -127,9 +130,26 @@ def test_a_folder_must_hold_a_network_of_the_right_kind(tmp_path: Path) -> None:
     assert "has no model.safetensors" in problem
 
 
+def test_a_clip_model_must_have_whole_weights_and_its_tokenizer(tmp_path: Path) -> None:
+    folder = _network(tmp_path / "clip", "clip")
+    params = _params(evaluate__clip_score=str(folder))
+    (folder / "tokenizer.json").unlink()
+    (problem,) = _problems(params)
+    assert problem.startswith(f"evaluate.clip_score: {folder} has no tokenizer.json; ")
+    (folder / "vocab.json").write_text("{}")
+    (folder / "merges.txt").touch()
+    check_requirements(params)
+    weights = (folder / "model.safetensors").read_bytes()
+    for damaged in (weights[:-1], b"", b"version https://git-lfs.github.com/spec/v1\n"):
+        (folder / "model.safetensors").write_bytes(damaged)
+        (problem,) = _problems(params)
+        assert problem.startswith(f"evaluate.clip_score: {folder / 'model.safetensors'} cannot be read")
+        assert "`git lfs pull`" in problem
+
+
 def test_a_tiny_decoder_is_known_by_the_class_that_diffusers_names(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny/diffusion_pytorch_model.safetensors").touch()
+    save_file({"weight": np.zeros(1)}, tmp_path / "tiny/diffusion_pytorch_model.safetensors")
     for kind, is_right in (("AutoencoderTiny", True), ("AutoencoderKL", False)):
         (tmp_path / "tiny/config.json").write_text(json.dumps({"_class_name": kind}))
         params = _params(export__tiny_decoder=str(tmp_path / "tiny"))

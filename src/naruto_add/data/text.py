@@ -1,6 +1,7 @@
 """Text files of any origin: read if their encoding is certain, named if it can only be guessed."""
 
 import codecs
+import re
 
 from charset_normalizer import from_bytes
 
@@ -14,6 +15,8 @@ _MARKS = (
 
 _LIKELY = ["cp1252", "cp932", "euc_jp", "gb18030", "big5", "cp949", "cp1251", "cp1256"]
 """The encodings that a caption is likely to have; with rarer ones as choices, a short caption would look like those."""
+_WESTERN = re.compile(rb"[\0-\x7f]*(?:[\x85\x91-\x94\x96\x97\xc0-\xff](?:[\0-\x7f]+|$))*")
+"""ASCII with single letters and marks of cp1252 in it. Other scripts have several bytes above ASCII in a row."""
 
 
 class UnknownEncodingError(ValueError):
@@ -41,7 +44,15 @@ def decode_text(data: bytes) -> str:
 
 
 def _advice(data: bytes) -> str:
-    guesses = [] if marked_encoding(data) else [match.encoding for match in from_bytes(data, cp_isolation=_LIKELY)]
+    guesses = [] if marked_encoding(data) else _guesses(data)
     if not guesses:
         return "save it as UTF-8"
-    return f"it looks like {' or '.join(guesses)}; save it as UTF-8 (`iconv -f {guesses[0]} -t utf-8`)"
+    command = f"`iconv -f {guesses[0]} -t utf-8`"
+    look = ", then look at its letters" if len(guesses) > 1 else ""
+    return f"it looks like {' or '.join(guesses)}; save it as UTF-8 ({command}{look})"
+
+
+def _guesses(data: bytes) -> list[str]:
+    """The likely encodings, the likeliest first: charset-normalizer alone takes "café" for Russian."""
+    guesses = [match.encoding for match in from_bytes(data, cp_isolation=_LIKELY)]
+    return list(dict.fromkeys(["cp1252", *guesses])) if _WESTERN.fullmatch(data) else guesses

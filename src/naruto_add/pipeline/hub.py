@@ -13,13 +13,14 @@ from naruto_add.config.schema import Params
 class Network:
     """`source` is a folder or `owner/name@commit`, of a network of this `kind`.
 
-    `instead` names a setting with which it is not needed.
+    `instead` names a setting with which it is not needed. One that `reads_text` is used with its tokenizer.
     """
 
     key: str
     source: str
     kind: str
     instead: str
+    reads_text: bool = False
 
 
 def stay_offline(params: Params) -> None:
@@ -40,13 +41,18 @@ def networks(params: Params) -> Iterator[Network]:
     is_adversarial = add.method == "adversarial"
     if is_adversarial and add.image_text_weight and add.image_text_network != CAPTION_MATCH:
         instead = f"use '{CAPTION_MATCH}', or set add.image_text_weight to 0"
-        yield Network(key="add.image_text_network", source=add.image_text_network, kind="clip", instead=instead)
+        yield Network(
+            key="add.image_text_network", source=add.image_text_network, kind="clip", instead=instead, reads_text=True
+        )
     if add.score_backbone == "dinov2_small":
         yield Network(key="add.score_backbone", source=DINOV2_SMALL, kind="dinov2", instead="use EfficientNet")
     if add.pixel_backbone == "dinov2_small" and is_adversarial and "pixel" in add.discriminators:
         yield Network(key="add.pixel_backbone", source=DINOV2_SMALL, kind="dinov2", instead="use EfficientNet")
     if evaluate.clip_score != "off":
-        yield Network(key="evaluate.clip_score", source=evaluate.clip_score, kind="clip", instead="set it to 'off'")
+        instead = "set it to 'off'"
+        yield Network(
+            key="evaluate.clip_score", source=evaluate.clip_score, kind="clip", instead=instead, reads_text=True
+        )
     if decoder not in ("off", "distilled"):
         yield Network(
             key="export.tiny_decoder", source=decoder, kind="AutoencoderTiny", instead="use distilled, or off"

@@ -122,7 +122,14 @@ def _package(package: str, key: str, remedy: str) -> Requirement:
 
 def _networks(params: Params) -> Iterator[Requirement]:
     for network in networks(params):
-        check = partial(fetch_network, network.source, kind=network.kind, key=network.key, instead=network.instead)
+        check = partial(
+            fetch_network,
+            network.source,
+            kind=network.kind,
+            reads_text=network.reads_text,
+            key=network.key,
+            instead=network.instead,
+        )
         yield Requirement(name=f"{network.key}: {network.source}", check=check)
     evaluate = params.evaluate
     if evaluate.features == "inception":

@@ -6,23 +6,30 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from naruto_add.config.constants import CAPTION_MATCH
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.hub_errors import refusal
 
 _NETWORK_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "diffusion_pytorch_model*.safetensors")
+_WEIGHTS = "*model*.safetensors"
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+"""The files of CLIP's tokenizer, in either form."""
 _WITH_WEIGHTS = ("text_encoder", "transformer", "unet", "vae")
 EMPTY = '""'
 _UNUSED_PARTS = ("feature_extractor", "image_encoder", "safety_checker")
 
 
-def fetch_network(source: str, *, kind: str, key: str, instead: str) -> None:
+def fetch_network(source: str, *, kind: str, reads_text: bool, key: str, instead: str) -> None:
     """The network in `source`, a folder or `owner/name@commit` on the hub, is on this disk and is of this kind.
+
+    One that `reads_text` has CLIP's tokenizer beside it: without its files, transformers makes an empty one.
 
     Raises StageError, which names the parameter `key` and the remedy `instead`, if it cannot be.
     """
     if Path(source).is_dir():
-        _check_network(Path(source), source, kind, key, instead)
+        _check_network(Path(source), source, kind, reads_text, key, instead)
         return
     repository, _, commit = source.partition("@")
     if not commit or repository.count("/") != 1:
@@ -32,9 +39,9 @@ def fetch_network(source: str, *, kind: str, key: str, instead: str) -> None:
             f"{instead}"
         )
     folder = _cached(repository, commit)
-    if folder is None or _missing_of_network(folder):
+    if folder is None or _missing_of_network(folder, reads_text):
         folder = _downloaded(repository, commit, _NETWORK_FILES, key, instead)
-    _check_network(folder, source, kind, key, instead)
+    _check_network(folder, source, kind, reads_text, key, instead)
 
 
 def fetch_base(model: str, *, revision: str, variant: str) -> None:
@@ -146,19 +153,37 @@ def _weight_files(variant: str) -> list[str]:
 # --- what a folder must contain ---
 
 
-def _check_network(folder: Path, source: str, kind: str, key: str, instead: str) -> None:
-    if missing := _missing_of_network(folder):
+def _check_network(folder: Path, source: str, kind: str, reads_text: bool, key: str, instead: str) -> None:
+    if missing := _missing_of_network(folder, reads_text):
         raise StageError(f"{key}: {source} has no {missing}; name a {kind} model in safetensors, or {instead}")
     found = _model_type(folder)
     if found != kind:
         raise StageError(f"{key}: {source} is a {found} model, not a {kind}; {instead}")
+    for file in sorted(folder.glob(_WEIGHTS)):
+        if problem := _problem_of_weights(file):
+            raise StageError(
+                f"{key}: {file} cannot be read ({problem}); download it again (in a clone, by `git lfs pull`), or "
+                f"{instead}"
+            )
 
 
-def _missing_of_network(folder: Path) -> str:
+def _missing_of_network(folder: Path, reads_text: bool) -> str:
     """The first thing that the folder lacks, or ""."""
     if not (folder / "config.json").is_file():
         return "config.json"
-    return "" if any(folder.glob("*model*.safetensors")) else "model.safetensors"
+    if not any(folder.glob(_WEIGHTS)):
+        return "model.safetensors"
+    has_tokenizer = any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS)
+    return "" if has_tokenizer or not reads_text else "tokenizer.json"
+
+
+def _problem_of_weights(file: Path) -> str:
+    """Why the file is not a whole one of safetensors, or "". Only its header is read."""
+    try:
+        with safe_open(file, framework="np"):
+            return ""
+    except (SafetensorError, OSError) as error:
+        return str(error)
 
 
 def _model_type(folder: Path) -> str:
