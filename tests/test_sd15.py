@@ -1,4 +1,4 @@
-"""The whole pipeline on a base with the structure, names and old configurations of Stable Diffusion 1.5, from a hub.
+"""The whole pipeline on a base with the structure, names and old files of Stable Diffusion 1.5 or 2.1, from a hub.
 
 Widths are smaller than the original's and weights are random: what is proven is that every stage takes such a base at
 its resolution, and that the export is one that plain diffusers loads and draws with. `make sd15` runs it.
@@ -67,22 +67,28 @@ def _project(root: Path, hub: str, tiny_pipeline_dir: Path, changes: dict[str, o
     return HubProject(root, tiny_pipeline_dir, {**FEW, **changes})
 
 
-@pytest.mark.parametrize("resolution_px", [64, 256])
-@pytest.mark.parametrize("prediction_type", ["", "v_prediction"])
+@pytest.mark.parametrize(
+    ("kind", "resolution_px"),
+    [("epsilon", 64), ("epsilon", 256), ("v_prediction", 64), ("v_prediction", 256), ("second", 64)],
+)
 def test_the_pipeline_runs_on_a_base_from_the_hub_and_its_export_draws_in_plain_diffusers(
-    tiny_pipeline_dir: Path, hub_dir: Path, hub: str, tmp_path: Path, resolution_px: int, prediction_type: str
+    tiny_pipeline_dir: Path, hub_dir: Path, hub: str, tmp_path: Path, kind: str, resolution_px: int
 ) -> None:
-    write_checkpoint(hub_dir / MODEL, prediction_type=prediction_type)
+    options = {"second": {"is_second": True}, "v_prediction": {"prediction_type": "v_prediction"}, "epsilon": {}}
+    write_checkpoint(hub_dir / MODEL, **options[kind])
     for name in ("config.json", "model.safetensors"):  # of a part that is not used
         (hub_dir / MODEL / "safety_checker").mkdir(exist_ok=True)
         (hub_dir / MODEL / "safety_checker" / name).write_text("{}")
     changes = {"base.resolution_px": resolution_px, "ingest.min_side_px": resolution_px, "add.crop_px": 64}
+    if kind == "second":  # its tensors have no names in the layout of single files
+        changes |= {"export.formats": ["diffusers", "lora"]}
     project = _project(tmp_path / "project", hub, tiny_pipeline_dir, changes)
     project.dvc("repro")
 
     pipeline = DiffusionPipeline.from_pretrained(project.root / "models/export")
     assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
     assert pipeline("a man", num_inference_steps=4).images[0].size == (resolution_px, resolution_px)
+    assert pipeline.text_encoder.config.num_hidden_layers == (23 if kind == "second" else 1)
     requests = (hub_dir / "requests.log").read_text().splitlines()
     assert all(MODEL in request and "safety_checker/" not in request for request in requests)
     assert {request.split("/resolve/")[1].split("/")[0] for request in requests if "/resolve/" in request} == {
