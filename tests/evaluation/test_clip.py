@@ -1,11 +1,13 @@
 """CLIP scores equal those of transformers on a tiny CLIP model; other models are errors."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from naruto_add.evaluation.clip import clip_scores, load_clip, score
@@ -85,3 +87,14 @@ def test_a_repository_without_a_commit_is_an_error() -> None:
 def test_an_empty_folder_is_an_error_that_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=rf"evaluate\.clip_score: {tmp_path} does not contain.*set it to 'off'"):
         load_clip(str(tmp_path), CPU)
+
+
+def test_files_that_lack_weights_are_refused_instead_of_filled_with_random_values(
+    tiny_clip_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_clip_dir, tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StageError, match=r"lack 1 weights, such as visual_projection\.weight; use complete files"):
+        load_clip(str(folder), CPU)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
 
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.models.tiny_decoder import (
@@ -72,3 +73,14 @@ def test_one_for_other_latents_is_refused(tiny_bundle: ModelBundle, tmp_path: Pa
 def test_psnr_of_a_known_error() -> None:
     pixels = torch.zeros(2, 3, 4, 4)
     assert psnr_db(pixels + 0.2, pixels) == pytest.approx(20.0)
+
+
+def test_a_file_that_lacks_weights_is_refused(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    tiny = new_tiny_decoder(tiny_bundle.vae, seed=0)
+    tiny.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
+    name = next(name for name in weights if name.startswith("decoder."))
+    del weights[name]
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(StageError, match=f"lack 1 weights, such as {name}"):
+        load_tiny_decoder(str(tmp_path), tiny_bundle.vae, CPU)

@@ -12,15 +12,27 @@ from naruto_add.runtime.hub_errors import refusal
 def load_frozen(cls: Any, source: str, *, key: str, instead: str) -> Any:
     """`cls.from_pretrained` of `source`, a folder or `owner/name@commit`; networks are frozen and in eval mode.
 
-    Raises StageError if it cannot be loaded; the message names the parameter `key` and the remedy `instead`.
+    Raises StageError if it cannot be loaded, or if its files lack weights; the message names the parameter `key` and
+    the remedy `instead`.
     """
     place, revision = _place(source, key)
+    is_network = issubclass(cls, torch.nn.Module)
+    options = {"use_safetensors": True, "output_loading_info": True} if is_network else {}
     try:
-        loaded = cls.from_pretrained(place, revision=revision, **_weight_options(cls))
+        loaded = cls.from_pretrained(place, revision=revision, **options)
     except (OSError, ValueError) as error:  # ValueError: the folder's configuration names no network
         refused = refusal(error, key=key, repository=place, revision=revision or "")
         raise StageError(refused or _missing(place, revision, key, instead)) from error
-    return loaded.requires_grad_(False).eval() if isinstance(loaded, torch.nn.Module) else loaded
+    if not is_network:
+        return loaded
+    network, found = loaded
+    if absent := sorted(found["missing_keys"]):
+        # The libraries would give these weights random values, and only print a warning.
+        raise StageError(
+            f"{key}: the files of {source} lack {len(absent)} weights, such as {absent[0]}; use complete files, or "
+            f"{instead}"
+        )
+    return network.requires_grad_(False).eval()
 
 
 def _place(source: str, key: str) -> tuple[str, str | None]:
@@ -30,10 +42,6 @@ def _place(source: str, key: str) -> tuple[str, str | None]:
     if not commit:
         raise StageError(f"{key}: {source!r} is not a folder; write a hub repository as owner/name@commit")
     return repository, commit
-
-
-def _weight_options(cls: Any) -> dict[str, bool]:
-    return {"use_safetensors": True} if issubclass(cls, torch.nn.Module) else {}
 
 
 def _missing(place: str, revision: str | None, key: str, instead: str) -> str:
