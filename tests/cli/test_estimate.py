@@ -16,7 +16,7 @@ def test_mini_fits_a_small_card(project_folder: Path) -> None:
     assert "Computed for 100 pictures of 64 px." in output
     for stage in ("teacher", "student", "add", "evaluate", "samples", "export"):
         assert f"\n{stage} " in output
-    assert "add: add.pixel_backbone" in output
+    assert "Not counted: teacher: the training of the text encoder (teacher.lora_text_encoder)." in output
     assert "The stages need at least" in output and "has 4.0 GiB" in output
 
 
