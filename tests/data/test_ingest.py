@@ -1,6 +1,7 @@
 """The whole stage: what is kept, how it is split, and the list of the rest."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -274,6 +275,18 @@ def test_bad_entries_are_listed_and_the_others_kept(tmp_path: Path) -> None:
     assert (metrics["entries"], metrics["kept"], metrics["rejected"]) == (49, 40, 9)
     assert all(metrics[f"rejected.{reason}"] == 1 for reason in expected.values())
     assert metrics["rejected.bad_row"] == 0
+
+
+def test_names_that_are_not_utf8_stay_apart_in_the_list_of_rejects(tmp_path: Path) -> None:
+    for row in _folder(tmp_path / "set", 10):
+        (tmp_path / "set" / row["file_name"]).with_suffix(".txt").write_text(row["text"])
+    (tmp_path / "set/metadata.jsonl").unlink()
+    names = [os.fsdecode(name) for name in (b"\xe9.png", b"\xff.png")]
+    for name in names:
+        (tmp_path / "set" / name).write_bytes(b"not a picture")
+        (tmp_path / "set" / name).with_suffix(".txt").write_text("a man")
+    written = _run(tmp_path, source="folder", path=str(tmp_path / "set"), max_rejected=0.5)
+    assert {row["file"] for row in written["rejects"]} == set(names)
 
 
 def test_more_rejects_than_allowed_are_an_error_after_they_are_listed(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def _truncated_rows(rows: Iterable[_Row], tokens: TokenCounts) -> list[_Row]:
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     lines = (json.dumps(row, ensure_ascii=False) for row in rows)
     text = "".join(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n" for line in lines)
-    atomic_write_bytes(path, text.encode("utf-8", "replace"))
+    atomic_write_bytes(path, text.encode("utf-8", "backslashreplace"))  # parts of names that are not UTF-8: \udcff
 
 
 def _check_outcome(outcome: _Outcome, params: Ingest, rejects_path: Path) -> None:
