@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from naruto_add.config.schema import Base
+
 ROOT = Path(__file__).parent.parent
 _LEGACY_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 """Names of the autoencoder's attention layers in files of that time."""
@@ -36,6 +38,20 @@ class Sizes:
 SECOND = Sizes(text=128, text_layers=23)
 """The text encoder of Stable Diffusion 2.1 has 23 layers and a width of 1,024."""
 SD15 = Sizes((320, 640, 1280, 1280), (128, 256, 512, 512), 768, 12)
+
+
+def base_params(path: Path) -> Base:
+    """Parameters of a base model at this path, a folder or a single file, at the size that the tests draw."""
+    return Base(
+        model=str(path),
+        revision="",
+        variant="",
+        resolution_px=64,
+        frozen_precision="fp32",
+        autocast="fp32",
+        prompt_template="{caption}",
+        caption_chunks=1,
+    )
 
 
 def write_checkpoint(

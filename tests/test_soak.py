@@ -283,7 +283,7 @@ class _Stage:
             if not self._path("a").exists():
                 self._path("a").write_bytes(b"a" * 9)
             self._path("b").write_bytes(b"b" * 9)
-        elif self._path("b").read_bytes() != b"b" * 9:
+        elif self._path("b").read_bytes() != b"b" * 9 and self.fault != "reads what is damaged":
             return 1, self._refusal("a" if self.fault == "blames another" else "b")
         return 0, ""
 
@@ -330,8 +330,10 @@ def test_every_cache_is_damaged_alone_and_must_be_refused_by_its_own_name(
     assert counts["damaged caches that it read only without the others"] == 1  # `a`
     with pytest.raises(SoakError, match=r"it refused a\.safetensors, which was whole"):
         _damage_caches(tmp_path / "other", "blames another")
-    with pytest.raises(SoakError, match="it read none of these damaged caches"):
+    with pytest.raises(SoakError, match="it refused none of these damaged caches"):
         _damage_caches(tmp_path / "silent", "silent")
+    with pytest.raises(SoakError, match=r"it read b\.safetensors, which was damaged, and did not refuse it"):
+        _damage_caches(tmp_path / "reads", "reads what is damaged")
 
 
 def test_caches_are_the_same_if_only_what_is_measured_differs(tmp_path: Path) -> None:

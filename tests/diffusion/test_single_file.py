@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from naruto_add.config.schema import Base
 from naruto_add.data.captions import count_tokens
 from naruto_add.diffusion.base_model import check_base_model
 from naruto_add.diffusion.bundle import ModelBundle, encode_pixels, encode_prompts, load_bundle
@@ -19,22 +18,9 @@ from naruto_add.diffusion.single_file import single_file_configs
 from naruto_add.export.original_layout import original_state
 from naruto_add.runtime.clip_tokenizer import write_clip_tokenizer
 from naruto_add.runtime.errors import StageError
-from tests.sd15_checkpoint import write_checkpoint
+from tests.sd15_checkpoint import base_params, write_checkpoint
 
 _PREFIX = "model.diffusion_model."
-
-
-def _base(path: Path) -> Base:
-    return Base(
-        model=str(path),
-        revision="",
-        variant="",
-        resolution_px=64,
-        frozen_precision="fp32",
-        autocast="fp32",
-        prompt_template="{caption}",
-        caption_chunks=1,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(folder: Path) -> ModelBundle:
-    return load_bundle(_base(folder))
+    return load_bundle(base_params(folder))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +65,7 @@ def test_the_configurations_are_those_of_the_folder(folder: Path, path: Path) ->
 
 
 def test_a_file_predicts_and_encodes_as_the_folder(bundle: ModelBundle, path: Path) -> None:
-    single = load_bundle(_base(path))
+    single = load_bundle(base_params(path))
     assert single.latent_shape == bundle.latent_shape == (4, 8, 8)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     predicted = [

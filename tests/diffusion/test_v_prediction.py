@@ -9,7 +9,6 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import check_scheduler
 from naruto_add.diffusion.bundle import (
     ModelBundle,
@@ -26,7 +25,7 @@ from naruto_add.models.lora import add_lora, merge_lora
 from naruto_add.models.student import Architecture, shrink_unet
 from naruto_add.runtime.errors import StageError
 from tests.export.build import export, sampling
-from tests.sd15_checkpoint import write_checkpoint
+from tests.sd15_checkpoint import base_params, write_checkpoint
 
 PROMPTS = ["a man with a sword", "a girl at sunset"]
 ALPHA_BAR = alphas_cumprod(DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"))
@@ -60,19 +59,6 @@ def v_bundle(v_dir: Path) -> ModelBundle:
 def second_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A narrow checkpoint with the structure, names and old configurations of Stable Diffusion 2.1."""
     return write_checkpoint(tmp_path_factory.mktemp("second") / "checkpoint", is_second=True)
-
-
-def _base(folder: Path) -> Base:
-    return Base(
-        model=str(folder),
-        revision="",
-        variant="",
-        resolution_px=64,
-        frozen_precision="fp32",
-        autocast="fp32",
-        prompt_template="{caption}",
-        caption_chunks=1,
-    )
 
 
 def _noise(num: int, seed: int = 0) -> Tensor:
@@ -116,7 +102,7 @@ def test_pictures_equal_those_of_plain_diffusers(v_dir: Path, v_bundle: ModelBun
 
 
 def test_a_base_with_the_structure_of_sd_2_1_draws_what_plain_diffusers_draws(second_dir: Path) -> None:
-    base = _base(second_dir)
+    base = base_params(second_dir)
     bundle = load_bundle(base)
     config = bundle.text_encoder.config
     assert (config.num_hidden_layers, config.hidden_act, config.projection_dim) == (23, "gelu", config.hidden_size // 2)
@@ -134,7 +120,7 @@ def test_a_base_with_the_structure_of_sd_2_1_draws_what_plain_diffusers_draws(se
 
 @pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny"])
 def test_blocks_of_a_u_net_with_heads_by_level_are_removed(second_dir: Path, architecture: Architecture) -> None:
-    bundle = load_bundle(_base(second_dir))
+    bundle = load_bundle(base_params(second_dir))
     student = shrink_unet(bundle.unet, architecture)
     levels = 3 if architecture == "bk_tiny" else 4
     assert list(student.config.attention_head_dim) == [1, 1, 2, 2][:levels]
@@ -144,7 +130,7 @@ def test_blocks_of_a_u_net_with_heads_by_level_are_removed(second_dir: Path, arc
 
 
 def test_adapters_of_a_u_net_with_linear_projections_are_merged(second_dir: Path) -> None:
-    bundle = load_bundle(_base(second_dir))
+    bundle = load_bundle(base_params(second_dir))
     latents = torch.randn(1, *bundle.latent_shape, generator=torch.Generator().manual_seed(0))
     inputs = (latents, torch.tensor([500]), encode_prompts(bundle, ["a man"]))
     with torch.no_grad():
@@ -176,6 +162,7 @@ def test_the_export_of_a_v_model_draws_the_students_pictures_in_plain_diffusers(
     assert StableDiffusionPipeline.from_pretrained(folder).scheduler.config.prediction_type == "v_prediction"
     figures = json.loads((tmp_path / "metrics/export.json").read_text())
     assert figures["diffusers.images_max_abs_diff"] <= 1e-4
+    assert figures["single_file.student.images_max_abs_diff"] <= 0.05
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The disk is checked before the first stage: by a rough bound, and by the estimate where that is not enough."""
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -65,9 +66,19 @@ def test_a_small_disk_stops_before_the_first_stage_and_says_what_to_do(
     assert "dvc gc --workspace" in message and "cache.type" in message
 
 
-def test_a_disk_below_the_bound_but_large_enough_passes(mini: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_below_the_bound_but_large_enough_passes_after_an_estimate(
+    mini: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = []
+
+    def note(name: str) -> Any:
+        imported.append(name)
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(free_disk, "import_module", note)
     _set_free(monkeypatch, int(free_disk._bound(mini)) - 1)
     check_free_disk(mini)
+    assert imported
 
 
 def test_what_is_there_already_needs_no_further_disk(mini: Params, monkeypatch: pytest.MonkeyPatch) -> None:

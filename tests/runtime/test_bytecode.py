@@ -50,6 +50,7 @@ def test_an_import_that_a_library_reports_as_its_own_error_is_explained(compiled
 
 
 def test_other_errors_are_not_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NARUTO_ADD_TRACEBACK", raising=False)
     with pytest.raises(EOFError), explained_imports():
         raise EOFError("marshal data too short")
 

@@ -41,7 +41,7 @@ def damaged_caches(run: Run) -> None:
     while unread:
         status, output = run.start(project).finish()
         if not status:
-            raise SoakError(f"it read none of these damaged caches when it computed the others: {unread}")
+            raise SoakError(f"it refused none of these damaged caches: {unread}")
         unread.remove(_refused(run, project, unread, output))
     run.end(project)
     if others := [path.name for path in files if not is_same_cache(path, _undisturbed(run, path))]:
