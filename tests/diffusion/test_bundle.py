@@ -1,6 +1,7 @@
 """Loading errors that name the folder and the remedy, encoding and decoding, and the U-Net's fp32 head."""
 
 import copy
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from naruto_add.config.schema import Base
@@ -228,3 +230,28 @@ def test_a_compiled_unet_predicts_the_same_without_graph_breaks() -> None:
         expected = unet(*inputs).sample
         unet.compile(backend="eager", fullgraph=True)
         assert torch.equal(unet(*inputs).sample, expected)
+
+
+@pytest.mark.parametrize(
+    ("part", "weight"),
+    [
+        ("text_encoder", "embeddings.position_embedding.weight"),
+        ("unet", "mid_block.resnets.0.conv1.weight"),
+        ("vae", "decoder.conv_in.weight"),
+    ],
+)
+def test_files_that_lack_weights_are_refused_by_name(
+    part: str, weight: str, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_pipeline_dir, tmp_path / "base")
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    (name,) = [name for name in weights if name.endswith(weight)]
+    del weights[name]
+    save_file(weights, file, metadata={"format": "pt"})
+    expected = f"lack 1 weights, such as {re.escape(weight)}"
+    with pytest.raises(StageError, match=f"{expected}; run `dvc repro` to make it again"):
+        load_pipeline_folder(folder, precision="fp32")
+    if part == "unet":
+        with pytest.raises(StageError, match=expected):
+            load_unet(folder / part, precision="fp32", scheduler=PNDMScheduler())

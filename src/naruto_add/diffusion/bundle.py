@@ -19,7 +19,13 @@ from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import check_base_model, check_scheduler, downsampling, latent_side
 from naruto_add.diffusion.frozen_unet import bf16_instead, frozen_unet, largest_weight
 from naruto_add.diffusion.half_decoder import decoder_dtype
-from naruto_add.diffusion.load_errors import loading, loading_from_hub, loading_stage_output
+from naruto_add.diffusion.load_errors import (
+    loading,
+    loading_from_hub,
+    loading_stage_output,
+    require_all_weights,
+    require_none_missing,
+)
 from naruto_add.diffusion.placement import on_device, vae_on_device
 from naruto_add.diffusion.single_file import is_single_file, write_configs
 from naruto_add.diffusion.token_chunks import token_chunks
@@ -118,6 +124,7 @@ def load_unet(folder: Path, *, precision: Precision, scheduler: Any) -> UNet2DCo
     """
     with loading_stage_output(folder):
         unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        require_all_weights(unet)
     return convert_predictions(frozen_unet(unet, frozen_dtype(precision), default_device()), scheduler)
 
 
@@ -217,16 +224,25 @@ def decode_latents(bundle: ModelBundle, latents: Float[Tensor, "batch c h w"]) -
 
 
 def _load(model: str, *, precision: Precision, revision: str, variant: str) -> ModelBundle:
+    options: dict[str, Any] = {
+        "revision": revision or None,
+        "variant": variant or None,
+        "dtype": torch.float32,  # the autoencoder stays in fp32; the others are rounded later, without the U-Net's head
+        "use_safetensors": True,
+        "local_files_only": Path(model).is_dir(),
+    }
+    # Loaded here because the pipeline does not tell which weights of it the files lack.
+    text_encoder, found = CLIPTextModel.from_pretrained(
+        model, subfolder="text_encoder", output_loading_info=True, **options
+    )
+    require_none_missing(text_encoder, found["missing_keys"])
     pipeline = StableDiffusionPipeline.from_pretrained(
         model,
-        revision=revision or None,
-        variant=variant or None,
-        dtype=torch.float32,  # the autoencoder stays in fp32; the others are rounded later, without the U-Net's head
-        use_safetensors=True,
+        text_encoder=text_encoder,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-        local_files_only=Path(model).is_dir(),
+        **options,
     )
     pipeline.set_progress_bar_config(disable=True)
     return frozen_bundle(pipeline, frozen_dtype(precision), default_device())
@@ -243,8 +259,12 @@ def _load_single_file(path: Path, *, precision: Precision) -> ModelBundle:
 
 
 def frozen_bundle(pipeline: StableDiffusionPipeline, dtype: torch.dtype, device: torch.device) -> ModelBundle:
-    """The pipeline's networks, frozen: the autoencoder as it is, U-Net and text encoder as `frozen_unet` rounds."""
+    """The pipeline's networks, frozen: the autoencoder as it is, U-Net and text encoder as `frozen_unet` rounds.
+
+    Raises ValueError if the files of a network lacked weights.
+    """
     text_encoder = pipeline.text_encoder
+    require_all_weights(text_encoder, pipeline.vae, pipeline.unet)
     if dtype == torch.float16 and largest_weight(text_encoder) > torch.finfo(dtype).max:
         text_dtype = bf16_instead("text encoder")
     else:

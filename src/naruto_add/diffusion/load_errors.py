@@ -1,8 +1,10 @@
 """Errors of loading a pipeline, as messages that name what cannot be loaded and the remedy."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+from torch import nn
 
 from naruto_add.config.schema import Base
 from naruto_add.runtime.errors import StageError
@@ -40,6 +42,21 @@ def loading(subject: str, remedy: str) -> Generator[None]:
         raise
     except Exception as error:  # the libraries raise nearly any error for damaged and foreign files
         raise StageError(f"{subject} cannot be loaded: {_as_text(error)}; {remedy}") from error
+
+
+def require_all_weights(*networks: nn.Module) -> None:
+    """Raise ValueError if a network has weights without values, because the files that it was loaded from lack them.
+
+    diffusers leaves such weights on the device `meta`.
+    """
+    for network in networks:
+        require_none_missing(network, [name for name, weight in network.named_parameters() if weight.is_meta])
+
+
+def require_none_missing(network: nn.Module, names: Collection[str]) -> None:
+    """Raise ValueError if there are names. transformers gives missing weights random values, and only prints them."""
+    if names:
+        raise ValueError(f"the files of {type(network).__name__} lack {len(names)} weights, such as {min(names)}")
 
 
 def _as_text(error: Exception) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from naruto_add.diffusion.load_errors import require_none_missing
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.hub_errors import refusal
 
@@ -26,12 +27,10 @@ def load_frozen(cls: Any, source: str, *, key: str, instead: str) -> Any:
     if not is_network:
         return loaded
     network, found = loaded
-    if absent := sorted(found["missing_keys"]):
-        # The libraries would give these weights random values, and only print a warning.
-        raise StageError(
-            f"{key}: the files of {source} lack {len(absent)} weights, such as {absent[0]}; use complete files, or "
-            f"{instead}"
-        )
+    try:
+        require_none_missing(network, found["missing_keys"])
+    except ValueError as error:
+        raise StageError(f"{key}: {source}: {error}; use complete files, or {instead}") from error
     return network.requires_grad_(False).eval()
 
 
