@@ -35,14 +35,15 @@ TEACHER, STUDENT, TINY = "teacher", "student", "student, tiny decoder"
 
 @dataclass(frozen=True)
 class Health:
-    """Errors of rounded predictions relative to fp32, and the largest activation of fp16, whose limit is 65,504."""
+    """Errors of rounded predictions relative to fp32, and the largest activation of fp16, whose limit is 65,504.
+
+    Those of fp16 are None if it overflows, so that the stages would use bf16.
+    """
 
     timestep: int
-    fp16_error: float
+    fp16_error: float | None
     bf16_error: float
-    largest: float
-    overflows: bool
-    """Whether fp16 gives infinities, so that the U-Net has bf16 instead."""
+    largest: float | None
 
 
 def main() -> None:
@@ -64,9 +65,9 @@ def main() -> None:
     for name, folder in (("teacher", paths.TEACHER / "unet"), ("student", paths.DISTILLED)):
         unet = load_unet(folder, precision="fp32", scheduler=subjects[TEACHER].bundle.scheduler)
         for each in healths(unet, subjects[TEACHER], guidance_scale=params.sampling.guidance_scale):
-            largest = "overflow" if each.overflows else f"{each.largest:.0f}"
-            errors = f"{each.fp16_error:12.5f}{each.bf16_error:12.5f}"
-            print(f"{name:<16}{each.timestep:>6}{errors}{largest:>18}")
+            fp16_error = "overflow" if each.fp16_error is None else f"{each.fp16_error:.5f}"
+            largest = "overflow" if each.largest is None else f"{each.largest:.0f}"
+            print(f"{name:<16}{each.timestep:>6}{fp16_error:>12}{each.bf16_error:12.5f}{largest:>18}")
 
 
 def speedup(costs: Round, name: str) -> float:
@@ -101,21 +102,34 @@ def healths(unet: UNet2DConditionModel, subject: Subject, *, guidance_scale: flo
         )
 
     fp16, bf16 = (frozen_unet(copy.deepcopy(unet), dtype, device) for dtype in (torch.float16, torch.bfloat16))
+    overflows = fp16.dtype != torch.float16
     for timestep in TIMESTEPS:
-        exact = predict(unet, timestep)
+        with _without_tf32():
+            exact = predict(unet, timestep)
         with _activations(fp16) as seen:
             rounded = predict(fp16, timestep)
         yield Health(
             timestep,
-            fp16_error=_error(rounded, exact),
+            fp16_error=None if overflows else _error(rounded, exact),
             bf16_error=_error(predict(bf16, timestep), exact),
-            largest=max(seen),
-            overflows=fp16.dtype != torch.float16,
+            largest=None if overflows else max(seen),
         )
 
 
 def _error(prediction: Tensor, exact: Tensor) -> float:
     return float((prediction - exact).norm() / exact.norm())
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Within the block, fp32 is not rounded to TF32, whose precision is that of fp16."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager

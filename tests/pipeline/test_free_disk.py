@@ -14,7 +14,7 @@ from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
 from naruto_add.estimate.disk import Disk, largest_disk
 from naruto_add.estimate.free_disk import still_to_write
-from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes
+from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, shapes_of
 from naruto_add.pipeline import free_disk
 from naruto_add.pipeline.free_disk import check_free_disk
 from naruto_add.runtime.errors import StageError
@@ -99,6 +99,18 @@ def test_what_is_there_already_needs_no_further_disk(mini: Params, monkeypatch: 
 def test_files_larger_than_needed_do_not_make_up_for_others() -> None:
     disk = Disk("add", {"base model": 100, "pool": 10, "teacher": 20})
     assert still_to_write(disk, {"pool": 50, "teacher": 5}) == 15
+
+
+@pytest.mark.parametrize("aspect_buckets", [False, True])
+def test_the_bound_is_above_the_estimate_of_a_pool_on_the_embedded_base(aspect_buckets: bool) -> None:
+    values = YAML(typ="safe").load(compose_profile("mini", root=ROOT))
+    values["base"]["model"] = str(ROOT / values["base"]["model"])
+    values["student"]["pool_size"] = 100_000
+    values["ingest"]["aspect_buckets"] = aspect_buckets
+    params = parse_params(values)
+    disk = largest_disk(params, shapes_of(params.base), num_pictures=1400, is_linked=False)
+    downloaded = disk.files["base model"] + disk.files["other networks"]
+    assert disk.total - downloaded < free_disk._bound(params)
 
 
 @pytest.mark.slow

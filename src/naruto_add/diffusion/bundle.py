@@ -29,7 +29,7 @@ from naruto_add.diffusion.load_errors import (
 from naruto_add.diffusion.placement import on_device, vae_on_device
 from naruto_add.diffusion.single_file import is_single_file, write_configs
 from naruto_add.diffusion.token_chunks import token_chunks
-from naruto_add.diffusion.v_prediction import convert_predictions
+from naruto_add.diffusion.v_prediction import attach_v_schedule
 from naruto_add.runtime.compute import Precision, default_device, frozen_dtype, gpu_layout
 
 ENCODE_BATCH = 64
@@ -125,7 +125,7 @@ def load_unet(folder: Path, *, precision: Precision, scheduler: Any) -> UNet2DCo
     with loading_stage_output(folder):
         unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         require_all_weights(unet)
-    return convert_predictions(frozen_unet(unet, frozen_dtype(precision), default_device()), scheduler)
+    return attach_v_schedule(frozen_unet(unet, frozen_dtype(precision), default_device()), scheduler)
 
 
 def save_bundle(bundle: ModelBundle, folder: Path) -> None:
@@ -275,7 +275,7 @@ def frozen_bundle(pipeline: StableDiffusionPipeline, dtype: torch.dtype, device:
         tokenizer=pipeline.tokenizer,
         text_encoder=text_encoder.to(text_dtype),
         vae=pipeline.vae,
-        unet=convert_predictions(frozen_unet(pipeline.unet, dtype, device), pipeline.scheduler),
+        unet=attach_v_schedule(frozen_unet(pipeline.unet, dtype, device), pipeline.scheduler),
         scheduler=pipeline.scheduler,
     ).to(device)
     gpu_layout(bundle.vae)

@@ -8,11 +8,11 @@ V_SCHEDULE = "v_schedule"
 """The buffer with alpha_bar of a U-Net that predicts v."""
 
 
-def convert_predictions(unet: UNet2DConditionModel, scheduler: Any) -> UNet2DConditionModel:
-    """The same U-Net, of which `sampling.noise_pred` returns epsilon if this scheduler's model predicts v (SD 2.x).
+def attach_v_schedule(unet: UNet2DConditionModel, scheduler: Any) -> UNet2DConditionModel:
+    """Attach the noise schedule to a U-Net whose scheduler says that it predicts v (SD 2.x).
 
-    So all losses and samplers see epsilon. The U-Net itself and its files stay those of a v-predicting model: only the
-    noise schedule is attached to it, as a buffer that is not saved.
+    With it, `sampling.noise_pred` returns epsilon, which all losses and samplers use. The same U-Net is returned; its files stay those of a v-predicting model,
+    because the schedule is a buffer that is not saved.
     """
     if scheduler.config.prediction_type == "v_prediction":
         unet.register_buffer(V_SCHEDULE, scheduler.alphas_cumprod.float().to(unet.device), persistent=False)

@@ -17,8 +17,9 @@ from naruto_add.runtime.errors import StageError
 def check_disk(params: Params) -> None:
     """Raises StageError if a stage needs more disk than is free here and than what is there already takes.
 
-    Base model and other networks are not counted: they are downloaded before. A file of an earlier run counts as the
-    file that replaces it.
+    Base model and other networks are not counted: they are downloaded before. A result of an earlier run counts as the
+    file that replaces it, and so do its copies, up to the size of the results that are here. Checkpoints and caches of
+    other parameters count too, so that the check may pass although they stay.
     """
     root = Path.cwd()
     num_pictures = num_pictures_of(paths.DATASET, params.ingest)
@@ -42,17 +43,19 @@ def still_to_write(disk: Disk, existing: Mapping[str, int]) -> int:
 
 
 def _existing(root: Path) -> dict[str, int]:
-    kept = local_cache_path("pool")
-    return {
+    results = {
         "data set": _size(paths.DATASET),
         "teacher": _size(paths.TEACHER),
         "pool": _size(paths.POOL),
         "student before ADD": _size(paths.STUDENT),
         "distilled student": _size(paths.DISTILLED),
         "export": _size(paths.EXPORT),
-        "DVC's copies of results": _size(root / ".dvc/cache"),
+    }
+    return {
+        **results,
+        "DVC's copies of results": min(_size(root / ".dvc/cache"), sum(results.values())),
         "checkpoints": max(_size(local_cache_path(stage), "*.pt") for stage in ("teacher", "student", "add")),
-        "pool kept for experiments": _size(kept),
+        "pool kept for experiments": min(_size(local_cache_path("pool")), results["pool"]),
         "latents of pictures": _size(local_cache_path("teacher"), "*.safetensors"),
         "drawn pictures": _size(local_cache_path("evaluate")),
     }

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub.constants import _HF_DEFAULT_ENDPOINT
-
 from naruto_add.config.schema import AddMethod, ExportFormat, StudentScheduler
 from naruto_add.reporting.tables import Metrics
 from naruto_add.runtime.errors import shown
+
+HUB = "https://huggingface.co"
+"""Where readers of a card find a base model, whatever hub it was loaded from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ def licence(facts: CardFacts) -> Licence:
     """The licence of the base model, which applies to its children."""
     text = f"The licence of the base model ({code(facts.base_model)}) applies."
     # The hub's own address, not that of a mirror in the environment: the cards depend on parameters alone.
-    page = f"{_HF_DEFAULT_ENDPOINT}/{facts.base_model}" if is_on_hub(facts) else ""
+    page = f"{HUB}/{facts.base_model}" if is_on_hub(facts) else ""
     return _BASE_LICENCES.get(facts.base_model) or Licence("other", page, text)
 
 

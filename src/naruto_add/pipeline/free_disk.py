@@ -15,14 +15,20 @@ _MOST_BYTES_FOR_A_WEIGHT = 100
 """Checkpoints 40; results and exports 30, in two copies."""
 _MOST_BYTES_FOR_A_PIXEL = 30
 """Data set and its copy, each doubled by aspect buckets; drawn pictures, about two for each picture; latents."""
+_MOST_LATENTS_FOR_A_PIXEL = 1 / 4
+"""Of the embedded base: four channels at a quarter of the sides. Stable Diffusion has 1 / 16."""
+_LATENT_BYTES = 4
+_POOL_COPIES = 6
+"""The pool, DVC's copy and the one kept for experiments, each doubled by aspect buckets."""
 
 
 def check_free_disk(params: Params) -> None:
     """Raises StageError if a stage would need more disk than is free.
 
-    It is estimated only if less is free than a rough bound: the estimate loads torch, which takes seconds.
+    It is estimated only if less is free than a rough bound.
     """
     if shutil.disk_usage(Path.cwd()).free < _bound(params):
+        # By its name, because this module must not load torch, as the estimate does, unless the disk is small.
         import_module("naruto_add.estimate.free_disk").check_disk(params)
 
 
@@ -30,9 +36,10 @@ def _bound(params: Params) -> float:
     num_weights = base_weight_bytes(params.base.model, params.base.revision) / _BYTES_OF_A_WEIGHT
     num_pictures = num_pictures_of(paths.DATASET, params.ingest)
     num_samples = params.student.pool_size + len(params.add.resolutions_px) * params.add.resolution_pool_size
-    sample = 4 * (params.base.resolution_px // 8) ** 2 * 4 * (params.sampling.student_steps + 1)
+    latents = params.base.resolution_px**2 * _MOST_LATENTS_FOR_A_PIXEL
+    sample = latents * _LATENT_BYTES * (params.sampling.student_steps + 1)
     return (
         num_weights * _MOST_BYTES_FOR_A_WEIGHT
         + num_pictures * params.base.resolution_px**2 * _MOST_BYTES_FOR_A_PIXEL
-        + num_samples * sample * 6  # pool, DVC's copy and the kept one, each doubled by aspect buckets
+        + num_samples * sample * _POOL_COPIES
     )

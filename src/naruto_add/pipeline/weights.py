@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +15,14 @@ from naruto_add.runtime.hub_errors import refusal
 
 _NETWORK_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "diffusion_pytorch_model*.safetensors")
 _WEIGHTS = "*model*.safetensors"
+_LOADED_WEIGHTS = (
+    *("model.safetensors", "model-*-of-*.safetensors"),
+    *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors"),
+)
+"""Of these, the files that `from_pretrained` reads without a variant."""
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 """The files of CLIP's tokenizer, in either form."""
 _WITH_WEIGHTS = ("text_encoder", "transformer", "unet", "vae")
-EMPTY = '""'
 _UNUSED_PARTS = ("feature_extractor", "image_encoder", "safety_checker")
 
 
@@ -57,8 +62,10 @@ def fetch_base(model: str, *, revision: str, variant: str) -> None:
         patterns = ("model_index.json", "*/*.json", "*/*.txt", *_weight_files(variant))
         folder = _downloaded(model, revision, patterns, "base.model", remedy, unused=_UNUSED_PARTS)
     if missing := _missing_of_pipeline(folder, variant):
-        if others := _variants_on_hub(model, revision, part=missing.partition("/")[0]) - {variant}:
-            shown = " or ".join(f"base.variant: {name or EMPTY}" for name in sorted(others))
+        is_weight = missing.endswith(".safetensors")
+        variants = _variants_on_hub(model, revision, part=missing.partition("/")[0]) if is_weight else set()
+        if variants and variant not in variants:
+            shown = " or ".join("base.variant: " + (name or '""') for name in sorted(variants))
             raise StageError(
                 f"base.variant: {variant!r} is not a variant of the weights of {model}@{revision}; set {shown}"
             )
@@ -138,8 +145,8 @@ def _variants_on_hub(repository: str, revision: str, *, part: str) -> set[str]:
         files = [Path(name) for name in HfApi().list_repo_files(repository, revision=revision)]
     except Exception:  # noqa: BLE001 (hub clients raise many types; the caller reports what is missing)
         return set()
-    names = [file.name.split(".") for file in files if file.parent.name == part and file.suffix == ".safetensors"]
-    return {".".join(name[1:-1]) for name in names if "-of-" not in name[1]}
+    weights = [file for file in files if file.parent.name == part and file.suffix == ".safetensors"]
+    return {re.sub(r"-\d+-of-\d+$", "", file.stem).partition(".")[2] for file in weights}
 
 
 def _weight_files(variant: str) -> list[str]:
@@ -159,7 +166,7 @@ def _check_network(folder: Path, source: str, kind: str, reads_text: bool, key: 
     found = _model_type(folder)
     if found != kind:
         raise StageError(f"{key}: {source} is a {found} model, not a {kind}; {instead}")
-    for file in sorted(folder.glob(_WEIGHTS)):
+    for file in sorted(file for name in _LOADED_WEIGHTS for file in folder.glob(name)):
         if problem := _problem_of_weights(file):
             raise StageError(
                 f"{key}: {file} cannot be read ({problem}); download it again (in a clone, by `git lfs pull`), or "

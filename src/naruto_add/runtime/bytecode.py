@@ -1,4 +1,4 @@
-"""A compiled module that was cut off is one message with the remedy; entries of the program import this module first.
+"""Reports a truncated .pyc file as one message that says what to do; entries of the program import this module first.
 
 Some versions of Python do not notice that a full disk or a limit cuts off a file in `__pycache__`, and then fail at
 every later import of the module.

@@ -1,4 +1,4 @@
-"""Free disk is checked before work that needs it starts, and a disk that cannot be written is one message."""
+"""Checks free disk before work that needs it starts, and reports a disk that cannot be written as one message."""
 
 import errno
 import os
