@@ -11,8 +11,8 @@ V_SCHEDULE = "v_schedule"
 def attach_v_schedule(unet: UNet2DConditionModel, scheduler: Any) -> UNet2DConditionModel:
     """Attach the noise schedule to a U-Net whose scheduler says that it predicts v (SD 2.x).
 
-    With it, `sampling.noise_pred` returns epsilon, which all losses and samplers use. The same U-Net is returned. Its files
-    stay those of a v-predicting model, because the schedule is a buffer that is not saved.
+    With it, `sampling.noise_pred` returns epsilon, which all losses and samplers use. The same U-Net is returned. Its
+    files stay those of a v-predicting model, because the schedule is a buffer that is not saved.
     """
     if scheduler.config.prediction_type == "v_prediction":
         unet.register_buffer(V_SCHEDULE, scheduler.alphas_cumprod.float().to(unet.device), persistent=False)
