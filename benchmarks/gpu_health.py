@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Round, device_name, median, median_seconds, time_rounds
 from naruto_add.comparison.image_sets import draw_alone
-from naruto_add.comparison.subjects import Subject, at_steps, load_subjects, pipeline_models
+from naruto_add.comparison.subjects import Models, Subject, at_steps, load_subjects
 from naruto_add.config import paths
 from naruto_add.config.load import load_params
+from naruto_add.config.schema import Params
 from naruto_add.diffusion.bundle import encode_prompts, load_unet
 from naruto_add.diffusion.frozen_unet import frozen_unet
 from naruto_add.diffusion.sampling import guided_noise_pred, initial_noise, sample_latents
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="rounds; every model draws once in each")
     options = parser.parse_args()
     params = load_params(paths.PARAMS)
-    subjects = load_subjects(pipeline_models(params))
+    subjects = load_subjects(_models(params))
     calls = drawings(subjects[TEACHER], subjects["distilled"], teacher_steps=options.teacher_steps)
     rounds = time_rounds(calls, options.repeats)
     print(f"drawing on {device_name()}, one picture")
@@ -173,6 +174,16 @@ def _draw_tiny(student: Subject, tiny: AutoencoderTiny) -> Callable[[], object]:
         return decode_tiny(tiny, latents).cpu()
 
     return draw
+
+
+def _models(params: Params) -> Models:
+    return Models(
+        base=params.base,
+        sampling=params.sampling,
+        teacher_dir=paths.TEACHER,
+        student_dir=paths.STUDENT,
+        distilled_dir=paths.DISTILLED,
+    )
 
 
 if __name__ == "__main__":

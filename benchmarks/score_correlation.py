@@ -14,7 +14,7 @@ import torch
 from scipy.stats import spearmanr
 
 from naruto_add.comparison.image_sets import draw_set
-from naruto_add.comparison.subjects import Subject, load_subjects, pipeline_models
+from naruto_add.comparison.subjects import Models, Subject, load_subjects
 from naruto_add.config import paths
 from naruto_add.config.load import load_params
 from naruto_add.config.schema import Params
@@ -52,7 +52,8 @@ def main() -> None:
 
 def distilled(params: Params) -> Subject:
     """The student of the pipeline, whose weights are replaced by those of each checkpoint."""
-    return load_subjects(replace(pipeline_models(params), distilled_dir=paths.STUDENT))["distilled"]
+    folders = {"teacher_dir": paths.TEACHER, "student_dir": paths.STUDENT, "distilled_dir": paths.STUDENT}
+    return load_subjects(Models(base=params.base, sampling=params.sampling, **folders))["distilled"]
 
 
 def validation(saved: dict[str, Any]) -> dict[str, float]:

@@ -11,14 +11,20 @@ if TYPE_CHECKING:
 def main(params: "Params") -> None:
     """Measure every model."""
     from naruto_add.comparison.image_sets import DRAWING_CODE
-    from naruto_add.comparison.subjects import pipeline_models
+    from naruto_add.comparison.subjects import Models
     from naruto_add.config import paths
     from naruto_add.evaluation.evaluate import evaluate
     from naruto_add.runtime.checkpoints import shared_cache_dir
 
     evaluate(
         params.evaluate,
-        models=pipeline_models(params),
+        models=Models(
+            base=params.base,
+            sampling=params.sampling,
+            teacher_dir=paths.TEACHER,
+            student_dir=paths.STUDENT,
+            distilled_dir=paths.DISTILLED,
+        ),
         dataset_dir=paths.DATASET,
         drawn_dir=shared_cache_dir("evaluate", *DRAWING_CODE),
         cache_dir=shared_cache_dir("evaluate"),

@@ -11,12 +11,18 @@ if TYPE_CHECKING:
 def main(params: "Params") -> None:
     """Draw the grids."""
     from naruto_add.comparison.samples import make_sample_grids
-    from naruto_add.comparison.subjects import pipeline_models
+    from naruto_add.comparison.subjects import Models
     from naruto_add.config import paths
 
     make_sample_grids(
         params.samples,
-        models=pipeline_models(params),
+        models=Models(
+            base=params.base,
+            sampling=params.sampling,
+            teacher_dir=paths.TEACHER,
+            student_dir=paths.STUDENT,
+            distilled_dir=paths.DISTILLED,
+        ),
         dataset_dir=paths.DATASET,
         out_dir=paths.GRIDS / "samples",
     )

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from naruto_add.config import paths
-from naruto_add.config.schema import Base, Params, Sampling
+from naruto_add.config.schema import Base, Sampling
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder, load_unet
 from naruto_add.diffusion.half_decoder import decoder_dtype, halve_decoder
 from naruto_add.diffusion.placement import move_to_cpu, on_device
@@ -26,17 +25,6 @@ class Models:
     teacher_dir: Path
     student_dir: Path
     distilled_dir: Path
-
-
-def pipeline_models(params: Params) -> Models:
-    """The models that the stages of the pipeline in the current folder have written."""
-    return Models(
-        base=params.base,
-        sampling=params.sampling,
-        teacher_dir=paths.TEACHER,
-        student_dir=paths.STUDENT,
-        distilled_dir=paths.DISTILLED,
-    )
 
 
 @dataclass(frozen=True)
