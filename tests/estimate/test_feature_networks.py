@@ -9,16 +9,13 @@ from transformers import CLIPConfig
 
 from naruto_add.estimate.fake import measuring
 from naruto_add.estimate.feature_networks import (
-    ASSUMED_WORDS,
     backbone_network,
-    new_attribute_classifier,
     new_backbone,
     new_clip,
     new_dinov2,
     new_features,
     new_perceptual,
 )
-from naruto_add.evaluation.attributes import COLUMNS, _network
 from naruto_add.models.backbones import load_backbone, load_efficientnet
 
 
@@ -72,10 +69,3 @@ def test_perceptual_networks_compare_pictures_at_their_own_size() -> None:
             network.measure(2)
         peaks.append(meter.flops)
     assert peaks[1] > 3 * peaks[0]
-
-
-def test_the_attribute_classifier_has_the_layers_of_evaluates() -> None:
-    words = [str(number) for number in range(ASSUMED_WORDS)]
-    with measuring():
-        fake = new_attribute_classifier().network
-    assert _num_weights(fake) == _num_weights(_network(dict.fromkeys(COLUMNS, words)))

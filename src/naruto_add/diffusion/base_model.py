@@ -16,9 +16,10 @@ from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.hub_errors import refusal
 
 Config = Mapping[str, Any]
-"""The configuration of a U-Net or an autoencoder in diffusers format."""
+"""The configuration of a part of the pipeline in diffusers format."""
 
 _SCHEDULER_FILE = "scheduler/scheduler_config.json"
+_TEXT_FILE = "text_encoder/config.json"
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 _FOLDERS = {"", ".", "..", "~", "base", "models"}
 """First parts of folder names that are never the owner of a hub repository."""
@@ -152,7 +153,10 @@ def _check_repository(model: str, revision: str) -> None:
 
 
 def base_configs(model: str, revision: str) -> Mapping[str, Config] | None:
-    """The configurations of vae, unet and scheduler; None if neither the hub nor its local cache has them."""
+    """The configurations of vae, unet, scheduler and text_encoder; None if neither the hub nor its cache has them.
+
+    Those of the last two are empty if the model has none: loading the pipeline reports that.
+    """
     if Path(model).exists():
         return _local_configs(model)
     folder = _downloaded(model, revision)
@@ -163,12 +167,10 @@ def _local_configs(model: str) -> Mapping[str, Config]:
     if is_single_file(model):
         return single_file_configs(Path(model))
     folder = Path(model)
-    return {"vae": _config(folder, "vae"), "unet": _config(folder, "unet"), "scheduler": _scheduler_config(folder)}
-
-
-def _scheduler_config(folder: Path) -> Config:
-    """The scheduler's configuration, empty if the folder has none: loading the pipeline reports that."""
-    return _read_config(folder, _SCHEDULER_FILE) if (folder / _SCHEDULER_FILE).is_file() else {}
+    needed = {part: _read_config(folder, f"{part}/config.json", check=downsampling) for part in ("vae", "unet")}
+    others = {"scheduler": _SCHEDULER_FILE, "text_encoder": _TEXT_FILE}
+    found = {part: _read_config(folder, name) if (folder / name).is_file() else {} for part, name in others.items()}
+    return needed | found
 
 
 def _downloaded(model: str, revision: str) -> Path | None:
@@ -181,13 +183,10 @@ def _downloaded(model: str, revision: str) -> Path | None:
         if reason := refusal(error, key="base.model", repository=model, revision=revision):
             raise StageError(reason) from error
         return None
-    with suppress(Exception):  # as above
-        hf_hub_download(model, _SCHEDULER_FILE, revision=revision)
+    for name in (_SCHEDULER_FILE, _TEXT_FILE):
+        with suppress(Exception):  # as above
+            hf_hub_download(model, name, revision=revision)
     return Path(files[0]).parent.parent
-
-
-def _config(folder: Path, part: str) -> Config:
-    return _read_config(folder, f"{part}/config.json", check=downsampling)
 
 
 def _read_config(folder: Path, name: str, *, check: Callable[[Config], object] = len) -> Config:

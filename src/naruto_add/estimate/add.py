@@ -9,7 +9,7 @@ from naruto_add.config.schema import Params
 from naruto_add.diffusion.sampling import noise_pred
 from naruto_add.estimate.add_parts import Part, parts_of_batch
 from naruto_add.estimate.adversary import Adversary, Crops
-from naruto_add.estimate.counts import add_decoded, num_held_out
+from naruto_add.estimate.counts import add_decoded, num_validations
 from naruto_add.estimate.drawing import decoding, encoding, student_sampling
 from naruto_add.estimate.fake import materialized, measuring
 from naruto_add.estimate.feature_networks import backbone_network, new_backbone
@@ -22,7 +22,6 @@ from naruto_add.estimate.task import (
     guided,
     new_student,
     num_student_weights,
-    num_validations,
     training_state,
     weight_bytes,
     zero_timesteps,
@@ -30,6 +29,7 @@ from naruto_add.estimate.task import (
 from naruto_add.training.add.discriminators import discriminator_optimizer
 from naruto_add.training.add.trainer import DIVERSITY_PROMPTS, DIVERSITY_SEEDS
 from naruto_add.training.add.validation_score import BATCH_SIZE, INPUT_PX
+from naruto_add.training.pool import num_held_out
 
 
 def add_tasks(params: Params, shapes: Shapes, num_pictures: int) -> Iterator[Task]:
@@ -145,12 +145,13 @@ def _validation(params: Params, shapes: Shapes, *, num_real: int) -> Iterator[Ta
         of_scoring = meter.peak - resident
     teacher = weight_bytes(new_unet(shapes, frozen(params.base.frozen_precision)))
     rounds = num_validations(add.num_steps, add.validation_every_steps)
-    num_samples = (num_held_out(params) + DIVERSITY_PROMPTS * DIVERSITY_SEEDS) * rounds
+    num_held = num_held_out(params.student.pool_size)
+    num_samples = (num_held + DIVERSITY_PROMPTS * DIVERSITY_SEEDS) * rounds
     num_calls = num_samples * params.sampling.student_steps
     yield student_sampling("add", params, shapes, add.optimizer, num_calls=num_calls, others=teacher + resident)
     state = num_student_weights(shapes, architecture) * bytes_between_steps(add.optimizer)
     num_decoded = add_decoded(params)
     yield decoding("add", shapes, num_pictures=num_decoded, others=teacher + resident + state)
-    num_scored = num_decoded + min(num_real, num_held_out(params))
+    num_scored = num_decoded + min(num_real, num_held)
     peak = teacher + resident + state + of_scoring
     yield Task("add", f"score, {BATCH_SIZE} at once", peak, meter.flops / BATCH_SIZE * num_scored)

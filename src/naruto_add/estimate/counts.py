@@ -14,7 +14,7 @@ from naruto_add.evaluation.cost import LARGE_BATCH
 from naruto_add.evaluation.timing import ROUND_STEPS, UNTIMED_STEPS
 from naruto_add.export.latency import BATCHES, MAX_ROUNDS
 from naruto_add.export.models import EXAMPLE_TEACHER_STEPS
-from naruto_add.training.pool import NUM_HELD_OUT
+from naruto_add.training.pool import num_held_out
 
 Scheduler = Literal["pndm", "dpm"]
 Point = tuple[Scheduler, int]
@@ -114,15 +114,15 @@ def measured_counts(params: Params, num_test: int) -> Measured:
     )
 
 
-def num_held_out(params: Params) -> int:
-    """The held-out pool samples."""
-    return min(NUM_HELD_OUT, params.student.pool_size // 4)
+def num_validations(num_steps: int, every_steps: int) -> int:
+    """Validations of a training: before the first step, after every `every_steps`, and after the last."""
+    return -(-num_steps // every_steps) + 1
 
 
 def add_decoded(params: Params) -> int:
     """Pictures that the validations of `add` decode: the held-out pool samples, once more for the teacher's."""
-    validations = -(-params.add.num_steps // params.add.validation_every_steps) + 1
-    return num_held_out(params) * (validations + 1)
+    rounds = num_validations(params.add.num_steps, params.add.validation_every_steps)
+    return num_held_out(params.student.pool_size) * (rounds + 1)
 
 
 def _new_points(params: Params) -> tuple[set[Point], set[int]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from naruto_add.estimate.fake import materialized, on_meta
-from naruto_add.evaluation.attributes import CLASSIFIER_PX, COLUMNS, WIDTH
+from naruto_add.evaluation.attributes import CLASSIFIER_PX, COLUMNS, new_network
 from naruto_add.evaluation.features import DINOV2_PX, EFFICIENTNET_LITE1_PX, INCEPTION_PX
 from naruto_add.evaluation.perceptual import EMBEDDED_PX, Trunk
 from naruto_add.losses.perceptual import multi_depth_distance
@@ -143,13 +143,7 @@ def new_dinov2(size: Literal["small", "large"]) -> nn.Module:
 def new_attribute_classifier() -> Measuring:
     """The classifier of `evaluate.classifier_steps`, with one step of its training; its vocabulary is assumed."""
     with on_meta():
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in (WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH):
-            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-            channels = width
-        positions = (CLASSIFIER_PX // 2**4) ** 2
-        network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * positions, ASSUMED_WORDS * len(COLUMNS)))
+        network = new_network(num_outputs=ASSUMED_WORDS * len(COLUMNS))
     materialized(network)
 
     def step(batch: int) -> object:

@@ -1,21 +1,17 @@
 """The base model's networks without weights: from its configurations, or from Stable Diffusion 1.5's."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import base_configs
 from naruto_add.diffusion.fp32_head import keep_head_in_fp32
-from naruto_add.diffusion.single_file import is_single_file, single_file_configs
 from naruto_add.diffusion.token_chunks import CHUNK_LENGTH
 from naruto_add.estimate.fake import materialized, on_meta
 from naruto_add.models.student import Architecture, student_config
@@ -55,9 +51,6 @@ SD2_TEXT: Mapping[str, Any] = {
     "hidden_act": "gelu",
 }
 """OpenCLIP ViT-H/14's text encoder without its last layer, as in Stable Diffusion 2.x."""
-
-
-_TEXT_FILE = "text_encoder/config.json"
 
 
 @dataclass(frozen=True)
@@ -100,11 +93,14 @@ class Shapes:
 def shapes_of(base: Base) -> Shapes:
     """The shapes of the base model, from its folder, the hub or its cache; if it is in none of them, SD 1.5's."""
     configs = base_configs(base.model, base.revision)
-    vae, unet = (configs["vae"], configs["unet"]) if configs else (SD15_VAE, SD15_UNET)
+    parts = configs or {"vae": SD15_VAE, "unet": SD15_UNET, "text_encoder": SD15_TEXT}
+    vae, unet = parts["vae"], parts["unet"]
     side = base.resolution_px // 2 ** (len(vae["block_out_channels"]) - 1)
     num_tokens = CHUNK_LENGTH * base.caption_chunks
-    text = _text_config(base) or (SD2_TEXT if unet["cross_attention_dim"] == SD2_TEXT["hidden_size"] else SD15_TEXT)
-    return Shapes(unet, vae, side, is_assumed=configs is None, num_tokens=num_tokens, text=text)
+    assumed = SD2_TEXT if unet["cross_attention_dim"] == SD2_TEXT["hidden_size"] else SD15_TEXT
+    return Shapes(
+        unet, vae, side, is_assumed=configs is None, num_tokens=num_tokens, text=parts["text_encoder"] or assumed
+    )
 
 
 def new_unet(shapes: Shapes, dtype: torch.dtype, architecture: Architecture = "none") -> UNet2DConditionModel:
@@ -140,20 +136,3 @@ def new_text_encoder(shapes: Shapes, dtype: torch.dtype) -> nn.Module:
 
 def _vae_on_meta(shapes: Shapes) -> AutoencoderKL:
     return AutoencoderKL.from_config({key: value for key, value in shapes.vae.items() if not key.startswith("_")})
-
-
-def _text_config(base: Base) -> Mapping[str, Any] | None:
-    """The text encoder's configuration, from the base model's folder, file, the hub or its cache; None without one."""
-    if is_single_file(base.model):
-        return single_file_configs(Path(base.model))["text_encoder"]
-    path = Path(base.model) / _TEXT_FILE
-    if not Path(base.model).exists():
-        try:
-            path = Path(hf_hub_download(base.model, _TEXT_FILE, revision=base.revision))
-        except Exception:  # noqa: BLE001 (hub clients raise many types; refusals have been reported before)
-            return None
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return config
-    except (OSError, ValueError):  # loading the pipeline reports a damaged folder
-        return None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from naruto_add.config.schema import Params
 from naruto_add.diffusion.sampling import noise_pred
+from naruto_add.estimate.counts import num_validations
 from naruto_add.estimate.drawing import drawing, student_sampling
 from naruto_add.estimate.fake import materialized, measuring
 from naruto_add.estimate.networks import Shapes, new_unet
@@ -16,7 +17,6 @@ from naruto_add.estimate.task import (
     frozen,
     guided,
     new_student,
-    num_validations,
     training_state,
     weight_bytes,
     zero_timesteps,
@@ -24,7 +24,7 @@ from naruto_add.estimate.task import (
 from naruto_add.losses.knowledge import feature_loss
 from naruto_add.models.student import matching_blocks, recorded_outputs
 from naruto_add.training.draw_pool import CHUNK
-from naruto_add.training.pool import NUM_HELD_OUT
+from naruto_add.training.pool import num_held_out
 from naruto_add.training.student.trainer import NUM_SCORED
 
 
@@ -41,7 +41,7 @@ def student_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
         yield warm_up_task(params, shapes, is_knowledge=is_knowledge)
     # scored before the training and after it too
     rounds = num_validations(student.num_steps, student.validation_every_steps) + 2
-    num_samples = min(NUM_SCORED, NUM_HELD_OUT, student.pool_size // 4)
+    num_samples = min(NUM_SCORED, num_held_out(student.pool_size))
     yield student_sampling(
         "student",
         params,

@@ -49,14 +49,14 @@ def zero_timesteps(batch: int) -> Tensor:
     return torch.zeros(batch, dtype=torch.long)
 
 
+def num_weights(*modules: nn.Module) -> int:
+    """The number of weights of these modules."""
+    return sum(item.numel() for module in modules for item in module.parameters())
+
+
 def weight_bytes(*modules: nn.Module) -> int:
     """The bytes of the weights of these modules."""
     return sum(item.numel() * item.element_size() for module in modules for item in module.parameters())
-
-
-def num_validations(num_steps: int, every_steps: int) -> int:
-    """Validations of a training: before the first step, after every `every_steps`, and after the last."""
-    return -(-num_steps // every_steps) + 1
 
 
 # --- the state of a training ---
@@ -73,7 +73,7 @@ def new_student(shapes: Shapes, architecture: Architecture, *, is_checkpointing:
 
 def num_student_weights(shapes: Shapes, architecture: Architecture) -> int:
     """The number of weights of the student's U-Net."""
-    return int(new_unet(shapes, torch.float32, architecture).num_parameters())
+    return num_weights(new_unet(shapes, torch.float32, architecture))
 
 
 def training_state(

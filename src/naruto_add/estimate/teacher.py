@@ -7,6 +7,7 @@ from torch import nn
 
 from naruto_add.config.schema import Params
 from naruto_add.diffusion.sampling import noise_pred
+from naruto_add.estimate.counts import num_validations
 from naruto_add.estimate.drawing import decoding, encoding
 from naruto_add.estimate.fake import Meter, materialized, measuring, on_meta
 from naruto_add.estimate.networks import Shapes, new_text_encoder, new_unet
@@ -14,7 +15,6 @@ from naruto_add.estimate.task import (
     Task,
     autocast,
     guided,
-    num_validations,
     training_state,
     weight_bytes,
     zero_timesteps,

@@ -74,7 +74,7 @@ def train_classifier(images: Images, examples: Sequence[Example], *, num_steps: 
     pixels, labels = _pixels(images), _labels(examples, vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _network(vocabulary).to(default_device())
+        network = _network_of(vocabulary).to(default_device())
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
     for step in range(num_steps):
@@ -89,7 +89,7 @@ def train_classifier(images: Images, examples: Sequence[Example], *, num_steps: 
 
 def load_classifier(weights: Weights, vocabulary: Vocabulary) -> AttributeClassifier:
     """The classifier with weights of `train_classifier`."""
-    network = _network(vocabulary)
+    network = _network_of(vocabulary)
     network.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in weights.items()})
     return AttributeClassifier(network.eval().requires_grad_(False).to(default_device()), vocabulary)
 
@@ -121,6 +121,16 @@ def attribute_accuracy(
     return metrics
 
 
+def new_network(*, num_outputs: int) -> nn.Module:
+    """Four strided convolutions and a linear layer on the 4x4 map; without pooling, positions are kept."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in (WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH):
+        layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 16, num_outputs))
+
+
 def is_named(column: str, example: Example) -> bool:
     """Whether the caption names this attribute of the picture."""
     value, caption = example.attributes[column], f" {example.caption.replace(',', ' ')} "
@@ -142,15 +152,8 @@ def _accuracy(name: str, correct: NDArray[np.bool_], named: NDArray[np.bool_]) -
     return {f"attribute_accuracy_{name}": float(correct.sum() / named.sum())} if named.any() else {}
 
 
-def _network(vocabulary: Vocabulary) -> nn.Module:
-    """Four strided convolutions and a linear layer on the 4x4 map; without pooling, positions are kept."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for width in (WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH):
-        layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-        channels = width
-    num_outputs = sum(map(len, vocabulary.values()))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 16, num_outputs))
+def _network_of(vocabulary: Vocabulary) -> nn.Module:
+    return new_network(num_outputs=sum(map(len, vocabulary.values())))
 
 
 def _pixels(images: Images) -> Float[Tensor, "batch 3 px px"]:
