@@ -12,8 +12,7 @@ from ruamel.yaml import YAML
 from naruto_add.config.load import load_params, parse_params
 from naruto_add.config.profiles import compose_profile
 from naruto_add.config.schema import Params
-from naruto_add.estimate.disk import Disk, largest_disk
-from naruto_add.estimate.free_disk import still_to_write
+from naruto_add.estimate.disk import Disk, largest_disk, still_to_write
 from naruto_add.estimate.networks import SD15_UNET, SD15_VAE, Shapes, shapes_of
 from naruto_add.pipeline import free_disk
 from naruto_add.pipeline.free_disk import check_free_disk

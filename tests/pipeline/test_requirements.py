@@ -70,8 +70,8 @@ def test_the_committed_parameters_need_nothing_but_the_base_model() -> None:
     names = [each.name for each in requirements(params)]
     assert names[:2] == ["base.model base/model", "ingest.source shinobi"]
     assert len(names) == 4
-    assert names[2].endswith("GB of memory")
-    assert names[3].endswith("GB of free disk")
+    assert names[2].endswith("GiB of memory")
+    assert names[3].endswith("iB of free disk")
     check_requirements(params)
 
 

@@ -1,5 +1,6 @@
-"""The disk that the pipeline's files need, in the stage at which they need most."""
+"""The disk that the pipeline's files need, in the stage at which they need most, and whether that is free here."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from configparser import ConfigParser
 from dataclasses import dataclass
@@ -7,13 +8,18 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
-from torch import nn
 
+from naruto_add.config import paths
 from naruto_add.config.schema import Params
 from naruto_add.estimate.counts import evaluate_counts
 from naruto_add.estimate.downloads import download_bytes
 from naruto_add.estimate.fake import on_meta
-from naruto_add.estimate.networks import Shapes, new_text_encoder, new_unet, new_vae
+from naruto_add.estimate.networks import Shapes, new_text_encoder, new_unet, new_vae, shapes_of
+from naruto_add.estimate.pictures import num_pictures_of
+from naruto_add.estimate.task import num_student_weights, num_weights
+from naruto_add.runtime.checkpoints import local_cache_path
+from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.units import size_text
 from naruto_add.training.checkpoint import bytes_to_train
 
 FP32, FP16, INT8 = 4, 2, 1
@@ -42,6 +48,28 @@ class Disk:
         return sum(self.files.values())
 
 
+def check_disk(params: Params) -> None:
+    """Raises StageError if a stage needs more disk than is free here and than what is there already takes.
+
+    Base model and other networks are not counted: they are downloaded before. A result of an earlier run counts as the
+    file that replaces it, and so do its copies, up to the size of the results that are here. Checkpoints and caches of
+    other parameters count too, so that the check may pass although they stay.
+    """
+    root = Path.cwd()
+    num_pictures = num_pictures_of(paths.DATASET, params.ingest)
+    shapes, is_linked = shapes_of(params.base), dvc_links_files(root)
+    existing, free = _existing(root), shutil.disk_usage(root).free
+    disks = disk_by_stage(params, shapes, num_pictures=num_pictures, is_linked=is_linked)
+    disk = max(disks, key=lambda each: still_to_write(each, existing))
+    missing = still_to_write(disk, existing)
+    if missing > free:
+        files = ", ".join(f"{name} {size_text(size)}" for name, size in disk.files.items() if size)
+        raise StageError(
+            f"disk: the stage {disk.stage} needs {size_text(disk.total)} ({files}), of which {size_text(missing)} are "
+            f"not here yet, but {size_text(free)} are free in {root}; {DISK_REMEDY}"
+        )
+
+
 def largest_disk(params: Params, shapes: Shapes, *, num_pictures: int, is_linked: bool) -> Disk:
     """The stage with the largest sum; see `disk_by_stage`."""
     stages = disk_by_stage(params, shapes, num_pictures=num_pictures, is_linked=is_linked)
@@ -67,6 +95,12 @@ def disk_by_stage(params: Params, shapes: Shapes, *, num_pictures: int, is_linke
     ]
 
 
+def still_to_write(disk: Disk, existing: Mapping[str, int]) -> int:
+    """The bytes of the files that are not complete yet; `existing` is what is there of each kind."""
+    downloaded = ("base model", "other networks")
+    return sum(max(0, size - existing.get(name, 0)) for name, size in disk.files.items() if name not in downloaded)
+
+
 def _files(
     stage: str, sizes: Mapping[str, int], *, stored: Sequence[str], new: Sequence[str], is_linked: bool
 ) -> dict[str, int]:
@@ -87,11 +121,11 @@ def _files(
 def _sizes(params: Params, shapes: Shapes, num_pictures: int) -> dict[str, int]:
     """The bytes of every kind of file, once."""
     with on_meta():
-        num_teacher = new_unet(shapes, torch.float32).num_parameters()
-        num_student = new_unet(shapes, torch.float32, params.student.architecture).num_parameters()
+        num_teacher = num_weights(new_unet(shapes, torch.float32))
+        num_student = num_student_weights(shapes, params.student.architecture)
         text_encoder, vae = new_text_encoder(shapes, torch.float32), new_vae(shapes)
-        others = _num_weights(text_encoder, vae)
-        drawing = num_student + _num_weights(text_encoder, vae.decoder)
+        others = num_weights(text_encoder, vae)
+        drawing = num_student + num_weights(text_encoder, vae.decoder)
     latents = shapes.num_channels * shapes.latent_side**2 * FP32
     num_versions = 1 + params.ingest.aspect_buckets
     pool = num_versions * params.student.pool_size * latents * (params.sampling.student_steps + 1)
@@ -147,5 +181,26 @@ def _format_bytes(name: str, params: Params, *, teacher: int, student: int, draw
     return 0
 
 
-def _num_weights(*modules: nn.Module) -> int:
-    return sum(item.numel() for module in modules for item in module.parameters())
+def _existing(root: Path) -> dict[str, int]:
+    results = {
+        "data set": _size(paths.DATASET),
+        "teacher": _size(paths.TEACHER),
+        "pool": _size(paths.POOL),
+        "student before ADD": _size(paths.STUDENT),
+        "distilled student": _size(paths.DISTILLED),
+        "export": _size(paths.EXPORT),
+    }
+    return {
+        **results,
+        "DVC's copies of results": min(_size(root / ".dvc/cache"), sum(results.values())),
+        "checkpoints": max(_size(local_cache_path(stage), "*.pt") for stage in ("teacher", "student", "add")),
+        "pool kept for experiments": min(_size(local_cache_path("pool")), results["pool"]),
+        "latents of pictures": _size(local_cache_path("teacher"), "*.safetensors"),
+        "drawn pictures": _size(local_cache_path("evaluate")),
+    }
+
+
+def _size(path: Path, pattern: str = "*") -> int:
+    """The bytes of a file, or of the files in a folder and below it; 0 if there is none."""
+    files = [path] if path.is_file() else path.rglob(pattern)
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from naruto_add.estimate.disk import DISK_REMEDY, Disk
 from naruto_add.estimate.machine import SUSTAINED_TFLOPS, Machine
 from naruto_add.estimate.task import Task
-from naruto_add.runtime.units import GIB, MIB
+from naruto_add.runtime.units import size_text
 
 OVERHEAD_BYTES = 0.7e9
 """Assumed: the CUDA context, the workspace of convolutions, and fragmentation."""
@@ -85,10 +85,3 @@ def _time(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def size_text(num_bytes: float) -> str:
-    """The size in MiB or GiB."""
-    if num_bytes < 0.1 * GIB:
-        return f"{num_bytes / MIB:.3g} MiB"
-    return f"{num_bytes / GIB:.1f} GiB"

@@ -29,7 +29,7 @@ def check_free_disk(params: Params) -> None:
     """
     if shutil.disk_usage(Path.cwd()).free < _bound(params):
         # By its name, because this module must not load torch, as the estimate does, unless the disk is small.
-        import_module("naruto_add.estimate.free_disk").check_disk(params)
+        import_module("naruto_add.estimate.disk").check_disk(params)
 
 
 def _bound(params: Params) -> float:

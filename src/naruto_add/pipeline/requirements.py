@@ -22,8 +22,7 @@ from naruto_add.pipeline.pictures import check_source
 from naruto_add.pipeline.weights import fetch_base, fetch_network, fetch_torch_file
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.extras import install_command, require_onnx
-
-_GB = 10**9
+from naruto_add.runtime.units import size_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,11 @@ def requirements(params: Params) -> list[Requirement]:
     return [
         Requirement(name=f"base.model {params.base.model}", check=partial(_check_base, params)),
         Requirement(name=f"ingest.source {params.ingest.source}", check=partial(check_source, params.ingest)),
-        Requirement(name=f"{_memory_bytes() / _GB:.3g} GB of memory", check=partial(_check_memory, params)),
+        Requirement(name=f"{size_text(_memory_bytes())} of memory", check=partial(_check_memory, params)),
         *_packages(params),
         *_networks(params),
         # the last: by then, missing weights have been downloaded
-        Requirement(name=f"{_free_bytes() / _GB:.3g} GB of free disk", check=partial(check_free_disk, params)),
+        Requirement(name=f"{size_text(_free_bytes())} of free disk", check=partial(check_free_disk, params)),
     ]
 
 
@@ -75,8 +74,8 @@ def _check_memory(params: Params) -> None:
     }
     values = params.model_dump()
     problems = [
-        f"{key}: {values[section][name]} takes at least {num_bytes / _GB:.3g} GB, more than this machine's memory "
-        f"({_memory_bytes() / _GB:.3g} GB); use a smaller number"
+        f"{key}: {values[section][name]} takes at least {size_text(num_bytes)}, more than this machine's memory "
+        f"({size_text(_memory_bytes())}); use a smaller number"
         for key, num_bytes in numbers.items()
         for section, _, name in [key.partition(".")]
         if num_bytes > _memory_bytes()

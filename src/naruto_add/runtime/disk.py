@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from naruto_add.runtime.errors import StageError, with_causes
+from naruto_add.runtime.units import size_text
 
-GB = 1e9
 MARGIN_BYTES = 500_000_000
 """Left free for curves, grids and other programs."""
 
@@ -36,7 +36,7 @@ def require_free(folder: Path, num_bytes: int, *, purpose: str) -> None:
     free, needed = shutil.disk_usage(existing).free, num_bytes + MARGIN_BYTES
     if free < needed:
         raise StageError(
-            f"{folder}: {purpose} need {needed / GB:.1f} GB, but {free / GB:.1f} GB are free; free some disk "
+            f"{folder}: {purpose} need {size_text(needed)}, but {size_text(free)} are free; free some disk "
             "(`dvc gc --workspace` deletes results of earlier runs), then run again. `naruto-add estimate` lists what "
             "all stages need"
         )
