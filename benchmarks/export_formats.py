@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import get_args
-from unittest import mock
 
 import numpy as np
 import torch
 
+from benchmarks.browser import CHROMIUM, browser
 from benchmarks.score_correlation import distances
 from naruto_add.config import paths
 from naruto_add.config.load import load_params
@@ -29,15 +29,14 @@ from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder
 from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.evaluation.drawings import load_images
 from naruto_add.evaluation.features import extract_features, load_feature_network
-from naruto_add.export import latency
 from naruto_add.export.formats import export_student
+from naruto_add.export.latency import BATCHES
 from naruto_add.generate.onnx_model import Backend
 from naruto_add.generate.onnx_pipeline import OnnxPipeline
 from naruto_add.imaging.pixels import Images
 from naruto_add.runtime.compute import default_device
 from naruto_add.runtime.files import read_json, write_json
 from stages.export import export_inputs
-from tests.browser import CHROMIUM, browser
 
 OUTPUT = Path("benchmarks/export_formats.json")
 """Not in metrics/, which is of the last run of the pipeline: a report of another profile would show these figures."""
@@ -69,15 +68,15 @@ def export_all(params: Params, out_dir: Path, metrics_path: Path) -> Figures:
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     export = params.export.model_copy(update={"formats": list(FORMATS)})
     started = clock()
-    with mock.patch.object(latency, "now", clock):
-        export_student(
-            export,
-            base=params.base,
-            sampling=params.sampling,
-            inputs=export_inputs(),
-            out_dir=out_dir,
-            metrics_path=metrics_path,
-        )
+    export_student(
+        export,
+        base=params.base,
+        sampling=params.sampling,
+        inputs=export_inputs(),
+        out_dir=out_dir,
+        metrics_path=metrics_path,
+        clock=clock,
+    )
     return {**read_json(metrics_path), "all.export_s": clock() - started}
 
 
@@ -144,7 +143,7 @@ def table(figures: Mapping[str, float]) -> Iterator[str]:
     for title, name, difference in _rows(figures):
         mib = figures.get(f"{name}.size_mib")
         size = f"{mib:.1f} MiB" if mib else ""
-        times = [figures.get(f"{name}.latency_batch_{batch}_ms") for batch in latency.BATCHES]
+        times = [figures.get(f"{name}.latency_batch_{batch}_ms") for batch in BATCHES]
         shown = " | ".join(f"{value:.0f} ms" if value else "" for value in times)
         yield f"| {title} | {size} | {difference} | {shown} |".replace("|  |", "| |").replace("|  |", "| |")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.browser import CHROMIUM, Page
 from naruto_add.export.demo_template import BUILT, BUILT_BESIDE
-from tests.browser import CHROMIUM, Page
 
 DEMO = Path(__file__).parent.parent.parent / "demo"
 STATUS = "document.getElementById('status').textContent"

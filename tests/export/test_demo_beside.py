@@ -14,10 +14,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from benchmarks.browser import Page, browser
 from naruto_add.config.schema import ExportFormat
 from naruto_add.export import demo_page, onnx_files
 from naruto_add.generate.onnx_model import Backend, load_onnx_model
-from tests.browser import Page, browser
 from tests.export.build import PROMPTS, export
 from tests.export.demo import DEMO, STATUS, WIDTHS, download, draw, needs_browser, needs_build, outside, pixels
 from tests.extras import ONNX, need_packages

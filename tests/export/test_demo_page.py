@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.browser import Page, browser
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.noise import x0_from_noise_pred
 from naruto_add.export.demo_page import STEP_COUNTS, DemoFacts, step_table, write_demo_page, write_page_beside
@@ -17,7 +18,6 @@ from naruto_add.export.demo_template import BUILT, BUILT_BESIDE, read_templates,
 from naruto_add.export.onnx_half import half_network
 from naruto_add.generate.model import Model, load_model
 from naruto_add.runtime.errors import StageError
-from tests.browser import Page, browser
 from tests.export.build import PROMPTS, export
 from tests.export.demo import (
     DEMO,

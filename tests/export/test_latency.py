@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
-from naruto_add.export.latency import Job, time_all
+from naruto_add.export.latency import MAX_ROUNDS, MAX_SECONDS, Job, time_all
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -59,3 +60,13 @@ def test_the_student_is_timed_on_both_devices_and_is_then_where_it_was() -> None
     assert all(everywhere == ({"cuda", "cpu"} if device == "cuda" else {"cpu"}) for device, _, everywhere in seen)
     assert bundles["student"].device == GPU
     assert all(item.places() == {"cpu"} for item in bundles.values())
+
+
+def test_times_are_those_of_the_given_clock() -> None:
+    """A clock that advances by a second per look: a drawing takes one, and a long round is the only one."""
+    cpu: Any = {"student": _Bundle(device=CPU)}
+    for seconds, num_rounds in ((1.0, MAX_ROUNDS), (MAX_SECONDS, 1)):
+        ticks, drawn = count(step=seconds), []
+        found = time_all(cpu, lambda _: drawn.append, jobs={}, cpu_jobs={}, clock=lambda: next(ticks))  # noqa: B023
+        assert found == {"student": {f"latency_batch_{batch}_ms": 1000 * seconds for batch in (1, 8)}}
+        assert drawn == [1] * (1 + num_rounds) + [8] * (1 + num_rounds)

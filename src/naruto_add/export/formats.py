@@ -6,6 +6,7 @@ top and the others are in `lora/`, `single_file/`, `onnx/`, `onnx_int8/` and `ti
 """
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from naruto_add.export.card_facts import CardFacts
 from naruto_add.export.card_pictures import write_plot
 from naruto_add.export.demo_examples import load_examples
 from naruto_add.export.demo_template import Templates, read_templates
-from naruto_add.export.latency import time_all
+from naruto_add.export.latency import Clock, time_all
 from naruto_add.export.model_card import student_about
 from naruto_add.export.models import Exported, ExportModels, Figures
 from naruto_add.export.modelspec import trigger_words
@@ -48,11 +49,19 @@ class ExportInputs:
 
 
 def export_student(
-    params: Export, *, base: Base, sampling: Sampling, inputs: ExportInputs, out_dir: Path, metrics_path: Path
+    params: Export,
+    *,
+    base: Base,
+    sampling: Sampling,
+    inputs: ExportInputs,
+    out_dir: Path,
+    metrics_path: Path,
+    clock: Clock = time.perf_counter,
 ) -> None:
     """Write every format, read each back, compare it to the model, and write sizes, differences and latencies.
 
-    Raises StageError, and leaves no folder, if one differs by more than its tolerance or cannot be written.
+    Raises StageError, and leaves no folder, if one differs by more than its tolerance or cannot be written. `clock`
+    measures the latencies; a benchmark on a machine that other programs use gives CPU time.
     """
     if "onnx" in params.formats:
         require_onnx()
@@ -61,7 +70,7 @@ def export_student(
     with new_folder(out_dir) as folder:
         facts = _card_facts(models, inputs, has_plot=write_plot(folder, inputs.sweep_path))
         exported = dict(_write_formats(models, folder, inputs=inputs, templates=templates, facts=facts))
-        figures = _with_latencies(models, exported)
+        figures = _with_latencies(models, exported, clock)
         if params.tiny_decoder != OFF:
             figures["tiny_decoder"] = write_tiny_decoder(
                 models.student,
@@ -138,14 +147,14 @@ def _write_formats(
         yield "demo", export_demo(models, folder, templates=templates, examples=examples, about=about)
 
 
-def _with_latencies(models: ExportModels, exported: Mapping[str, Exported]) -> dict[str, Figures]:
+def _with_latencies(models: ExportModels, exported: Mapping[str, Exported], clock: Clock) -> dict[str, Figures]:
     """The figures of all formats, with the latencies of them and of the models that they were made from."""
     bundles = {"student": models.student}
     if any(name in models.params.formats for name in ("lora", "single_file")):
         bundles["teacher"] = models.teacher
     jobs = {name: item.job for name, item in exported.items() if item.job and not item.runs_on_cpu}
     cpu_jobs = {name: item.job for name, item in exported.items() if item.job and item.runs_on_cpu}
-    times = time_all(bundles, models.draw_by_torch, jobs=jobs, cpu_jobs=cpu_jobs)
+    times = time_all(bundles, models.draw_by_torch, jobs=jobs, cpu_jobs=cpu_jobs, clock=clock)
     figures = {name: {**item.figures} for name, item in exported.items()}
     return {name: {**figures.get(name, {}), **times.get(name, {})} for name in [*figures, *times]}
 

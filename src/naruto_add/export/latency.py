@@ -17,9 +17,8 @@ MAX_ROUNDS = 5
 MAX_SECONDS = 20.0
 """After this time no further round of a batch size starts: large models on a CPU are timed once or twice."""
 
-now = time.perf_counter
-"""The clock; a benchmark on a machine that other programs use replaces it by CPU time."""
-
+Clock = Callable[[], float]
+"""Seconds since any moment."""
 Draw = Callable[[int], object]
 """Draws so many pictures, from prompts to pixels."""
 
@@ -38,6 +37,7 @@ def time_all(
     *,
     jobs: Mapping[str, Job],
     cpu_jobs: Mapping[str, Job],
+    clock: Clock = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
     """Latencies of the bundles, one of which is the `student`, of `jobs` on the same device, and of `cpu_jobs`.
 
@@ -50,40 +50,40 @@ def time_all(
     }
     student = bundles["student"]
     if student.device.type == "cpu" or not cpu_jobs:
-        return latencies_ms({"student": timed.pop("student"), **jobs, **timed, **cpu_jobs})
+        return _latencies_ms({"student": timed.pop("student"), **jobs, **timed, **cpu_jobs}, clock)
     cpu = torch.device("cpu")
     on_cpu = replace(student, device=cpu)
     slow = {"student_cpu": Job(draw_by(on_cpu), partial(on_device, cpu, *on_cpu.networks)), **cpu_jobs}
-    return latencies_ms({**timed, **jobs}) | latencies_ms(slow)
+    return _latencies_ms({**timed, **jobs}, clock) | _latencies_ms(slow, clock)
 
 
-def latencies_ms(jobs: Mapping[str, Job]) -> dict[str, dict[str, float]]:
+def _latencies_ms(jobs: Mapping[str, Job], clock: Clock) -> dict[str, dict[str, float]]:
     """Median milliseconds by the names of `jobs`, as `latency_batch_1_ms` and `latency_batch_8_ms`.
 
     All take turns in every round, after an untimed round, so that other load on the machine slows all alike.
     """
     found: dict[str, dict[str, float]] = {name: {} for name in jobs}
     for batch in BATCHES:
-        for name, times in _rounds(jobs, batch).items():
+        for name, times in _rounds(jobs, batch, clock).items():
             found[name][f"latency_batch_{batch}_ms"] = 1000 * statistics.median(times)
     return found
 
 
-def _rounds(jobs: Mapping[str, Job], batch: int) -> dict[str, list[float]]:
-    start = now()
+def _rounds(jobs: Mapping[str, Job], batch: int, clock: Clock) -> dict[str, list[float]]:
+    start = clock()
     for job in jobs.values():
-        _seconds(job, batch)
+        _seconds(job, batch, clock)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(MAX_ROUNDS):
-        if number and now() - start > MAX_SECONDS:
+        if number and clock() - start > MAX_SECONDS:
             break
         for name, job in jobs.items():
-            times[name].append(_seconds(job, batch))
+            times[name].append(_seconds(job, batch, clock))
     return times
 
 
-def _seconds(job: Job, batch: int) -> float:
+def _seconds(job: Job, batch: int, clock: Clock) -> float:
     with job.on_device():
-        start = now()
+        start = clock()
         job.draw(batch)
-        return now() - start
+        return clock() - start

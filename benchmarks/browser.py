@@ -118,7 +118,8 @@ class Page:
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
             left = self._deadline - time.monotonic()
-            assert left > 0 and select.select([self._read_fd], [], [], left)[0], "the browser does not answer in time"
+            assert left > 0, "the browser does not answer in time"
+            assert select.select([self._read_fd], [], [], left)[0], "the browser does not answer in time"
             part = os.read(self._read_fd, 2**20)
             assert part, "the browser has ended"
             self._buffer += part
