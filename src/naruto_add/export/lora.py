@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from naruto_add.diffusion.token_chunks import TOKENS_PER_CHUNK
-from naruto_add.export.modelspec import SD_CONTEXT_WIDTH, modelspec, trigger_words
+from naruto_add.export.modelspec import SD2_CONTEXT_WIDTH, SD_CONTEXT_WIDTH, modelspec, trigger_words
 from naruto_add.export.safetensors_file import save_sorted
 from naruto_add.runtime.errors import StageError
 
@@ -25,8 +25,6 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The file in which the stage `teacher` saves the adapters."""
 MAX_TAGS = 200
 """Tags in the metadata: the most frequent ones. Captions in whole sentences rarely repeat, and would fill the file."""
-SD2_CONTEXT_WIDTH = 1024
-"""Width of the text encoder of Stable Diffusion 2.x."""
 
 _PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 _KEY = re.compile(

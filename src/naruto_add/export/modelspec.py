@@ -2,8 +2,8 @@
 
 from naruto_add.diffusion.token_chunks import TOKENS_PER_CHUNK
 
-SD_CONTEXT_WIDTH = 768
-"""Width of the text encoder of Stable Diffusion 1.x."""
+SD_CONTEXT_WIDTH, SD2_CONTEXT_WIDTH = 768, 1024
+"""Widths of the text encoders of Stable Diffusion 1.x and 2.x."""
 
 _PREDICTIONS = {"v_prediction": "v"}
 """ModelSpec's names of what a model predicts, where diffusers has others."""
