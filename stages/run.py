@@ -23,9 +23,9 @@ def run_stage(main: "Callable[[Params], None]", *, check: "Callable[[Params], No
     """Run `main` as `naruto_add.pipeline.stage.run_checked` does. On Linux, the process ends when its parent dies."""
     use_own_source()
     check_packages()
-    from naruto_add.runtime.bytecode import explained_imports
+    from naruto_add.runtime.bytecode import exit_on_damaged_bytecode
 
-    with explained_imports():
+    with exit_on_damaged_bytecode():
         from naruto_add.pipeline.stage import run_checked
         from naruto_add.runtime.process import terminate_with_parent
 

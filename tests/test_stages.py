@@ -31,7 +31,7 @@ def test_a_copy_of_the_project_runs_its_own_code(tmp_path: Path) -> None:
         "pipeline/__init__.py": "",
         "pipeline/stage.py": "def run_checked(main):\n    print(main.__module__, __file__)\n",
         "runtime/__init__.py": "",
-        "runtime/bytecode.py": "from contextlib import nullcontext as explained_imports\n",
+        "runtime/bytecode.py": "from contextlib import nullcontext as exit_on_damaged_bytecode\n",
         "runtime/process.py": "def terminate_with_parent():\n    pass\n",
     }.items():
         path = tmp_path / "src/naruto_add" / name

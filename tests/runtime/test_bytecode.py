@@ -1,4 +1,4 @@
-"""A compiled module that was cut off is one message that names it, at any length and at every entry."""
+"""A compiled module that was cut off is one message that names it: at any length, in a stage and in the command."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from naruto_add.runtime.bytecode import explained_bytecode_error, explained_imports
+from naruto_add.runtime.bytecode import exit_on_damaged_bytecode, explained_bytecode_error
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "def half(number: float) -> float:\n    return number / 2.0\n"
@@ -42,7 +42,10 @@ def test_every_length_is_explained_or_compiled_again(compiled: Path) -> None:
 
 def test_an_import_that_a_library_reports_as_its_own_error_is_explained(compiled: Path) -> None:
     compiled.write_bytes(compiled.read_bytes()[:-40])
-    with pytest.raises(SystemExit, match=rf"^error: {compiled}: .*; delete it and run again$"), explained_imports():
+    with (
+        pytest.raises(SystemExit, match=rf"^error: {compiled}: .*; delete it and run again$"),
+        exit_on_damaged_bytecode(),
+    ):
         try:
             importlib.import_module("cut_off")
         except EOFError as error:
@@ -51,14 +54,14 @@ def test_an_import_that_a_library_reports_as_its_own_error_is_explained(compiled
 
 def test_other_errors_are_not_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NARUTO_ADD_TRACEBACK", raising=False)
-    with pytest.raises(EOFError), explained_imports():
+    with pytest.raises(EOFError), exit_on_damaged_bytecode():
         raise EOFError("marshal data too short")
 
 
 def test_a_variable_asks_for_the_traceback(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled.write_bytes(compiled.read_bytes()[:-40])
     monkeypatch.setenv("NARUTO_ADD_TRACEBACK", "1")
-    with pytest.raises(EOFError), explained_imports():
+    with pytest.raises(EOFError), exit_on_damaged_bytecode():
         importlib.import_module("cut_off")
 
 
@@ -73,7 +76,7 @@ def test_a_variable_asks_for_the_traceback(compiled: Path, monkeypatch: pytest.M
         ("naruto_add/config/schema.py", ["-c", "from naruto_add.cli.main import main; main()", "check"]),
     ],
 )
-def test_every_entry_names_the_file_before_and_after_its_own_imports(
+def test_a_stage_and_the_command_name_the_file_before_and_after_their_own_imports(
     module: str, command: list[str], tmp_path: Path
 ) -> None:
     for name in ("src", "stages"):

@@ -1,13 +1,13 @@
 """The command `naruto-add`. Every heavy import is inside a command, so that `--help` and completion are fast."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from naruto_add.runtime.bytecode import explained_bytecode_error, explained_imports
+from naruto_add.runtime.bytecode import exit_on_damaged_bytecode, explained_bytecode_error
+from naruto_add.runtime.errors import StageError, shows_tracebacks
 
-with explained_imports():
+with exit_on_damaged_bytecode():
     import click
 
     from naruto_add.cli.estimate import estimate
@@ -65,7 +65,7 @@ class _Commands(click.Group):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. NARUTO_ADD_TRACEBACK in the environment shows tracebacks instead of messages."""
+        """Run the command, with one message for an error that concerns the user."""
         try:
             with _own_usage_errors():  # of the sub-commands, which are parsed here
                 return super().invoke(ctx)
@@ -73,7 +73,7 @@ class _Commands(click.Group):
             raise
         except Exception as error:
             message = _message(error)
-            if message is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
+            if message is None or shows_tracebacks():
                 raise
             raise _Error(message) from error
 
@@ -94,7 +94,6 @@ def _message(error: Exception) -> str | None:
         return str(damaged)
     from naruto_add.config.load import ParamsError
     from naruto_add.runtime.disk import explained_disk_error
-    from naruto_add.runtime.errors import StageError
 
     if isinstance(error, (ParamsError, StageError, FileNotFoundError)):
         return str(StageError(str(error)))

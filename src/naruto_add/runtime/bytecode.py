@@ -4,29 +4,25 @@ Some versions of Python do not notice that a full disk or a limit cuts off a fil
 every later import of the module.
 """
 
-import os
 import sys
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from naruto_add.runtime.errors import StageError, with_causes
+from naruto_add.runtime.errors import StageError, shows_tracebacks, with_causes
 
 _READER = "_bootstrap_external"
 """The part of Python that reads compiled modules, as tracebacks name it."""
 
 
 @contextmanager
-def explained_imports() -> Generator[None]:
-    """End with `error: ...` and status 1 if an import within the block meets a compiled module that was cut off.
-
-    NARUTO_ADD_TRACEBACK in the environment shows the traceback instead.
-    """
+def exit_on_damaged_bytecode() -> Generator[None]:
+    """End with `error: ...` and status 1 if an import within the block meets a compiled module that was cut off."""
     try:
         yield
     except Exception as error:
         explained = explained_bytecode_error(error)
-        if explained is None or os.environ.get("NARUTO_ADD_TRACEBACK"):
+        if explained is None or shows_tracebacks():
             raise
         sys.exit(f"error: {explained}")
 

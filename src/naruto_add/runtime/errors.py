@@ -1,5 +1,6 @@
-"""The error that a stage reports to the user, and the errors that caused another one."""
+"""The error that a stage reports to the user, the errors that caused another one, and when tracebacks are shown."""
 
+import os
 import unicodedata
 from collections.abc import Iterator
 
@@ -21,6 +22,11 @@ class StageError(RuntimeError):
 def shown(text: object) -> str:
     """The text in one line, with escapes for characters that move a terminal's cursor, set colours or reorder text."""
     return "".join(_escaped(char) if _is_escaped(char) else char for char in str(text))
+
+
+def shows_tracebacks() -> bool:
+    """Whether NARUTO_ADD_TRACEBACK in the environment asks for the traceback of an error instead of its message."""
+    return bool(os.environ.get("NARUTO_ADD_TRACEBACK"))
 
 
 def with_causes(error: BaseException) -> Iterator[BaseException]:
