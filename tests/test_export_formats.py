@@ -32,6 +32,19 @@ def test_the_document_has_what_int8_weights_cost() -> None:
         assert figures[f"int8_loss.{metric}.mean"] == pytest.approx(loss, abs=1e-3)
 
 
+def test_the_documents_sentences_have_the_committed_figures() -> None:
+    figures, text = read_json(ROOT / OUTPUT), " ".join(DOCUMENT.read_text(encoding="utf-8").split())
+    for sentence in (
+        f"needed {figures['demo.load_s']:.1f} s of CPU time to load the model",
+        f"{figures['demo.draw_4_pictures_s']:.1f} s to draw 4 pictures in 4 steps",
+        f"quality: {figures['int8_loss.fd_efficientnet_lite1.mean']:.1f} in the Frechet distance",
+        f"drew the {figures['quality.num_images']} test captions",
+        f"All formats together took {figures['all.export_s']:.0f} s of CPU time",
+        f"With a student of mini's size the page has {figures['demo.size_mib']:.0f} MiB",
+    ):
+        assert sentence in text
+
+
 def test_a_measured_picture_does_not_depend_on_the_others(
     tiny_pipeline_dir: Path, tiny_bundle: ModelBundle, tmp_path: Path
 ) -> None:
