@@ -166,8 +166,11 @@ def test_remains_of_a_killed_save_are_deleted(repository: Path) -> None:
     folder = repository / "held"
     (folder / ".add-killed").mkdir(parents=True)
     (folder / ".add-killed" / "add.pt").touch()
+    (folder / "prompts" / ".64-killed").mkdir(parents=True)
+    (folder / "prompts" / "0.safetensors").touch()
     with exclusive(folder), new_folder(folder / "out"):
         assert not (folder / ".add-killed").exists()
+        assert [path.name for path in (folder / "prompts").iterdir()] == ["0.safetensors"]
 
 
 def test_only_the_first_process_of_a_launch_takes_the_lock(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
-"""Outputs of frozen networks for a split, computed once: latents of its pictures and embeddings of its prompts."""
+"""Outputs of frozen networks for a split, computed once: latents of its pictures and embeddings of its prompts.
 
-from collections.abc import Callable, Iterable, Sequence
+They are cached in shards, so that an interrupted computation continues after its last complete shard.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +13,12 @@ from torch import Tensor, nn
 
 from naruto_add.data.dataset import Example
 from naruto_add.data.pixels import load_pixels
-from naruto_add.runtime.cache import cached_tensors, hash_model
+from naruto_add.runtime.cache import hash_model, read_tensors, write_tensors
 from naruto_add.runtime.files import content_hash
 from naruto_add.runtime.progress import progress
 
-BATCH_SIZE = 64
-"""Pictures or prompts encoded at once."""
+SHARD = 64
+"""Pictures or prompts that are encoded at once and cached in one file."""
 TRANSFORM = "scaled posterior mean of the whole picture, float32"
 """Part of the latents' key: change it when what is stored changes."""
 EMPTY_PROMPT = ""
@@ -40,21 +43,19 @@ def cached_latents(
     flip: bool,
     vae: nn.Module,
     encode: Callable[[Tensor], Tensor],
-    cache_path: Path,
+    cache_dir: Path,
 ) -> CachedLatents:
-    """Latents of every picture, read from `cache_path` or computed by `encode`, which maps pixels to scaled latents.
+    """Latents of every picture, read from `cache_dir` or computed by `encode`, which maps pixels to scaled latents.
 
-    Raises StageError if the file is damaged or was computed from other pictures, another `vae` or another `flip`.
+    Raises StageError if a file is damaged or was computed from other pictures, another `vae` or another `flip`.
     """
     key = content_hash(TRANSFORM, flip, hash_model(vae), *[example.image_path for example in examples])
 
-    def compute() -> dict[str, Tensor]:
-        batches = progress(_batches(len(examples)), desc="latents")
-        pairs = [_encode_pair(examples[batch], encode, flip) for batch in batches]
-        latents, flipped = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    def compute(shard: slice) -> dict[str, Tensor]:
+        latents, flipped = _encode_pair(examples[shard], encode, flip)
         return {"latents": latents, "flipped": flipped}
 
-    return CachedLatents(**cached_tensors(cache_path, key=key, compute=compute))
+    return CachedLatents(**_cached_shards(cache_dir, len(examples), key=key, compute=compute, desc="latents"))
 
 
 def cached_embeddings(
@@ -62,23 +63,32 @@ def cached_embeddings(
     *,
     text_encoder: nn.Module,
     encode: Callable[[list[str]], Tensor],
-    cache_path: Path,
+    cache_dir: Path,
 ) -> Float[Tensor, "prompts tokens width"]:
-    """Embeddings of the prompts, fp32, on the CPU, read from `cache_path` or computed by `encode`.
+    """Embeddings of the prompts, fp32, on the CPU, read from `cache_dir` or computed by `encode`.
 
-    Raises StageError if the file is damaged or was computed from other prompts or another `text_encoder`.
+    Raises StageError if a file is damaged or was computed from other prompts or another `text_encoder`.
     """
     key = content_hash("last hidden state, float32", hash_model(text_encoder), prompts)
 
-    def compute() -> dict[str, Tensor]:
-        batches = progress(_batches(len(prompts)), desc="prompts")
-        return {"embeds": torch.cat([encode(prompts[batch]).float().cpu() for batch in batches])}
+    def compute(shard: slice) -> dict[str, Tensor]:
+        return {"embeds": encode(prompts[shard]).float().cpu()}
 
-    return cached_tensors(cache_path, key=key, compute=compute)["embeds"]
+    return _cached_shards(cache_dir, len(prompts), key=key, compute=compute, desc="prompts")["embeds"]
 
 
-def _batches(num_items: int) -> list[slice]:
-    return [slice(first, first + BATCH_SIZE) for first in range(0, num_items, BATCH_SIZE)]
+def _cached_shards(
+    folder: Path, num_items: int, *, key: str, compute: Callable[[slice], Mapping[str, Tensor]], desc: str
+) -> dict[str, Tensor]:
+    """The tensors of all items. Every `SHARD` items are a file in `folder`; `compute` is called for those missing."""
+    paths = {first: folder / f"{first}.safetensors" for first in range(0, num_items, SHARD)}
+    keys = {first: f"{key} {first}" for first in paths}
+    missing = [first for first, path in paths.items() if not path.exists()]
+    if missing:
+        for first in progress(missing, desc=desc, total=len(paths), initial=len(paths) - len(missing)):
+            write_tensors(paths[first], compute(slice(first, first + SHARD)), key=keys[first])
+    shards = [read_tensors(path, key=keys[first]) for first, path in paths.items()]
+    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 
 def _encode_pair(examples: Sequence[Example], encode: Callable[[Tensor], Tensor], flip: bool) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ def exclusive(folder: Path) -> Generator[None]:
         raise StageError(
             f"{folder}: another process is training this configuration; wait for it or stop it, then run again"
         ) from None
-    for stale in folder.glob(".*-*"):  # left by a process that was killed while saving
+    for stale in list(folder.rglob(".*-*")):  # left by a process that was killed while saving
         shutil.rmtree(stale, ignore_errors=True)
     try:
         yield

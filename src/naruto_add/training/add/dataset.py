@@ -102,14 +102,14 @@ def load_data(
         prompts,
         text_encoder=bundle.text_encoder,
         encode=lambda part: encode_prompts(bundle, part),
-        cache_path=cache_dir / "prompts.safetensors",
+        cache_dir=cache_dir / "prompts",
     )
     train, held_out = (pairs_of(part, row_of) for part in split_pool(pool))
     return AddData(
         train=train,
         held_out=held_out,
         other_sizes=(),
-        real=_real(bundle, examples, row_of, pool=pool, cache_path=cache_dir / "latents.safetensors"),
+        real=_real(bundle, examples, row_of, pool=pool, cache_dir=cache_dir / "latents"),
         real_pixels=load_pixels(score_examples(validation, pictures, seed=params.seed)),
         prompts=prompts,
         prompt_embeds=prompt_embeds,
@@ -119,7 +119,7 @@ def load_data(
 
 
 def _real(
-    bundle: ModelBundle, examples: list[Example], row_of: dict[str, int], *, pool: Pool, cache_path: Path
+    bundle: ModelBundle, examples: list[Example], row_of: dict[str, int], *, pool: Pool, cache_dir: Path
 ) -> RealLatents:
     """The pictures of these examples, which have the size of the pool's samples."""
     latents = pool.x0[:0]
@@ -129,7 +129,7 @@ def _real(
             flip=False,
             vae=bundle.vae,
             encode=lambda pixels: encode_pixels(bundle, pixels),
-            cache_path=cache_path,
+            cache_dir=cache_dir,
         ).latents
     return RealLatents(latents, prompt_rows(examples, row_of))
 
@@ -141,8 +141,8 @@ def _buckets(
     groups = by_size(examples) if pool.buckets else {}
     for part in pool.buckets:
         height, width = (side * downsampling(bundle.vae.config) for side in part.x0.shape[-2:])
-        cache_path = cache_dir / f"latents_{width}x{height}.safetensors"
-        real = _real(bundle, groups.get((width, height), []), row_of, pool=part, cache_path=cache_path)
+        own_dir = cache_dir / f"latents_{width}x{height}"
+        real = _real(bundle, groups.get((width, height), []), row_of, pool=part, cache_dir=own_dir)
         yield Bucket(pairs_of(part, row_of), real)
 
 

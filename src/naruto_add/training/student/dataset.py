@@ -55,7 +55,7 @@ def load_warmup_data(
             pool.prompts,
             text_encoder=bundle.text_encoder,
             encode=lambda prompts: encode_prompts(bundle, prompts),
-            cache_path=cache_dir / "prompts.safetensors",
+            cache_dir=cache_dir / "prompts",
         )
     scheduler = make_student_scheduler(bundle.scheduler, "ddim", len(timesteps))
     return WarmupData(

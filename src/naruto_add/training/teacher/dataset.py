@@ -75,7 +75,7 @@ def load_data(
 def _buckets(
     bundle: ModelBundle, examples: list[Example], row_of: dict[str, int], *, flip: bool, cache_dir: Path
 ) -> tuple[Bucket, ...]:
-    """The examples by size; the latents of each size are cached in a file of their own."""
+    """The examples by size; the latents of each size are cached in a folder of their own."""
 
     def bucket(size: Size, group: list[Example]) -> Bucket:
         latents = cached_latents(
@@ -83,7 +83,7 @@ def _buckets(
             flip=flip,
             vae=bundle.vae,
             encode=lambda pixels: encode_pixels(bundle, pixels),
-            cache_path=cache_dir / f"{size[0]}x{size[1]}.safetensors",
+            cache_dir=cache_dir / f"{size[0]}x{size[1]}",
         )
         return Bucket(latents, prompt_rows(group, row_of))
 
@@ -95,5 +95,5 @@ def _embeddings(bundle: ModelBundle, prompts: list[str], cache_dir: Path) -> Ten
         prompts,
         text_encoder=bundle.text_encoder,
         encode=lambda batch: encode_prompts(bundle, batch),
-        cache_path=cache_dir / "prompts.safetensors",
+        cache_dir=cache_dir / "prompts",
     )
