@@ -107,6 +107,11 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "ingest.revision: '' is not a commit",
     ),
     (
+        {"ingest.source": "hub", "ingest.hub_dataset": "owner/name", "ingest.revision": COMMIT},
+        {"ingest.revision": COMMIT[1:]},
+        f"ingest.revision: '{COMMIT[1:]}' is not a commit, which has 40 hexadecimal digits",
+    ),
+    (
         {"ingest.validation_fraction": 0.3, "ingest.test_fraction": 0.4},
         {"ingest.test_fraction": 0.49, "ingest.validation_fraction": 0.4},
         "ingest.test_fraction: 0.49 and ingest.validation_fraction 0.4 leave less than 0.2",

@@ -121,6 +121,16 @@ def test_a_name_that_is_no_clip_model_is_refused(name: str) -> None:
     assert problem.startswith(f"evaluate.clip_score: {name!r} is neither a folder nor a pinned hub repository")
 
 
+@pytest.mark.parametrize("revision", ["main", "v1.0", "1" * 39, "1" * 41, "g" * 40])
+def test_a_revision_that_may_name_other_files_later_is_refused(hub: Path, revision: str) -> None:
+    source = f"owner/clip@{revision}"
+    _network(_in_cache(hub, source), "clip")
+    problems = _problems(_params(evaluate__clip_score=source, base__model="owner/base", base__revision=revision))
+    assert problems[0].startswith(f"base.revision: {revision!r} is not a commit, which has 40 hexadecimal digits")
+    assert problems[1].startswith(f"evaluate.clip_score: {source!r}: {revision!r} is not a commit, which has 40")
+    assert len(problems) == 2
+
+
 def test_a_folder_must_hold_a_network_of_the_right_kind(tmp_path: Path) -> None:
     check_requirements(_params(evaluate__clip_score=str(_network(tmp_path / "clip", "clip"))))
     (problem,) = _problems(_params(evaluate__clip_score=str(_network(tmp_path / "bert", "bert"))))

@@ -1,5 +1,6 @@
 """Rules that concern several parameters at once. The range of a single parameter is its type, in `schema`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,11 @@ def contradictions(params: Params) -> list[str]:
     ]
 
 
+def is_commit(revision: str) -> bool:
+    """Whether the revision of a hub repository is a commit's whole hash, which always names the same files."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
 def _ingest_problems(ingest: Ingest) -> list[str]:
     problems = []
     if ingest.source == "shinobi" and ingest.num_drawings < MIN_DRAWINGS:
@@ -51,8 +57,11 @@ def _ingest_problems(ingest: Ingest) -> list[str]:
         )
     if ingest.source == "hub" and not ingest.hub_dataset:
         problems.append("ingest.hub_dataset: '' is empty; ingest.source hub needs a data set, such as owner/name")
-    if ingest.source == "hub" and not ingest.revision:
-        problems.append("ingest.revision: '' is not a commit; pin the revision of the hub data set")
+    if ingest.source == "hub" and not is_commit(ingest.revision):
+        problems.append(
+            f"ingest.revision: {ingest.revision!r} is not a commit, which has 40 hexadecimal digits; pin the hub data "
+            "set at one from its page"
+        )
     if ingest.validation_fraction + ingest.test_fraction >= 1 - MIN_TRAIN_FRACTION:
         problems.append(
             f"ingest.test_fraction: {ingest.test_fraction} and ingest.validation_fraction "

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from naruto_add.config.constants import CAPTION_MATCH
+from naruto_add.config.rules import is_commit
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.hub_errors import refusal
 
@@ -43,6 +44,11 @@ def fetch_network(source: str, *, kind: str, reads_text: bool, key: str, instead
             f"{key}: {source!r} is neither a folder nor a pinned hub repository; write owner/name@commit{choices}, or "
             f"{instead}"
         )
+    if not is_commit(commit):
+        raise StageError(
+            f"{key}: {source!r}: {commit!r} is not a commit, which has 40 hexadecimal digits; take one from the "
+            f"repository's page, or {instead}"
+        )
     folder = _cached(repository, commit)
     if folder is None or _missing_of_network(folder, reads_text):
         folder = _downloaded(repository, commit, _NETWORK_FILES, key, instead)
@@ -56,6 +62,11 @@ def fetch_base(model: str, *, revision: str, variant: str) -> None:
     """
     if Path(model).exists():
         return
+    if not is_commit(revision):
+        raise StageError(
+            f"base.revision: {revision!r} is not a commit, which has 40 hexadecimal digits; take one from the page of "
+            f"{model!r}"
+        )
     remedy = "name another base.model"
     folder = _cached(model, revision)
     if folder is None or _missing_of_pipeline(folder, variant):
