@@ -6,7 +6,6 @@ is DINOv2 ViT-L/14 (Stein et al. 2023), and `embedded` is EfficientNet-Lite1 (Im
 with this package. The discriminator uses none of these networks.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from naruto_add.imaging.pixels import Images, as_tensor, to_pixels
 from naruto_add.models.backbones import load_efficientnet, standardized
 from naruto_add.models.hub import load_frozen
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.files import file_sha256
 
 EFFICIENTNET_LITE1_PX = 240
 INCEPTION_PX = 299
@@ -86,9 +86,7 @@ def inception_network(path: Path, device: torch.device, *, sha256: str) -> Featu
     """clean-fid's Inception-v3 from a TorchScript file. Raises StageError if the file has another hash."""
     from cleanfid.inception_torchscript import InceptionV3W
 
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    if (found := file_sha256(path)) != sha256:
         raise StageError(
             f"{KEY}: {path} is not clean-fid's Inception (its SHA-256 is {found}, expected {sha256}); delete it, or "
             f"{REMEDY}"

@@ -99,6 +99,12 @@ def _rounded(key: str, value: float | int | str) -> float | int | str:
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, whatever its name."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def content_hash(*parts: Any) -> str:
     """A short hash of its arguments: JSON values, and Paths of files and folders by content and relative names.
 

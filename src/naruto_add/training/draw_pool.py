@@ -1,6 +1,5 @@
 """Drawing the pool: the teacher's samples of the training prompts, cached in parts, so that a killed run continues."""
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ from naruto_add.diffusion.sampling import dpm_solver_sampler, initial_noise, sam
 from naruto_add.runtime.cache import cache_path, hash_model, read_tensors, write_tensors
 from naruto_add.runtime.compute import step_generator
 from naruto_add.runtime.errors import StageError
-from naruto_add.runtime.files import content_hash, link_or_copy
+from naruto_add.runtime.files import content_hash, file_sha256, link_or_copy
 from naruto_add.runtime.sharing import compute_across_processes, is_main, num_processes, wait_for_all
 from naruto_add.training.pool import Pool, load_pool, num_held_out, write_pool
 from naruto_add.training.processes import main_progress
@@ -120,7 +119,7 @@ def draw_pool(
     pool = replace(whole, num_held_out=held_out, buckets=tuple(parts))
     if is_main():
         write_pool(path, pool)
-        link_or_copy(path, cache_dir / f"{key}-{_hash_bytes(path)}.safetensors")
+        link_or_copy(path, cache_dir / f"{key}-{file_sha256(path)}.safetensors")
         for inputs in [(noise, prompts), *of_buckets]:
             teacher.forget(*inputs)
     return pool
@@ -224,14 +223,9 @@ def _with_prompts(pool: Pool, prompts: list[str]) -> Pool:
 
 def _read_kept(kept: Path) -> Pool:
     """The pool of the cache. Raises StageError if the file, which may be a hard link, no longer has its hash."""
-    if not kept.stem.endswith(f"-{_hash_bytes(kept)}"):
+    if not kept.stem.endswith(f"-{file_sha256(kept)}"):
         raise StageError(f"{kept}: this cache file is damaged; delete it and run again")
     return load_pool(kept)
-
-
-def _hash_bytes(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
 
 
 def _cached_chunks(paths: Mapping[int, Path], draw: Callable[[int], Tensor], key: str) -> list[Tensor]:
