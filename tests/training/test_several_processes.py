@@ -25,7 +25,6 @@ ALL_ON = {
     "discriminators": ["latent", "pixel"],
     "augment_strength": 0.5,
     "real_source": "both",
-    "renoised_fraction": 0.4,
     "rollout_fraction": 0.4,
 }
 

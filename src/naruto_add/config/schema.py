@@ -146,7 +146,6 @@ class Add(_Section):
     discriminator_learning_rate: Rate
     distill_weight: Weight
     renoised_weight: Weight
-    renoised_fraction: Fraction
     adv_weight: Weight
     adv_start_steps: Count
     adv_ramp_steps: Count

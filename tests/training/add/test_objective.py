@@ -59,8 +59,9 @@ def test_with_lcm_the_pair_loss_is_the_distance_to_the_teachers_x0(build: Build)
 
 
 def test_the_renoised_loss_is_weighted_by_alpha_and_has_a_gradient_only_to_the_student(build: Build) -> None:
-    trainer = build.trainer(add_params(renoised_fraction=1.0))
+    trainer = build.trainer(add_params())
     batch = draw_batch(trainer.data, trainer.params, step=0)
+    batch = replace(batch, renoised_weight=torch.ones_like(batch.renoised_weight))
     x0 = batch.x0.clone().requires_grad_()
     loss = trainer.objective.renoised_loss(x0, batch)
     loss.backward()
@@ -76,11 +77,11 @@ def test_the_renoised_loss_is_weighted_by_alpha_and_has_a_gradient_only_to_the_s
 def test_the_renoised_loss_calls_the_teacher_only_for_its_fraction(build: Build) -> None:
     batch_sizes: list[int] = []
     build.bundle.unet.register_forward_pre_hook(lambda _module, args: batch_sizes.append(len(args[0])))
-    for values in ({"renoised_fraction": 0.5}, {"renoised_weight": 0.0}):
+    for values in ({}, {"renoised_weight": 0.0}):
         trainer = build.trainer(add_params(**values))
         batch = draw_batch(trainer.data, trainer.params, step=0)
         loss = trainer.objective.renoised_loss(batch.x0, batch)
-    assert batch_sizes == [2 * 3]
+    assert batch_sizes == [2 * 2]  # of six items, a quarter
     assert loss.item() == 0
 
 

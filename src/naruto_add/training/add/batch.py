@@ -16,6 +16,8 @@ from naruto_add.training.processes import Items
 
 RENOISED_RANGE = (round(0.02 * NUM_TRAIN_TIMESTEPS), round(0.98 * NUM_TRAIN_TIMESTEPS))
 """Timesteps of the renoised loss. Below, the teacher's prediction adds nothing; above, its error in x0 is too large."""
+RENOISED_FRACTION = 0.25
+"""Of a batch, items that have a renoised loss; each costs two calls of the teacher."""
 CAPTION_STREAM = 5
 """Separates the draw of captions from the draws of a step's batch, which it must not shift."""
 
@@ -117,7 +119,7 @@ def renoised_weights(params: Add) -> Float[Tensor, " batch"]:
     that the renoised loss is computed on final pictures too.
     """
     is_shown = _is_shown(params)
-    num = round(params.renoised_fraction * params.batch_size) if params.renoised_weight else 0
+    num = round(RENOISED_FRACTION * params.batch_size) if params.renoised_weight else 0
     num_shown = int(is_shown.sum())
     if num <= num_shown:
         return _weights(scattered(is_shown, num))
