@@ -165,7 +165,7 @@ def test_an_experiment_in_the_workspace_changes_the_workspace(project: Project) 
 
 
 def test_queued_trainings_run_in_parallel(project: Project) -> None:
-    project.dvc("exp", "run", "--queue", "-n", "sweep", "-S", "add.adv_weight=0.05,0.1", "add")
+    project.dvc("exp", "run", "--queue", "-n", "sweep", "-S", "add.adv_weight=0.05,0.3", "add")
     # Without a pipe: it would stay open until the queue's workers, which inherit it, have ended, and one may never end.
     start = [*DVC, "queue", "start", "--jobs", "2"]
     subprocess.run(start, cwd=project.root, env=project.environment(), stdout=subprocess.DEVNULL, check=True)
