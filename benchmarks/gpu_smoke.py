@@ -54,7 +54,7 @@ def main() -> None:
         params = parse_params(values)
         computed = stage_peaks(list(all_tasks(params, shapes_of(params.base), num_pictures=NUM_DRAWINGS)))
         print(f"{device_name()}, profile {options.profile}, {options.resolution} px, torch {torch.__version__}\n")
-        print(f"{'stage':<10}{'seconds':>10}{'GPU memory':>14}{'computed':>12}")
+        print(f"{'stage':<10}{'seconds':>10}{'GPU memory':>14}{'computed':>12}", flush=True)
         steps: dict[str, list[float]] = {}
         for stage in STAGES:
             ran = run_stage(stage, folder)
