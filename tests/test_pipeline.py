@@ -99,7 +99,7 @@ def test_the_example_of_the_model_card_runs_with_diffusers_alone(finished: Proje
 
 
 def _lower_adv_weight(project: Project) -> None:
-    project.set_params({"add.adv_weight": 0.05})
+    project.set_params({"add.adv_weight": 5.0})
 
 
 def _ask_for_other_samples(project: Project) -> None:
@@ -144,7 +144,7 @@ def test_restoring_earlier_parameters_trains_nothing(project: Project) -> None:
 
 def test_a_temporary_experiment_uses_its_own_code_and_changes_nothing_here(project: Project) -> None:
     before = _contents(project)
-    output = project.dvc("exp", "run", "--temp", "-n", "strong", "-S", "add.adv_weight=0.5")
+    output = project.dvc("exp", "run", "--temp", "-n", "strong", "-S", "add.adv_weight=20")
 
     assert _rerun(project, output) == ["add", "evaluate", "samples", "export", "report"]
     assert _contents(project) == before
@@ -165,7 +165,7 @@ def test_an_experiment_in_the_workspace_changes_the_workspace(project: Project) 
 
 
 def test_queued_trainings_run_in_parallel(project: Project) -> None:
-    project.dvc("exp", "run", "--queue", "-n", "sweep", "-S", "add.adv_weight=0.05,0.3", "add")
+    project.dvc("exp", "run", "--queue", "-n", "sweep", "-S", "add.adv_weight=2,5", "add")
     # Without a pipe: it would stay open until the queue's workers, which inherit it, have ended, and one may never end.
     start = [*DVC, "queue", "start", "--jobs", "2"]
     subprocess.run(start, cwd=project.root, env=project.environment(), stdout=subprocess.DEVNULL, check=True)

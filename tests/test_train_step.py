@@ -16,5 +16,6 @@ def test_the_passes_and_the_step_run_on_the_embedded_base_model() -> None:
     for call in passes.values():
         call()
     assert all(torch.equal(*pair) for pair in zip(before, trainer.learner.trainable, strict=True))
-    assert trainer.train_step(0)["adv_weight"] == params.add.adv_weight
+    assert trainer.train_step(0)["adv_scale"] == 0  # before the gradients were measured
+    assert trainer.train_step(1)["adv_scale"] > 0
     assert not all(torch.equal(*pair) for pair in zip(before, trainer.learner.trainable, strict=True))

@@ -22,7 +22,7 @@ def two_at_once(run: Run) -> None:
 def _locked(run: Run, jobs: int) -> list[str]:
     """dvc.lock of both experiments, from a queue that runs so many at a time."""
     twin = run.finished.copy(run.root.with_name(f"{run.root.name}_{jobs}"))
-    twin.dvc("exp", "run", "--queue", "-n", "soak", "-S", "add.adv_weight=0.05,0.3", "add")
+    twin.dvc("exp", "run", "--queue", "-n", "soak", "-S", "add.adv_weight=2,5", "add")
     _, most = _watched(twin, "queue", "start", "--jobs", str(jobs))
     give_up_at = time.monotonic() + WAIT_SECONDS
     status = ""

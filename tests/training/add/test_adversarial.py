@@ -44,6 +44,7 @@ def test_the_student_is_another_module_than_the_teacher_which_stays_bit_identica
 
 def test_only_items_that_the_discriminator_is_shown_have_an_adversarial_gradient(build: Build) -> None:
     trainer = build.trainer(add_params(discriminator_fraction=0.5, distill_weight=0.0, adv_weight=1.0))
+    trainer.train_step(0)  # measures the gradients
     predictions: list[Tensor] = []
 
     def record(_module: nn.Module, _args: Any, output: tuple[Tensor]) -> None:
@@ -52,9 +53,9 @@ def test_only_items_that_the_discriminator_is_shown_have_an_adversarial_gradient
             predictions.append(output[0])
 
     trainer.student.register_forward_hook(record)
-    trainer.train_step(0)
+    trainer.train_step(1)
     (prediction,) = predictions
-    is_shown = draw_batch(trainer.data, trainer.params, step=0).discriminator_weight > 0
+    is_shown = draw_batch(trainer.data, trainer.params, step=1).discriminator_weight > 0
     assert prediction.grad is not None
     assert torch.equal(prediction.grad.flatten(1).any(dim=1), is_shown)
 
@@ -77,9 +78,13 @@ def test_parts_with_unequal_numbers_of_shown_items_add_up_to_the_batch(build: Bu
     whole, in_parts = (build.trainer(add_params(**values, accumulation_steps=number)) for number in (1, 2))
     discriminator_weight = draw_batch(whole.data, whole.params, step=0).discriminator_weight
     assert [int((part > 0).sum()) for part in discriminator_weight.split(3)] == [2, 1]
-    one, other = whole.train_step(0), in_parts.train_step(0)
-    names = ("adv_loss", "disc_loss", "r1_penalty", "pair_loss", "student_grad_norm", "discriminator_grad_norm")
-    assert [other[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-5)
+    one, other = ([trainer.train_step(0), trainer.train_step(0)][1] for trainer in (whole, in_parts))
+    names = (
+        *("adv_loss", "disc_loss", "r1_penalty", "pair_loss"),
+        *("adv_scale", "student_grad_norm", "discriminator_grad_norm"),
+    )
+    assert one["adv_scale"] > 0
+    assert [other[name] for name in names] == pytest.approx([one[name] for name in names], rel=1e-4)
 
 
 def test_parts_without_items_for_the_discriminators_add_up_to_the_batch(build: Build) -> None:
@@ -157,8 +162,25 @@ def test_against_a_fixed_discriminator_the_student_lowers_the_adversarial_loss(b
         discriminator_learning_rate=1e-9,
     )
     trainer = build.trainer(params)
-    losses = [trainer.train_step(0)["adv_loss"] for _ in range(8)]
+    losses = [trainer.train_step(0)["adv_loss"] for _ in range(9)]
     assert losses[-1] < losses[0]
+
+
+def test_the_adversarial_gradient_is_adv_weight_times_as_large_as_the_distillations(build: Build) -> None:
+    frozen = {"distill_weight": 0.0, "learning_rate": 1e-12, "discriminator_learning_rate": 1e-12}
+    trainer = build.trainer(add_params(**frozen, adv_weight=3.0))
+    batch = draw_batch(trainer.data, trainer.params, step=0)
+    inputs = trainer.objective.student_inputs(batch)
+    x0 = trainer.objective.predict_x0(inputs, batch).detach().requires_grad_()
+    pair_loss = trainer.objective.pair_loss(x0, trainer.objective.pair_target(inputs, batch), batch)
+    distill_loss = pair_loss + trainer.params.renoised_weight * trainer.objective.renoised_loss(x0, batch)
+    (by_teacher,) = torch.autograd.grad(distill_loss, x0)
+    features = trainer.discriminators.features(x0, batch.prompt_embeds, batch)
+    (by_discriminators,) = torch.autograd.grad(trainer.discriminators.adversarial_loss(features, batch.pooled), x0)
+    trainer.train_step(0)  # measures both
+    scale = trainer.train_step(0)["adv_scale"]
+    assert scale is not None
+    assert scale * by_discriminators.norm().item() == pytest.approx(3.0 * by_teacher.norm().item(), rel=0.02)
 
 
 def test_the_adversarial_weight_is_0_until_its_start_and_then_rises_linearly() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from naruto_add.config.schema import Add, StudentScheduler
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.training.add.alarms import ADVERSARIAL_ADVICE
+from naruto_add.training.add.balance import GradientBalance, gradient
 from naruto_add.training.add.batch import Batch, draw_batch
 from naruto_add.training.add.crop_losses import CropLosses
 from naruto_add.training.add.dataset import AddData
@@ -52,6 +53,7 @@ class AdversarialTrainer(DistillationTrainer):
             bundle.vae.to(bundle.device)  # crops are decoded in every step
         self.crop_losses = CropLosses(bundle.vae, params=params, image_text=image_text, device=bundle.device)
         self.discriminators = Discriminators(bundle, params=params, pooled_width=data.pooled.shape[1])
+        self.balance = GradientBalance()
         self.discriminator_learner = Learner(
             self.discriminators.heads,
             self.accelerator,
@@ -67,51 +69,67 @@ class AdversarialTrainer(DistillationTrainer):
     def train_step(self, step: int) -> Scalars:
         """One update of the student and one of the discriminators, with the same generated latents."""
         batch, adv_weight = draw_batch(self.data, self.params, step=step), adv_weight_at(step, self.params)
+        scale = adv_weight * self.balance.scale
         self.discriminators.update_spectral_norms()
-        losses = [self._accumulate_gradients(batch.part(part, self.bundle.device), adv_weight) for part in self.parts]
+        rows = [
+            self._accumulate_gradients(batch.part(part, self.bundle.device), adv_scale=scale if adv_weight else None)
+            for part in self.parts
+        ]
         norms = {"student_grad_norm": self.learner.step(), "discriminator_grad_norm": self.discriminator_learner.step()}
-        scalars = means(losses)
+        scalars = means(rows)
+        self.balance.note(**{name: scalars.pop(f"{name}_gradient") for name in ("distill", "adversarial")})
         self.alarms.note_step(step + 1, scalars)
-        return {**scalars, "adv_weight": adv_weight, "skipped_steps": float(self.num_skipped), **norms}
+        return {**scalars, "adv_scale": scale, "skipped_steps": float(self.num_skipped), **norms}
 
-    def _accumulate_gradients(self, batch: Batch, adv_weight: float) -> dict[str, Float[Tensor, ""]]:
+    def _accumulate_gradients(self, batch: Batch, *, adv_scale: float | None) -> dict[str, Float[Tensor, ""]]:
         """Add the gradients of all losses on a part of the batch (Sauer et al. 2023, eq. 1 to 4); return the losses.
 
-        Adversarial losses and losses on crops are means over the items that the discriminators are shown. Multiplied by
-        the mean `discriminator_weight`, their mean over the parts of a batch equals that over the batch.
+        `adv_scale` is the factor of the adversarial loss, or None if the student does not learn from it. Adversarial
+        losses and losses on crops are means over the items that the discriminators are shown. Multiplied by the mean
+        `discriminator_weight`, their mean over the parts of a batch equals that over the batch. Among the returned
+        losses are the squared norms of two gradients, for `GradientBalance`.
         """
         inputs = self.objective.student_inputs(batch)
-        x0_student = self.objective.predict_x0(inputs, batch)
+        prediction = self.objective.predict_x0(inputs, batch)
+        x0_student = prediction.detach().requires_grad_()  # the gradient stops here, and is then passed on as a whole
         x0_target = self.objective.pair_target(inputs, batch)
 
         pair_loss = self.objective.pair_loss(x0_student, x0_target, batch)
         renoised_loss = self.objective.renoised_loss(x0_student, batch)
         distill_loss = pair_loss + self.params.renoised_weight * renoised_loss
 
-        of_shown = self._losses_of_shown(x0_student, x0_target, batch, adv_weight)
+        of_shown = self._losses_of_shown(x0_student, x0_target, batch, is_adversarial=adv_scale is not None)
         share = batch.discriminator_weight.mean()
         losses = {"distill_loss": distill_loss, "pair_loss": pair_loss, "renoised_loss": renoised_loss}
         losses |= {name: share * value for name, value in of_shown.items()}
-        student_loss = self.params.distill_weight * losses["distill_loss"] + adv_weight * losses["adv_loss"]
-        self.learner.backward(student_loss + self.crop_losses.weighted_sum(losses))
+
+        by_crops = gradient(self.crop_losses.weighted_sum(losses), x0_student)
+        by_teacher, by_discriminators = (gradient(losses[name], x0_student) for name in ("distill_loss", "adv_loss"))
+        total = self.params.distill_weight * by_teacher + (adv_scale or 0.0) * by_discriminators + by_crops
+        self.learner.backward((prediction * total).sum())  # the gradient of this sum with respect to x0 is `total`
         self.discriminator_learner.backward(losses["disc_loss"] + self.params.r1_weight * losses["r1_penalty"])
-        return losses
+        norms = {
+            "distill_gradient": by_teacher.square().sum(),
+            "adversarial_gradient": by_discriminators.square().sum(),
+        }
+        return losses | norms
 
     def _losses_of_shown(
         self,
         x0_student: Float[Tensor, "batch c h w"],
         x0_target: Float[Tensor, "batch c h w"],
         batch: Batch,
-        adv_weight: float,
+        *,
+        is_adversarial: bool,
     ) -> dict[str, Float[Tensor, ""]]:
         """The losses on the items that the discriminators are shown; 0 for a part of the batch without any."""
         (shown,) = torch.where(batch.discriminator_weight > 0)
         if not len(shown):
             names = (*self.crop_losses.names, "adv_loss", *(field.name for field in fields(DiscriminatorLosses)))
             return dict.fromkeys(names, x0_student.new_zeros(())) | {"disc_loss": self._zero()}
-        items, fakes = batch.part(shown), x0_student[shown]
-        crop_losses = self.crop_losses(fakes, x0_target[shown], items)
-        fakes = fakes if adv_weight else fakes.detach()  # unused gradients would cost a backward pass
+        items = batch.part(shown)
+        crop_losses = self.crop_losses(x0_student[shown], x0_target[shown], items)
+        fakes = (x0_student if is_adversarial else x0_student.detach())[shown]  # unused gradients would cost a pass
         fake_features = self.discriminators.features(fakes, items.prompt_embeds, items)
         adv_loss = self.discriminators.adversarial_loss(fake_features, items.pooled)
         return {**crop_losses, "adv_loss": adv_loss, **vars(self.discriminators.losses(fake_features, items))}
@@ -130,6 +148,7 @@ class AdversarialTrainer(DistillationTrainer):
         return {
             **super().state(),
             "discriminator": self.discriminator_learner,
+            "balance": self.balance,
             "heads": self.discriminators.heads,  # for their buffers, the vectors of the spectral norms
         }
 

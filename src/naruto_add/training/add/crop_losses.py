@@ -46,9 +46,9 @@ class CropLosses:
         """The names of the losses whose weight is above 0."""
         return list(self._weights)
 
-    def weighted_sum(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""] | float:
-        """The sum of this object's losses among `losses`, each times its weight; 0.0 if all weights are 0."""
-        return sum((weight * losses[name] for name, weight in self._weights.items()), start=0.0)
+    def weighted_sum(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """The sum of this object's losses among `losses`, each times its weight; 0 if all weights are 0."""
+        return sum((weight * losses[name] for name, weight in self._weights.items()), start=torch.zeros(()))
 
     def _decode(self, x0: Tensor, batch: Batch) -> Tensor:
         return decode_crops(self._vae, x0, batch.crop_corner, side_px=self._side_px)
