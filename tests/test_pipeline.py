@@ -144,7 +144,7 @@ def test_restoring_earlier_parameters_trains_nothing(project: Project) -> None:
 
 def test_a_temporary_experiment_uses_its_own_code_and_changes_nothing_here(project: Project) -> None:
     before = _contents(project)
-    output = project.dvc("exp", "run", "--temp", "-n", "strong", "-S", "add.adv_weight=20")
+    output = project.dvc("exp", "run", "--temp", "-n", "strong", "-S", "add.adv_weight=50")
 
     assert _rerun(project, output) == ["add", "evaluate", "samples", "export", "report"]
     assert _contents(project) == before

@@ -55,7 +55,7 @@ def test_report_as_markdown_has_the_table_and_links_to_the_pictures(evaluated_fo
 
 def test_invalid_parameters_are_a_message_with_key_and_value(evaluated_folder: Path) -> None:
     path = evaluated_folder / "params.yaml"
-    path.write_text(path.read_text().replace("adv_weight: 0.2", "adv_weight: -1.0"))
+    path.write_text(path.read_text().replace("adv_weight: 20.0", "adv_weight: -1.0"))
     assert "add.adv_weight: -1.0 is not allowed" in run_error("report")
 
 

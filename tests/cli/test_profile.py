@@ -18,7 +18,7 @@ def test_list_marks_the_current_profile(project_folder: Path) -> None:
 
 def test_list_marks_no_profile_if_params_yaml_is_missing_or_has_other_values(project_folder: Path) -> None:
     path = project_folder / "params.yaml"
-    path.write_text(path.read_text().replace("adv_weight: 0.2", "adv_weight: 0.7"))
+    path.write_text(path.read_text().replace("adv_weight: 20.0", "adv_weight: 0.7"))
     changed = run_ok("profile", "list")
     path.unlink()
     assert run_ok("profile", "list") == changed
@@ -37,12 +37,12 @@ def test_use_writes_params_yaml(project_folder: Path) -> None:
 
 def test_use_overwrites_own_values_only_by_force(project_folder: Path) -> None:
     path = project_folder / "params.yaml"
-    path.write_text(path.read_text().replace("adv_weight: 0.2", "adv_weight: 0.7"))
+    path.write_text(path.read_text().replace("adv_weight: 20.0", "adv_weight: 0.7"))
     assert load_params(path).add.adv_weight == 0.7
     assert "--force" in run_error("profile", "use", "mini")
     assert load_params(path).add.adv_weight == 0.7
     run_ok("profile", "use", "mini", "--force")
-    assert load_params(path).add.adv_weight == 0.2
+    assert load_params(path).add.adv_weight == 20.0
 
 
 def test_an_unknown_name_lists_the_profiles(project_folder: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_profile_replaces_another_and_leaves_no_other_file(project: Path) -> N
 
 def test_params_with_other_values_are_replaced_only_by_force(project: Path) -> None:
     params = project / "params.yaml"
-    edited = compose_profile("mini", root=project).replace("adv_weight: 10.0", "adv_weight: 0.7")
+    edited = compose_profile("mini", root=project).replace("adv_weight: 20.0", "adv_weight: 0.7")
     params.write_text(edited)
     with pytest.raises(ParamsError, match="values that are in no profile"):
         use_profile("sd15", root=project, force=False)

@@ -23,7 +23,7 @@ COMMENT_COLUMN = 34
 """Where the comments of values begin, unless the value is longer."""
 HEADER = """\
 # Profile {name}: profiles/default.yaml with the values of profiles/{name}.yaml, by `naruto-add profile use {name}`.
-# The pipeline reads this file. `dvc exp run -S add.adv_weight=0.5` changes a value for one experiment.
+# The pipeline reads this file. `dvc exp run -S add.adv_weight=5` changes a value for one experiment.
 
 """
 

@@ -77,17 +77,18 @@ class AdversarialTrainer(DistillationTrainer):
         ]
         norms = {"student_grad_norm": self.learner.step(), "discriminator_grad_norm": self.discriminator_learner.step()}
         scalars = means(rows)
-        self.balance.note(**{name: scalars.pop(f"{name}_gradient") for name in ("distill", "adversarial")})
+        self.balance.note(**{name: scalars.pop(f"{name}_squared_norm") for name in ("distill", "adversarial")})
         self.alarms.note_step(step + 1, scalars)
         return {**scalars, "adv_scale": scale, "skipped_steps": float(self.num_skipped), **norms}
 
     def _accumulate_gradients(self, batch: Batch, *, adv_scale: float | None) -> dict[str, Float[Tensor, ""]]:
         """Add the gradients of all losses on a part of the batch (Sauer et al. 2023, eq. 1 to 4); return the losses.
 
-        `adv_scale` is the factor of the adversarial loss, or None if the student does not learn from it. Adversarial
-        losses and losses on crops are means over the items that the discriminators are shown. Multiplied by the mean
-        `discriminator_weight`, their mean over the parts of a batch equals that over the batch. Among the returned
-        losses are the squared norms of two gradients, for `GradientBalance`.
+        `adv_scale` is the factor of the adversarial loss, or None if its gradient is not needed; it is 0 in the step
+        that first measures the gradient. Adversarial losses and losses on crops are means over the items that the
+        discriminators are shown. Multiplied by the mean `discriminator_weight`, their mean over the parts of a batch
+        equals that over the batch. Among the returned losses are the squared norms of two gradients, for
+        `GradientBalance`.
         """
         inputs = self.objective.student_inputs(batch)
         prediction = self.objective.predict_x0(inputs, batch)
@@ -109,8 +110,8 @@ class AdversarialTrainer(DistillationTrainer):
         self.learner.backward((prediction * total).sum())  # the gradient of this sum with respect to x0 is `total`
         self.discriminator_learner.backward(losses["disc_loss"] + self.params.r1_weight * losses["r1_penalty"])
         norms = {
-            "distill_gradient": by_teacher.square().sum(),
-            "adversarial_gradient": by_discriminators.square().sum(),
+            "distill_squared_norm": by_teacher.square().sum(),
+            "adversarial_squared_norm": by_discriminators.square().sum(),
         }
         return losses | norms
 
@@ -129,7 +130,7 @@ class AdversarialTrainer(DistillationTrainer):
             return dict.fromkeys(names, x0_student.new_zeros(())) | {"disc_loss": self._zero()}
         items = batch.part(shown)
         crop_losses = self.crop_losses(x0_student[shown], x0_target[shown], items)
-        fakes = (x0_student if is_adversarial else x0_student.detach())[shown]  # unused gradients would cost a pass
+        fakes = (x0_student if is_adversarial else x0_student.detach())[shown]  # an unused gradient takes time
         fake_features = self.discriminators.features(fakes, items.prompt_embeds, items)
         adv_loss = self.discriminators.adversarial_loss(fake_features, items.pooled)
         return {**crop_losses, "adv_loss": adv_loss, **vars(self.discriminators.losses(fake_features, items))}

@@ -13,10 +13,10 @@ DECAY = 0.95
 class GradientBalance:
     """The ratio of the norms of both losses' gradients with respect to the student's x0, averaged over steps.
 
-    A loss that is multiplied by a fixed weight is too strong where the student already matches its teacher: the
-    distillation loss then has small gradients, and the optimizer rescales what remains. Esser et al. 2021 (VQGAN, eq.
-    7) divide the two norms at the last layer, in every step; at x0 the norms need no further backward pass. They are
-    added up over the parts of a batch and over processes, so the ratio does not depend on how a batch is divided.
+    With a fixed factor, the adversarial loss dominates where the student already matches its teacher, because the
+    distillation loss then has small gradients. Esser et al. 2021 (VQGAN, eq. 7) divide the two norms at the last layer,
+    in every step; at x0 the norms need no further backward pass. The squared norms are averaged over the parts of a
+    batch and over processes, so the ratio does not depend on how a batch is divided.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class GradientBalance:
 
 
 def gradient(loss: Float[Tensor, ""], x0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:
-    """The gradient with respect to x0; 0 if the loss does not depend on it. The loss cannot be used again."""
+    """The gradient with respect to x0; 0 if the loss does not depend on it. The loss's graph is freed."""
     if not loss.requires_grad:
         return torch.zeros_like(x0)
     (result,) = torch.autograd.grad(loss, x0)
