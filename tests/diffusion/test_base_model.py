@@ -97,10 +97,14 @@ def test_a_missing_folder_is_reported(name: str) -> None:
         check_base_model(name, revision="", variant="", resolution_px=64)
 
 
-def test_a_hub_repository_must_be_pinned() -> None:
+@pytest.mark.parametrize("revision", ["", "main", "0" * 39])
+def test_a_hub_repository_must_be_pinned(revision: str) -> None:
     check_base_model("owner/name", revision=COMMIT, variant="", resolution_px=64)
-    with pytest.raises(StageError, match=r"base\.revision: '' is not a commit, and base\.model 'owner/name'"):
-        check_base_model("owner/name", revision="", variant="", resolution_px=64)
+    message = (
+        f"base.revision: {revision!r} is not a commit, which has 40 hexadecimal digits, and base.model 'owner/name'"
+    )
+    with pytest.raises(StageError, match=re.escape(message)):
+        check_base_model("owner/name", revision=revision, variant="", resolution_px=64)
 
 
 @pytest.mark.parametrize("content", [None, "{", "\x00", "[]", "{}"])

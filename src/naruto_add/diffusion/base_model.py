@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from naruto_add.config.constants import NUM_TRAIN_TIMESTEPS, Resolution, sides_px
+from naruto_add.config.rules import is_commit
 from naruto_add.diffusion.base_parts import check_parts_fit
 from naruto_add.diffusion.single_file import is_single_file, single_file_configs
 from naruto_add.runtime.errors import StageError
@@ -145,10 +146,11 @@ def _check_repository(model: str, revision: str) -> None:
             f"base.model: {model!r} is not a folder here; name a folder in diffusers format or a hub repository "
             "(owner/name). Temporary experiments see only files that Git tracks: give other folders by absolute path"
         )
-    if not revision:
+    if not is_commit(revision):
         raise StageError(
-            f"base.revision: '' is not a commit, and base.model {model!r} is not a folder here; set base.revision to a "
-            "commit of the hub repository, or correct the name of the folder"
+            f"base.revision: {revision!r} is not a commit, which has 40 hexadecimal digits, and base.model {model!r} "
+            "is not a folder here; set base.revision to a commit from the hub repository's page, or correct the name "
+            "of the folder"
         )
 
 

@@ -261,7 +261,8 @@ def _load_single_file(path: Path, *, precision: Precision) -> ModelBundle:
 def frozen_bundle(pipeline: StableDiffusionPipeline, dtype: torch.dtype, device: torch.device) -> ModelBundle:
     """The pipeline's networks, frozen: the autoencoder as it is, U-Net and text encoder as `frozen_unet` rounds.
 
-    Raises ValueError if the files of a network lacked weights.
+    Raises ValueError if a network has weights on `meta`, which its files lacked; a text encoder is checked where
+    transformers loads it.
     """
     text_encoder = pipeline.text_encoder
     require_all_weights(text_encoder, pipeline.vae, pipeline.unet)

@@ -62,11 +62,6 @@ def fetch_base(model: str, *, revision: str, variant: str) -> None:
     """
     if Path(model).exists():
         return
-    if not is_commit(revision):
-        raise StageError(
-            f"base.revision: {revision!r} is not a commit, which has 40 hexadecimal digits; take one from the page of "
-            f"{model!r}"
-        )
     remedy = "name another base.model"
     folder = _cached(model, revision)
     if folder is None or _missing_of_pipeline(folder, variant):
