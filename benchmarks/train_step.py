@@ -133,7 +133,7 @@ def other_parts(trainer: AdversarialTrainer, step: int) -> dict[str, Callable[[]
 
     return {
         "drawing the batch": lambda: draw_batch(trainer.data, trainer.params, step=step),
-        "student: clipping, AdamW, average": lambda: update(trainer.learner),
+        "student: clipping, Muon, average": lambda: update(trainer.learner),
         "heads: clipping, AdamW": lambda: update(trainer.discriminator_learner),
     }
 

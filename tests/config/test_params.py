@@ -147,9 +147,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "sampling.student_steps: 3 does not divide the 40 DDIM steps of add.method consistency",
     ),
     (
-        {"add.optimizer.warmup_steps": 239},
-        {"add.optimizer.warmup_steps": 720},
-        "add.optimizer.warmup_steps: 720 is not below add.num_steps (720)",
+        {"add.optimizer.warmup_steps": 479},
+        {"add.optimizer.warmup_steps": 480},
+        "add.optimizer.warmup_steps: 480 is not below add.num_steps (480)",
     ),
     (
         {"teacher.accumulation_steps": 4},
@@ -172,9 +172,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "add.discriminator_timesteps: [10, 250, 10] contains a value twice",
     ),
     (
-        {"add.adv_start_steps": 680, "add.adv_ramp_steps": 40},
+        {"add.adv_start_steps": 440, "add.adv_ramp_steps": 40},
         {"add.adv_ramp_steps": 41},
-        "add.adv_ramp_steps: 41 after add.adv_start_steps (680) ends after add.num_steps (720)",
+        "add.adv_ramp_steps: 41 after add.adv_start_steps (440) ends after add.num_steps (480)",
     ),
     (
         {"add.batch_size": 8},

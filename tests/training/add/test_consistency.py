@@ -182,7 +182,7 @@ def test_the_parts_of_a_batch_add_up_to_the_whole(build: Build) -> None:
 
 
 def test_the_student_overfits_one_batch(build: Build) -> None:
-    trainer = build.consistency_trainer(add_params(learning_rate=4e-3))
+    trainer = build.consistency_trainer(add_params(name="adamw", learning_rate=4e-3))
     losses = [trainer.train_step(0)["consistency_loss"] for _ in range(20)]
     assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
 
