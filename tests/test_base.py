@@ -294,7 +294,7 @@ def test_a_checkpoint_of_the_denoiser_belongs_to_the_autoencoder(
     assert {name for name, value in run.inputs().items() if value != first[name]} == {"autoencoder"}
 
 
-@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny"])
+@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny", "shallow"])
 def test_the_recipes_denoiser_can_be_made_smaller(recipe: None, architecture: Any) -> None:
     from recipe import denoiser
 

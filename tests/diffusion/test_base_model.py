@@ -152,10 +152,11 @@ def test_all_mistakes_are_reported_at_once(model: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "change", "message"),
     [
-        ("bk_base", {"layers_per_block": 1}, "bk_base removes a layer of each block"),
-        ("bk_small", {"layers_per_block": [2, 2, 1, 2]}, "bk_small removes a layer of each block"),
+        ("bk_base", {"layers_per_block": 1}, "bk_base removes layers of blocks"),
+        ("bk_small", {"layers_per_block": [2, 2, 1, 2]}, "bk_small removes layers of blocks"),
         ("bk_tiny", {"block_out_channels": [8, 8]}, "bk_tiny removes the deepest level"),
         ("bk_tiny", {"block_out_channels": [8, 8, 16]}, "bk_tiny removes the deepest level"),
+        ("shallow", {"block_out_channels": [8, 8, 16]}, "shallow removes the deepest level"),
     ],
 )
 def test_a_unet_without_the_blocks_to_remove_is_refused(
@@ -179,7 +180,7 @@ def test_a_student_that_is_accepted_can_be_built(architecture: Architecture, cha
     check_removable(config, architecture)
     with torch.device("meta"):
         student = UNet2DConditionModel.from_config(student_config(config, architecture))
-    assert len(student.down_blocks) == (2 if architecture == "bk_tiny" else 3)
+    assert len(student.down_blocks) == (2 if architecture in ("bk_tiny", "shallow") else 3)
 
 
 @pytest.mark.parametrize("mid_block", ["UNetMidBlock2DCrossAttn", None])

@@ -118,11 +118,11 @@ def test_a_base_with_the_structure_of_sd_2_1_draws_what_plain_diffusers_draws(se
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny"])
+@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny", "shallow"])
 def test_blocks_of_a_u_net_with_heads_by_level_are_removed(second_dir: Path, architecture: Architecture) -> None:
     bundle = load_bundle(base_params(second_dir))
     student = shrink_unet(bundle.unet, architecture)
-    levels = 3 if architecture == "bk_tiny" else 4
+    levels = 3 if architecture in ("bk_tiny", "shallow") else 4
     assert list(student.config.attention_head_dim) == [1, 1, 2, 2][:levels]
     latents = torch.randn(1, *bundle.latent_shape, generator=torch.Generator().manual_seed(0))
     predicted = noise_pred(student, latents, torch.tensor([999]), encode_prompts(bundle, ["a man"]))

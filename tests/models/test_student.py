@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from naruto_add.models.student import Architecture, matching_blocks, recorded_outputs, shrink_unet, student_config
 from naruto_add.runtime.errors import StageError
 
-REMOVING: tuple[Architecture, ...] = ("bk_base", "bk_small", "bk_tiny")
+REMOVING: tuple[Architecture, ...] = ("bk_base", "bk_small", "bk_tiny", "shallow")
 ARCHITECTURES: tuple[Architecture, ...] = (*REMOVING, "none")
 
 SD15_UNET = {
@@ -75,7 +75,7 @@ def test_the_student_shares_no_storage_with_the_teacher_and_is_trainable(
     assert all(weight.grad is None for weight in teacher_unet.parameters())
 
 
-@pytest.mark.parametrize("architecture", REMOVING)
+@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny"])
 def test_the_origin_of_each_weight_is_that_of_bk_sdm(
     teacher_unet: UNet2DConditionModel, architecture: Architecture
 ) -> None:
@@ -97,6 +97,21 @@ def test_the_origin_of_each_weight_is_that_of_bk_sdm(
         assert torch.equal(student[student_name], teacher[teacher_name]), student_name
     assert not any(".resnets.2." in name or "down_blocks.0.resnets.1." in name for name in student)
     assert any(name.startswith("mid_block") for name in student) == (architecture == "bk_base")
+
+
+def test_the_shallow_student_keeps_the_outer_levels_whole() -> None:
+    teacher = _unet(4).requires_grad_(False)
+    student = shrink_unet(teacher, "shallow")
+    assert [len(block.resnets) for block in student.down_blocks] == [2, 2, 1]
+    assert [len(block.resnets) for block in student.up_blocks] == [2, 3, 3]
+    assert student.mid_block is None
+    weights = teacher.state_dict()
+    origin = {name: name for name in student.state_dict() if not name.startswith("up_blocks.")}
+    for name in set(student.state_dict()) - set(origin):
+        _, block, kind, layer, rest = name.split(".", maxsplit=4)
+        last = 2 if block == "0" and layer == "1" else int(layer)
+        origin[name] = f"up_blocks.{int(block) + 1}.{kind}.{last}.{rest}"
+    assert all(torch.equal(weight, weights[origin[name]]) for name, weight in student.state_dict().items())
 
 
 def test_the_student_without_removal_is_a_copy_of_the_teacher(teacher_unet: UNet2DConditionModel) -> None:

@@ -121,7 +121,7 @@ class Student(_Section):
     """Block removal (BK-SDM, Kim et al. 2023), the pool of teacher samples, and the warm-up by distillation."""
 
     seed: Seed
-    architecture: Literal["bk_base", "bk_small", "bk_tiny", "none"]
+    architecture: Literal["bk_base", "bk_small", "bk_tiny", "shallow", "none"]
     pool_size: Annotated[int, Field(ge=8, le=10**9)]
     num_steps: Count
     knowledge_steps: Count

@@ -107,14 +107,14 @@ def check_removable(unet: Config, architecture: str) -> None:
     layers = unet.get("layers_per_block", 2)  # diffusers' default; old configurations omit the key
     if min([layers] if isinstance(layers, int) else layers) < 2:
         raise StageError(
-            f"student.architecture: {architecture} removes a layer of each block, but layers_per_block of the "
+            f"student.architecture: {architecture} removes layers of blocks, but layers_per_block of the "
             f"teacher's U-Net is {layers}; use none, or a base.model with at least 2"
         )
     channels = list(unet["block_out_channels"])
-    if architecture == "bk_tiny" and (len(channels) < 3 or channels[-1] != channels[-2]):
+    if architecture in ("bk_tiny", "shallow") and (len(channels) < 3 or channels[-1] != channels[-2]):
         raise StageError(
-            "student.architecture: bk_tiny removes the deepest level, which requires at least three levels and equal "
-            f"widths of the two deepest; block_out_channels of the teacher's U-Net are {channels}; use bk_small"
+            f"student.architecture: {architecture} removes the deepest level, which requires three levels or more and "
+            f"equal widths of the two deepest; block_out_channels of the teacher's U-Net are {channels}; use bk_small"
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 Numbering = Literal["contiguous", "gaps"]
 
+UNET_PREFIX = "model.diffusion_model."
 FULL_STRIDE = 3
 """Blocks per level of the full U-Net: two layers, and the downsampling or the third layer of an up block."""
 
@@ -47,7 +48,7 @@ def original_state(unet: Any, vae: Any, text_encoder: Any, *, numbering: Numberi
     """
     num_levels = len(vae.config.block_out_channels)
     state = {
-        f"model.diffusion_model.{unet_name(name, unet.config, numbering)}": weight
+        UNET_PREFIX + unet_name(name, unet.config, numbering): weight
         for name, weight in unet.state_dict().items()
         if "cond_proj" not in name
     }
@@ -70,8 +71,8 @@ def unet_name(name: str, config: Mapping[str, Any], numbering: Numbering) -> str
     if match is None:
         raise ValueError(f"{name} is not a weight of a U-Net of Stable Diffusion 1.x")
     side, level, kind, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-    stride = FULL_STRIDE if numbering == "gaps" else _layers_per_block(config) + 1
-    first = level * stride + (side == "down")  # input_blocks.0 is conv_in
+    strides = _blocks_per_level(side, config, numbering)
+    first = sum(strides[:level]) + (side == "down")  # input_blocks.0 is conv_in
     blocks = "input_blocks" if side == "down" else "output_blocks"
     match kind:
         case "resnets":
@@ -79,9 +80,9 @@ def unet_name(name: str, config: Mapping[str, Any], numbering: Numbering) -> str
         case "attentions":
             return f"{blocks}.{first + layer}.1.{rest}"
         case "downsamplers":
-            return f"{blocks}.{first + stride - 1}.0.{rest.replace('conv', 'op')}"
+            return f"{blocks}.{first + strides[level] - 1}.0.{rest.replace('conv', 'op')}"
         case _:
-            return f"{blocks}.{first + stride - 1}.{_upsampling_place(level, config, numbering)}.{rest}"
+            return f"{blocks}.{first + strides[level] - 1}.{_upsampling_place(level, config, numbering)}.{rest}"
 
 
 def vae_name(name: str, num_levels: int) -> str:
@@ -113,9 +114,13 @@ def _replaced(name: str, table: Mapping[str, str]) -> str:
     return name
 
 
-def _layers_per_block(config: Mapping[str, Any]) -> int:
-    layers = config["layers_per_block"]
-    return layers if isinstance(layers, int) else max(layers)
+def _blocks_per_level(side: str, config: Mapping[str, Any], numbering: Numbering) -> list[int]:
+    """How many of the numbered blocks each of diffusers' blocks of this side becomes, in order of computation."""
+    num_levels, layers = len(config["block_out_channels"]), config["layers_per_block"]
+    if numbering == "gaps":
+        return [FULL_STRIDE] * num_levels
+    per_level = [layers + 1] * num_levels if isinstance(layers, int) else [item + 1 for item in layers]
+    return per_level if side == "down" else per_level[::-1]
 
 
 def _upsampling_place(level: int, config: Mapping[str, Any], numbering: Numbering) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import load_file
 from torch import Tensor
 
 from naruto_add.comparison.draw import step_noise_generators
@@ -19,6 +20,7 @@ from naruto_add.config.schema import Base
 from naruto_add.diffusion.base_model import downsampling
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, prompt_options
 from naruto_add.diffusion.placement import move_to_cpu, on_device, vae_on_device
+from naruto_add.export.original_layout import UNET_PREFIX, unet_name
 
 
 def load_folder(folder: Path) -> Any:
@@ -28,11 +30,16 @@ def load_folder(folder: Path) -> Any:
 
 
 def load_single_file(path: Path, like: ModelBundle) -> Any:
-    """The pipeline in `path` in fp32, by `from_single_file` with the configuration of `like`."""
+    """The pipeline in `path` in fp32, by `from_single_file` with the configuration of `like`.
+
+    `from_single_file` reads no U-Net whose levels differ in their layers, so such a U-Net is read by its names.
+    """
+    has_equal_levels = isinstance(like.unet.config.layers_per_block, int)
+    parts = {} if has_equal_levels else {"unet": _read_unet(path, like.unet)}
     with tempfile.TemporaryDirectory() as folder, _without_warnings():
         _save_configuration(like, Path(folder))
         pipeline = StableDiffusionPipeline.from_single_file(
-            str(path), config=folder, local_files_only=True, torch_dtype=torch.float32
+            str(path), config=folder, local_files_only=True, torch_dtype=torch.float32, **parts
         )
     return _quiet(pipeline)
 
@@ -104,6 +111,15 @@ def _without_warnings() -> Generator[None]:
 def _quiet(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _read_unet(path: Path, like: UNet2DConditionModel) -> UNet2DConditionModel:
+    unet: UNet2DConditionModel = UNet2DConditionModel.from_config(like.config)
+    weights = load_file(path)
+    names = [name for name in unet.state_dict() if "cond_proj" not in name]
+    state = {name: weights[UNET_PREFIX + unet_name(name, unet.config, "contiguous")] for name in names}
+    unet.load_state_dict(state, strict=False)
+    return unet.eval()
 
 
 def _save_configuration(bundle: ModelBundle, folder: Path) -> None:

@@ -1,7 +1,9 @@
 """A compact student: some blocks of the teacher's U-Net, with the teacher's weights (BK-SDM, Kim et al. 2023).
 
 `bk_base` keeps one resnet (and attention) of each down block and two of each up block. `bk_small` also removes the mid
-block, and `bk_tiny` also the deepest level. For U-Nets of SD 1.x blocks with at least two levels; SD 1.5 has four.
+block, and `bk_tiny` also the deepest level. `shallow` removes the mid block and the deepest level too, but keeps all
+layers of the other levels except the deepest of them, of which it keeps as many as `bk_tiny`. For U-Nets of SD 1.x
+blocks with at least two levels, or three for `bk_tiny` and `shallow`; SD 1.5 has four.
 """
 
 import re
@@ -17,7 +19,7 @@ from naruto_add.diffusion.base_model import check_removable
 from naruto_add.diffusion.fp32_head import keep_head_in_fp32
 from naruto_add.diffusion.v_prediction import V_SCHEDULE
 
-Architecture = Literal["bk_base", "bk_small", "bk_tiny", "none"]
+Architecture = Literal["bk_base", "bk_small", "bk_tiny", "shallow", "none"]
 
 _LEVEL_BLOCK = re.compile(r"^(down|up)_blocks\.(\d+)\.(.*)$")
 _LAYER = re.compile(r"^(resnets|attentions)\.(\d+)\.")
@@ -32,11 +34,12 @@ def student_config(teacher_config: Mapping[str, Any], architecture: Architecture
     if architecture == "none":
         return config
     check_removable(config, architecture)
-    config["layers_per_block"] = 1
-    if architecture in ("bk_small", "bk_tiny"):
+    if architecture != "bk_base":
         config["mid_block_type"] = None
-    if architecture == "bk_tiny":
+    if architecture in ("bk_tiny", "shallow"):
         config |= _without_deepest_level(config)
+    outer_layers = _layers_per_level(config)[:-1]
+    config["layers_per_block"] = (*outer_layers, 1) if architecture == "shallow" else 1
     return config
 
 
@@ -47,29 +50,13 @@ def shrink_unet(teacher_unet: UNet2DConditionModel, architecture: Architecture) 
         student: UNet2DConditionModel = UNet2DConditionModel.from_config(config)
     teacher_weights = teacher_unet.state_dict()
     inherited = {
-        name: teacher_weights[inherited_name(name, teacher_unet.config, architecture)].to(torch.float32, copy=True)
+        name: teacher_weights[_inherited_name(name, config, teacher_unet.config)].to(torch.float32, copy=True)
         for name in student.state_dict()
     }
     student.load_state_dict(inherited, assign=True)
     if (schedule := getattr(teacher_unet, V_SCHEDULE, None)) is not None:
         student.register_buffer(V_SCHEDULE, schedule.clone(), persistent=False)
     return keep_head_in_fp32(student).requires_grad_(True).train()
-
-
-def inherited_name(name: str, teacher_config: Mapping[str, Any], architecture: Architecture) -> str:
-    """The name of the teacher's weight that becomes the student's weight `name`.
-
-    A down block keeps the teacher's first layer. An up block keeps the first and the last, the only other one whose
-    input width fits. Without the deepest level, up block i is the teacher's up block i + 1.
-    """
-    block = _LEVEL_BLOCK.match(name)
-    if architecture == "none" or block is None:
-        return name
-    side, index, rest = block[1], int(block[2]), block[3]
-    if side == "up":
-        rest = _LAYER.sub(lambda layer: f"{layer[1]}.{_up_layer(int(layer[2]), teacher_config)}.", rest)
-        index += architecture == "bk_tiny"
-    return f"{side}_blocks.{index}.{rest}"
 
 
 def matching_blocks(student: UNet2DConditionModel, teacher_unet: UNet2DConditionModel) -> list[tuple[str, str]]:
@@ -110,6 +97,23 @@ def recorded_outputs(module: nn.Module, names: list[str]) -> Iterator[dict[str, 
             hook.remove()
 
 
+def _inherited_name(name: str, config: Mapping[str, Any], teacher_config: Mapping[str, Any]) -> str:
+    """The name of the teacher's weight that becomes the student's weight `name`.
+
+    Of n layers that a level keeps, the down block's are the teacher's first n. The up block's are the first n and the
+    last, the only other one whose input width fits. Without the deepest level, up block i is the teacher's i + 1.
+    """
+    block = _LEVEL_BLOCK.match(name)
+    if block is None or block[1] == "down":
+        return name
+    layers, teacher_layers = _layers_per_level(config), _layers_per_level(teacher_config)
+    index, rest = int(block[2]), block[3]
+    level = len(layers) - 1 - index
+    if rest.startswith((f"resnets.{layers[level]}.", f"attentions.{layers[level]}.")):
+        rest = _LAYER.sub(rf"\g<1>.{teacher_layers[level]}.", rest)
+    return f"up_blocks.{index + len(teacher_layers) - len(layers)}.{rest}"
+
+
 def _without_deepest_level(config: Mapping[str, Any]) -> dict[str, Any]:
     """Entries per level without the deepest, which is the last one, or the first one in `up_block_types`."""
     num_levels = len(config["block_out_channels"])
@@ -121,10 +125,10 @@ def _without_deepest_level(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**shorter, "up_block_types": tuple(config["up_block_types"][1:])}
 
 
-def _up_layer(layer: int, teacher_config: Mapping[str, Any]) -> int:
-    """The teacher's layer of an up block, which has one layer more than `layers_per_block`."""
-    layers = teacher_config["layers_per_block"]
-    return 0 if layer == 0 else (layers if isinstance(layers, int) else max(layers))
+def _layers_per_level(config: Mapping[str, Any]) -> list[int]:
+    """Resnets of each down block, outermost first; the up block of the same level has one more."""
+    layers = config.get("layers_per_block", 2)  # diffusers' default; old configurations omit the key
+    return [layers] * len(config["block_out_channels"]) if isinstance(layers, int) else list(layers)
 
 
 def _last_layer(unet: UNet2DConditionModel, index: int) -> str:

@@ -178,7 +178,7 @@ def test_a_batch_depends_only_on_seed_and_step(data: WarmupData) -> None:
     assert not torch.equal(one.noisy_latents, other.noisy_latents)
 
 
-@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny"])
+@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny", "shallow"])
 def test_only_the_students_weights_are_trained_and_all_of_them(data: WarmupData, architecture: Architecture) -> None:
     teacher = data.bundle.unet
     before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
@@ -193,7 +193,7 @@ def test_only_the_students_weights_are_trained_and_all_of_them(data: WarmupData,
     assert not torch.equal(student.conv_in.weight, teacher.conv_in.weight)
 
 
-@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny", "none"])
+@pytest.mark.parametrize("architecture", ["bk_base", "bk_small", "bk_tiny", "shallow", "none"])
 @pytest.mark.parametrize("knowledge_steps", [0, 1])
 def test_checkpointing_changes_no_result(data: WarmupData, architecture: Architecture, knowledge_steps: int) -> None:
     """This holds also with the hooks that record the outputs of blocks."""
