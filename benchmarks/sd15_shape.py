@@ -22,7 +22,7 @@ from naruto_add.models.tiny_decoder import new_tiny_decoder
 from naruto_add.runtime.compute import default_device, gpu_layout
 
 TEACHER_CALLS, STUDENT_CALLS = 200, 4
-STUDENTS: tuple[Architecture, ...] = ("bk_base", "bk_small", "bk_tiny")
+STUDENTS: tuple[Architecture, ...] = ("bk_base", "bk_small", "bk_tiny", "shallow")
 
 
 def main() -> None:

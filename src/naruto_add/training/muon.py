@@ -70,20 +70,23 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     once. They are in fp32, because rounding errors grow where a singular value is 0, and because bfloat16 is 25 times
     slower on a CPU that has no instructions for it.
     """
-    a, b, c = COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if is_tall else matrix).float()
     x = x / (x.norm() + 1e-7)
     with _full_precision():
         gram = x @ x.T
-        identity = torch.eye(len(x), device=x.device)
-        product = identity
-        for _ in range(NUM_ITERATIONS):
-            polynomial = a * identity + b * gram + c * gram @ gram
-            product = polynomial @ product
+        polynomial = product = _polynomial(gram)
+        for _ in range(NUM_ITERATIONS - 1):
             gram = polynomial @ gram @ polynomial
+            polynomial = _polynomial(gram)
+            product = polynomial @ product
         x = product @ x
     return (x.T if is_tall else x).to(matrix.dtype)
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    a, b, c = COEFFICIENTS
+    return a * torch.eye(len(gram), device=gram.device) + b * gram + c * gram @ gram
 
 
 @contextmanager
