@@ -125,5 +125,5 @@ def test_only_existing_variants_can_be_chosen(values: dict[str, Any]) -> None:
     variants = read_variants(SHIPPED, values)
     assert select([], variants) == list(variants)
     assert select(["before_add"], variants) == ["before_add"]
-    with pytest.raises(ParamsError, match="--only: 'none' is not a variant; choose from full, third_of_the_steps"):
+    with pytest.raises(ParamsError, match="--only: 'none' is not a variant; choose from full, three_times_the_steps"):
         select(["none"], variants)

@@ -147,9 +147,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "sampling.student_steps: 3 does not divide the 40 DDIM steps of add.method consistency",
     ),
     (
-        {"add.optimizer.warmup_steps": 479},
-        {"add.optimizer.warmup_steps": 480},
-        "add.optimizer.warmup_steps: 480 is not below add.num_steps (480)",
+        {"add.optimizer.warmup_steps": 159},
+        {"add.optimizer.warmup_steps": 160},
+        "add.optimizer.warmup_steps: 160 is not below add.num_steps (160)",
     ),
     (
         {"teacher.accumulation_steps": 4},
@@ -172,9 +172,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "add.discriminator_timesteps: [10, 250, 10] contains a value twice",
     ),
     (
-        {"add.adv_start_steps": 440, "add.adv_ramp_steps": 40},
+        {"add.adv_start_steps": 120, "add.adv_ramp_steps": 40},
         {"add.adv_ramp_steps": 41},
-        "add.adv_ramp_steps: 41 after add.adv_start_steps (440) ends after add.num_steps (480)",
+        "add.adv_ramp_steps: 41 after add.adv_start_steps (120) ends after add.num_steps (160)",
     ),
     (
         {"add.batch_size": 8},
@@ -294,7 +294,7 @@ def test_the_lcm_sampler_takes_only_divisors_of_1000(mini: Any, key: str, value:
 
 def test_the_lcm_sampler_excludes_trajectory_distillation(mini: Any) -> None:
     num_steps = mini["student"]["num_steps"]
-    message = rf"^student\.knowledge_steps: 60 leaves the rest .* sampling\.student_scheduler lcm .*; use {num_steps}$"
+    message = rf"^student\.knowledge_steps: 0 leaves the rest .* sampling\.student_scheduler lcm .*; use {num_steps}$"
     with pytest.raises(ParamsError, match=message):
         parse_params(_with(mini, {"sampling.student_scheduler": "lcm"}))
 
