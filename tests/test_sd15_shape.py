@@ -11,6 +11,7 @@ from benchmarks.sd15_shape import count
         ("unet none", 0.80),
         ("unet bk_small", 0.51),
         ("unet bk_tiny", 0.49),
+        ("unet shallow", 0.68),
         ("decoder full", 2.51),
     ],
 )

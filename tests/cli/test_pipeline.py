@@ -69,7 +69,7 @@ def test_check_refuses_values_that_contradict_each_other_before_it_looks_for_fil
 
 
 def test_ablation_refuses_unknown_variants_and_missing_files(project_folder: Path) -> None:
-    assert "--only: 'fulll' is not a variant; choose from full, third_of_the_steps" in run_error(
+    assert "--only: 'fulll' is not a variant; choose from full, three_times_the_steps" in run_error(
         "ablation", "--only", "fulll"
     )
     assert "none.yaml: cannot be read" in run_error("ablation", "--variants", "none.yaml")

@@ -81,6 +81,16 @@ def test_parameter_counts_are_those_of_sd15_and_bk_sdm() -> None:
     assert counts == [859_520_964, 579_384_964, 482_346_884, 323_384_964]
 
 
+def test_the_warm_up_has_only_phases_with_steps() -> None:
+    def phases(knowledge_steps: int) -> list[str]:
+        params = _params(student__knowledge_steps=knowledge_steps)
+        return [task.name for task in student_tasks(params, SMALL) if "distillation" in task.name]
+
+    num_steps = _params().student.num_steps
+    assert [len(phases(knowledge_steps)) for knowledge_steps in (0, 1, num_steps)] == [1, 2, 1]
+    assert phases(num_steps) + phases(0) == phases(1)
+
+
 def test_an_average_on_the_cpu_saves_four_bytes_a_weight_and_8_bit_adamw_six() -> None:
     weights = num_student_weights(SMALL, "bk_small")
     plain, on_cpu, both = (

@@ -167,7 +167,7 @@ def _check_comfyui(shapes: Shapes, architecture: Architecture, *, width: int) ->
 
 
 def test_they_are_loaded_with_equal_weights_and_predictions(files: _Files, teacher: ModelBundle) -> None:
-    """By diffusers; it gets the U-Net of `shallow`, whose numbers it cannot read, ready."""
+    """Diffusers cannot read the numbers of `shallow`, so `load_single_file` passes it this U-Net."""
     for name, bundle in ((TEACHER, teacher), (STUDENT, files.student)):
         loaded = load_single_file(files.folder / name, like=bundle)
         for part in ("unet", "vae", "text_encoder"):
@@ -183,6 +183,19 @@ def test_they_are_loaded_with_equal_weights_and_predictions(files: _Files, teach
             _close(loaded.vae.encode(pixels).latent_dist.mean, bundle.vae.encode(pixels).latent_dist.mean)
             ids = torch.arange(77)[None]
             _close(loaded.text_encoder(ids)[0], bundle.text_encoder(ids)[0])
+
+
+def test_the_numbers_of_shallow_are_those_of_the_same_layers_of_the_teacher(files: _Files) -> None:
+    """All weights as ComfyUI numbers them: a check of shapes alone would not find layers of equal shape swapped."""
+    if files.architecture != "shallow":
+        pytest.skip("the numbers of this architecture are checked by diffusers, which reads them")
+    student, teacher = load_file(files.folder / STUDENT), load_file(files.folder / TEACHER)
+    outputs = {0: 3, 1: 5} | {block: block + 4 for block in range(2, 8)}
+    for name, weight in student.items():
+        side, block, rest = name.removeprefix(UNET).split(".", maxsplit=2)
+        is_output = name.startswith(UNET) and side == "output_blocks"
+        origin = f"{UNET}output_blocks.{outputs[int(block)]}.{rest}" if is_output else name
+        assert torch.equal(weight, teacher[origin]), name
 
 
 def test_the_files_are_in_fp16_and_name_sampler_and_trigger_words(files: _Files) -> None:

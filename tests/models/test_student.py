@@ -25,7 +25,7 @@ SD15_UNET = {
 }
 
 
-def _unet(num_levels: int, seed: int = 0) -> UNet2DConditionModel:
+def _unet(num_levels: int, layers: int | tuple[int, ...] = 2, seed: int = 0) -> UNet2DConditionModel:
     inner = num_levels - 1
     torch.manual_seed(seed)
     return UNet2DConditionModel(
@@ -33,7 +33,7 @@ def _unet(num_levels: int, seed: int = 0) -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D",) * inner + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * inner,
         block_out_channels=(8,) + (16,) * inner,
-        layers_per_block=2,
+        layers_per_block=layers,
         attention_head_dim=2,
         cross_attention_dim=12,
         norm_num_groups=4,
@@ -60,6 +60,12 @@ def test_numbers_of_parameters_for_sd15_are_the_published_ones(architecture: Arc
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(student_config(SD15_UNET, architecture))
     assert unet.num_parameters() == expected
+
+
+def test_number_of_parameters_of_shallow_for_sd15() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(student_config(SD15_UNET, "shallow"))
+    assert unet.num_parameters() == 373_392_324
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -99,19 +105,33 @@ def test_the_origin_of_each_weight_is_that_of_bk_sdm(
     assert any(name.startswith("mid_block") for name in student) == (architecture == "bk_base")
 
 
-def test_the_shallow_student_keeps_the_outer_levels_whole() -> None:
-    teacher = _unet(4).requires_grad_(False)
+@pytest.mark.parametrize("layers", [(2, 2, 2), (2, 2, 2, 2), (2, 3, 2, 2), (3, 2, 4, 2)])
+def test_the_shallow_student_keeps_the_outer_levels_whole(layers: tuple[int, ...]) -> None:
+    teacher = _unet(len(layers), layers).requires_grad_(False)
     student = shrink_unet(teacher, "shallow")
-    assert [len(block.resnets) for block in student.down_blocks] == [2, 2, 1]
-    assert [len(block.resnets) for block in student.up_blocks] == [2, 3, 3]
+    kept = (*layers[:-2], 1)
+    assert [len(block.resnets) for block in student.down_blocks] == list(kept)
+    assert [len(block.resnets) for block in student.up_blocks] == [count + 1 for count in reversed(kept)]
     assert student.mid_block is None
     weights = teacher.state_dict()
     origin = {name: name for name in student.state_dict() if not name.startswith("up_blocks.")}
     for name in set(student.state_dict()) - set(origin):
         _, block, kind, layer, rest = name.split(".", maxsplit=4)
-        last = 2 if block == "0" and layer == "1" else int(layer)
-        origin[name] = f"up_blocks.{int(block) + 1}.{kind}.{last}.{rest}"
+        is_last_of_deepest = block == "0" and layer == "1" and kind != "upsamplers"
+        origin[name] = f"up_blocks.{int(block) + 1}.{kind}.{layers[-2] if is_last_of_deepest else layer}.{rest}"
     assert all(torch.equal(weight, weights[origin[name]]) for name, weight in student.state_dict().items())
+    assert _predict(student).isfinite().all()
+
+
+@pytest.mark.parametrize("architecture", ["bk_base", "bk_small"])
+def test_levels_of_a_teacher_may_differ_in_their_number_of_layers(architecture: Architecture) -> None:
+    layers = (3, 2, 4)
+    teacher = _unet(3, layers).requires_grad_(False)
+    student, weights = shrink_unet(teacher, architecture).state_dict(), teacher.state_dict()
+    for block, last in enumerate(reversed(layers)):
+        name = "up_blocks.{}.resnets.{}.conv1.weight"
+        assert torch.equal(student[name.format(block, 0)], weights[name.format(block, 0)])
+        assert torch.equal(student[name.format(block, 1)], weights[name.format(block, last)])
 
 
 def test_the_student_without_removal_is_a_copy_of_the_teacher(teacher_unet: UNet2DConditionModel) -> None:

@@ -19,7 +19,7 @@ from tests.mini_profile import mini_params
 PROFILE = mini_params()
 TINY: dict[str, dict[str, Any]] = {
     "teacher": {"lora_rank": 2, "caption_dropout": 0.5, "validation_prompts": ["a man", "a girl"]},
-    "student": {"pool_size": 40},
+    "student": {"pool_size": 40, "knowledge_steps": 2},
     "add": {"adv_start_steps": 1, "adv_ramp_steps": 1, "crop_px": 32},
 }
 SHORT = {"num_steps": 4, "batch_size": 8, "validation_every_steps": 2}

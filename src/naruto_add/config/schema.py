@@ -118,7 +118,7 @@ class Teacher(_Section):
 
 
 class Student(_Section):
-    """Block removal (BK-SDM, Kim et al. 2023), the pool of teacher samples, and the warm-up by distillation."""
+    """Block removal (as in BK-SDM, Kim et al. 2023), the pool of teacher samples, and the warm-up by distillation."""
 
     seed: Seed
     architecture: Literal["bk_base", "bk_small", "bk_tiny", "shallow", "none"]

@@ -29,16 +29,18 @@ from naruto_add.training.student.trainer import NUM_SCORED
 
 
 def student_tasks(params: Params, shapes: Shapes) -> Iterator[Task]:
-    """Drawing the pool, the two phases of the warm-up, and validations, the first of which have the teacher too.
+    """Drawing the pool, the phases of the warm-up, and validations, the first of which have the teacher too.
 
-    In the second phase, the teacher's U-Net is in CPU memory.
+    In the phase after knowledge distillation, the teacher's U-Net is in CPU memory.
     """
     student, sampling = params.student, params.sampling
     num_calls = student.pool_size * sampling.pool_steps
     precision = params.base.frozen_precision
     yield drawing("student", "draw the pool", shapes, precision=precision, batch=CHUNK, num_calls=num_calls)
-    for is_knowledge in (True, False):
-        yield warm_up_task(params, shapes, is_knowledge=is_knowledge)
+    if min(student.knowledge_steps, student.num_steps) > 0:
+        yield warm_up_task(params, shapes, is_knowledge=True)
+    if student.knowledge_steps < student.num_steps:
+        yield warm_up_task(params, shapes, is_knowledge=False)
     # scored before the training and after it too
     rounds = num_validations(student.num_steps, student.validation_every_steps) + 2
     num_samples = min(NUM_SCORED, num_held_out(student.pool_size))

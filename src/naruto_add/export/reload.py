@@ -32,7 +32,8 @@ def load_folder(folder: Path) -> Any:
 def load_single_file(path: Path, like: ModelBundle) -> Any:
     """The pipeline in `path` in fp32, by `from_single_file` with the configuration of `like`.
 
-    `from_single_file` reads no U-Net whose levels differ in their layers, so such a U-Net is read by its names.
+    `from_single_file` reads no U-Net whose levels differ in their number of layers; such a U-Net is built here, and its
+    weights are found by `unet_name`.
     """
     has_equal_levels = isinstance(like.unet.config.layers_per_block, int)
     parts = {} if has_equal_levels else {"unet": _read_unet(path, like.unet)}
@@ -97,6 +98,15 @@ def draw_by_diffusers(
     return pictures.float()
 
 
+def _read_unet(path: Path, like: UNet2DConditionModel) -> UNet2DConditionModel:
+    unet: UNet2DConditionModel = UNet2DConditionModel.from_config(like.config)
+    weights = load_file(path)
+    unet.load_state_dict(
+        {name: weights[UNET_PREFIX + unet_name(name, unet.config, "contiguous")] for name in unet.state_dict()}
+    )
+    return unet.eval()
+
+
 @contextmanager
 def _without_warnings() -> Generator[None]:
     """Without those of diffusers, which names an empty list of modules that should be kept in fp32."""
@@ -111,15 +121,6 @@ def _without_warnings() -> Generator[None]:
 def _quiet(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _read_unet(path: Path, like: UNet2DConditionModel) -> UNet2DConditionModel:
-    unet: UNet2DConditionModel = UNet2DConditionModel.from_config(like.config)
-    weights = load_file(path)
-    names = [name for name in unet.state_dict() if "cond_proj" not in name]
-    state = {name: weights[UNET_PREFIX + unet_name(name, unet.config, "contiguous")] for name in names}
-    unet.load_state_dict(state, strict=False)
-    return unet.eval()
 
 
 def _save_configuration(bundle: ModelBundle, folder: Path) -> None:

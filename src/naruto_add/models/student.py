@@ -1,9 +1,10 @@
 """A compact student: some blocks of the teacher's U-Net, with the teacher's weights (BK-SDM, Kim et al. 2023).
 
 `bk_base` keeps one resnet (and attention) of each down block and two of each up block. `bk_small` also removes the mid
-block, and `bk_tiny` also the deepest level. `shallow` removes the mid block and the deepest level too, but keeps all
-layers of the other levels except the deepest of them, of which it keeps as many as `bk_tiny`. For U-Nets of SD 1.x
-blocks with at least two levels, or three for `bk_tiny` and `shallow`; SD 1.5 has four.
+block, and `bk_tiny` also the deepest level. `shallow`, which is this project's own, also removes the mid block and the
+deepest level. Of the level that is then the deepest it keeps what `bk_tiny` keeps: one layer of the down block and two
+of the up block. The outer levels stay whole. For U-Nets of SD 1.x blocks with at least two levels, or three for
+`bk_tiny` and `shallow`; SD 1.5 has four.
 """
 
 import re
@@ -38,8 +39,8 @@ def student_config(teacher_config: Mapping[str, Any], architecture: Architecture
         config["mid_block_type"] = None
     if architecture in ("bk_tiny", "shallow"):
         config |= _without_deepest_level(config)
-    outer_layers = _layers_per_level(config)[:-1]
-    config["layers_per_block"] = (*outer_layers, 1) if architecture == "shallow" else 1
+    is_shallow = architecture == "shallow"
+    config["layers_per_block"] = (*_layers_per_level(config)[:-1], 1) if is_shallow else 1
     return config
 
 
@@ -109,8 +110,9 @@ def _inherited_name(name: str, config: Mapping[str, Any], teacher_config: Mappin
     layers, teacher_layers = _layers_per_level(config), _layers_per_level(teacher_config)
     index, rest = int(block[2]), block[3]
     level = len(layers) - 1 - index
-    if rest.startswith((f"resnets.{layers[level]}.", f"attentions.{layers[level]}.")):
-        rest = _LAYER.sub(rf"\g<1>.{teacher_layers[level]}.", rest)
+    layer = _LAYER.match(rest)
+    if layer and int(layer[2]) == layers[level]:  # the last of them
+        rest = f"{layer[1]}.{teacher_layers[level]}.{rest[layer.end() :]}"
     return f"up_blocks.{index + len(teacher_layers) - len(layers)}.{rest}"
 
 

@@ -75,18 +75,19 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     x = x / (x.norm() + 1e-7)
     with _full_precision():
         gram = x @ x.T
-        polynomial = product = _polynomial(gram)
+        identity = torch.eye(len(x), device=x.device)
+        polynomial = product = _polynomial(gram, identity)
         for _ in range(NUM_ITERATIONS - 1):
             gram = polynomial @ gram @ polynomial
-            polynomial = _polynomial(gram)
+            polynomial = _polynomial(gram, identity)
             product = polynomial @ product
         x = product @ x
     return (x.T if is_tall else x).to(matrix.dtype)
 
 
-def _polynomial(gram: Tensor) -> Tensor:
+def _polynomial(gram: Tensor, identity: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
-    return a * torch.eye(len(gram), device=gram.device) + b * gram + c * gram @ gram
+    return a * identity + b * gram + c * gram @ gram
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""The stage `student`: a U-Net with fewer blocks than the teacher's, warmed up on teacher samples in two phases.
+"""The stage `student`: a U-Net with fewer blocks than the teacher's, warmed up on teacher samples in up to two phases.
 
-Knowledge distillation (BK-SDM, Kim et al. 2023) repairs the damage that the removal of blocks did. It trains on pool
-samples with new noise, at any timestep. It departs from the paper: the target of the output loss is the teacher's
-*guided* prediction, so that guidance is distilled too. The guidance scale is fixed, because the prediction is linear in
-it: a random scale would have the same optimum as its mean, and more variance. Errors in epsilon are weighted by the
-squared distance by which they move the student's next state.
+Knowledge distillation (BK-SDM, Kim et al. 2023), in the first `student.knowledge_steps`, repairs the damage that the
+removal of blocks did. It trains on pool samples with new noise, at any timestep. It departs from the paper: the target
+of the output loss is the teacher's *guided* prediction, so that guidance is distilled too. The guidance scale is fixed,
+because the prediction is linear in it: a random scale would have the same optimum as its mean, and more variance.
+Errors in epsilon are weighted by the squared distance by which they move the student's next state.
 
 Trajectory distillation then trains the student at its few timesteps: from a state of the guided teacher's trajectory,
 one DDIM step of the student has to reach the state that the teacher reaches in several steps (progressive distillation,
