@@ -1,4 +1,4 @@
-"""The stage `student`: a U-Net with fewer blocks than the teacher's, warmed up on teacher samples in up to two phases.
+"""The stage `student`: a U-Net with fewer layers than the teacher's, warmed up on teacher samples in up to two phases.
 
 Knowledge distillation (BK-SDM, Kim et al. 2023), in the first `student.knowledge_steps`, repairs the damage that the
 removal of blocks did. It trains on pool samples with new noise, at any timestep. It departs from the paper: the target
