@@ -21,9 +21,8 @@ def _has_adversarial_loss(row: Row) -> bool:
 @pytest.mark.parametrize(
     ("rows", "stated"),
     [
-        (_rows(), "0.93 over 21 checkpoints of fifteen trainings"),
-        ([row for row in _rows() if _has_adversarial_loss(row)], "0.89 over the 18 with an adversarial loss"),
-        ([row for row in _rows() if row["training"].startswith("full")], "0.92 over the 9 of `full`"),
+        (_rows(), "0.89 over 20 checkpoints of twelve trainings"),
+        ([row for row in _rows() if _has_adversarial_loss(row)], "0.82 over the 17 with an adversarial loss"),
     ],
 )
 def test_the_stated_correlations_are_those_of_the_measured_checkpoints(rows: list[Row], stated: str) -> None:
