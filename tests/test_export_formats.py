@@ -40,7 +40,7 @@ def test_the_documents_sentences_have_the_committed_figures() -> None:
         f"quality: {figures['int8_loss.fd_efficientnet_lite1.mean']:.1f} in the Frechet distance",
         f"drew the {figures['quality.num_images']} test captions",
         f"All formats together took {figures['all.export_s']:.0f} s of CPU time",
-        f"With a student of mini's size the page has {figures['demo.size_mib']:.0f} MiB",
+        f"(`bk_base`, 5.8 million parameters) the page has {figures['demo.size_mib']:.0f} MiB",
     ):
         assert sentence in text
 
