@@ -104,11 +104,10 @@ def check_removable(unet: Config, architecture: str) -> None:
     """Raises StageError if the U-Net does not have the blocks that `student.architecture` removes."""
     if architecture == "none":
         return
-    layers = unet.get("layers_per_block", 2)  # diffusers' default; old configurations omit the key
-    if min([layers] if isinstance(layers, int) else layers) < 2:
+    if min(layers_per_level(unet)) < 2:
         raise StageError(
-            f"student.architecture: {architecture} removes layers of blocks, but layers_per_block of the "
-            f"teacher's U-Net is {layers}; use none, or a base.model with at least 2"
+            f"student.architecture: {architecture} removes layers of blocks, but layers_per_block of the teacher's "
+            f"U-Net is {unet['layers_per_block']}; use none, or a base.model with at least 2"
         )
     channels = list(unet["block_out_channels"])
     if architecture in ("bk_tiny", "shallow") and (len(channels) < 3 or channels[-1] != channels[-2]):
@@ -116,6 +115,12 @@ def check_removable(unet: Config, architecture: str) -> None:
             f"student.architecture: {architecture} removes the deepest level, which requires three levels or more and "
             f"equal widths of the two deepest; block_out_channels of the teacher's U-Net are {channels}; use bk_small"
         )
+
+
+def layers_per_level(unet: Config) -> list[int]:
+    """Resnets of each down block, outermost first; the up block of the same level has one more."""
+    layers = unet.get("layers_per_block", 2)  # diffusers' default; old configurations omit the key
+    return [layers] * len(unet["block_out_channels"]) if isinstance(layers, int) else list(layers)
 
 
 def block_names(unet: Config) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from naruto_add.diffusion.base_model import layers_per_level
+
 Numbering = Literal["contiguous", "gaps"]
 
 UNET_PREFIX = "model.diffusion_model."
@@ -116,11 +118,11 @@ def _replaced(name: str, table: Mapping[str, str]) -> str:
 
 def _blocks_per_level(side: str, config: Mapping[str, Any], numbering: Numbering) -> list[int]:
     """How many of the numbered blocks each of diffusers' blocks of this side becomes, in order of computation."""
-    num_levels, layers = len(config["block_out_channels"]), config["layers_per_block"]
+    layers = layers_per_level(config)
     if numbering == "gaps":
-        return [FULL_STRIDE] * num_levels
-    per_level = [layers + 1] * num_levels if isinstance(layers, int) else [item + 1 for item in layers]
-    return per_level if side == "down" else per_level[::-1]
+        return [FULL_STRIDE] * len(layers)
+    blocks = [count + 1 for count in layers]  # a downsampling, or the up block's additional layer
+    return blocks if side == "down" else blocks[::-1]
 
 
 def _upsampling_place(level: int, config: Mapping[str, Any], numbering: Numbering) -> int:

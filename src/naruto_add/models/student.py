@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from naruto_add.diffusion.base_model import check_removable
+from naruto_add.diffusion.base_model import check_removable, layers_per_level
 from naruto_add.diffusion.fp32_head import keep_head_in_fp32
 from naruto_add.diffusion.v_prediction import V_SCHEDULE
 
@@ -40,7 +40,7 @@ def student_config(teacher_config: Mapping[str, Any], architecture: Architecture
     if architecture in ("bk_tiny", "shallow"):
         config |= _without_deepest_level(config)
     is_shallow = architecture == "shallow"
-    config["layers_per_block"] = (*_layers_per_level(config)[:-1], 1) if is_shallow else 1
+    config["layers_per_block"] = (*layers_per_level(config)[:-1], 1) if is_shallow else 1
     return config
 
 
@@ -107,7 +107,7 @@ def _inherited_name(name: str, config: Mapping[str, Any], teacher_config: Mappin
     block = _LEVEL_BLOCK.match(name)
     if block is None or block[1] == "down":
         return name
-    layers, teacher_layers = _layers_per_level(config), _layers_per_level(teacher_config)
+    layers, teacher_layers = layers_per_level(config), layers_per_level(teacher_config)
     index, rest = int(block[2]), block[3]
     level = len(layers) - 1 - index
     layer = _LAYER.match(rest)
@@ -125,12 +125,6 @@ def _without_deepest_level(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, list | tuple) and len(value) == num_levels and key != "up_block_types"
     }
     return {**shorter, "up_block_types": tuple(config["up_block_types"][1:])}
-
-
-def _layers_per_level(config: Mapping[str, Any]) -> list[int]:
-    """Resnets of each down block, outermost first; the up block of the same level has one more."""
-    layers = config.get("layers_per_block", 2)  # diffusers' default; old configurations omit the key
-    return [layers] * len(config["block_out_channels"]) if isinstance(layers, int) else list(layers)
 
 
 def _last_layer(unet: UNet2DConditionModel, index: int) -> str:
