@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.autoencoders.vae import Encoder
+from diffusers.models.autoencoders.vae import Decoder, Encoder
 from diffusers.training_utils import EMAModel
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 from torch import nn
 
 from naruto_add.pipeline.imports import SOURCES, import_closure
@@ -45,6 +46,7 @@ _TINY_DENOISER: dict[str, Any] = {
     "warmup_steps": 1,
     "batch_size": 2,
 }
+_TINY_DECODER: dict[str, Any] = {"num_steps": 5, "decay_steps": 2, "warmup_steps": 1, "batch_size": 2}
 
 
 def test_the_model_has_the_structure_of_stable_diffusion() -> None:
@@ -88,9 +90,10 @@ def test_the_model_and_its_curves_belong_to_the_recipe() -> None:
     assert text["vocab_size"] == 512 + _section("tokenizer")["num_merges"] + 2
     assert _last_step("autoencoder") == autoencoder["num_steps"]
     assert _last_step("denoiser") == sum(denoiser["cycles"])
+    assert _last_step("decoder") == _section("decoder")["num_steps"]
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "autoencoder", "denoiser", "model", "check"])
+@pytest.mark.parametrize("stage", ["tokenizer", "autoencoder", "denoiser", "decoder", "model", "check"])
 def test_a_stage_of_the_recipe_depends_on_the_modules_that_it_imports(stage: str) -> None:
     stages = YAML(typ="safe").load(BASE / "dvc.yaml")["stages"]
     assert stages[stage]["cmd"] == f"python -m recipe.{stage}"
@@ -101,7 +104,7 @@ def test_a_stage_of_the_recipe_depends_on_the_modules_that_it_imports(stage: str
     deps = {Path("base", dep).as_posix().replace("base/../", "") for dep in stages[stage]["deps"]}
     assert {dep for dep in deps if dep.startswith("base/recipe/")} == own
     assert ("src/naruto_add/data/shinobi" in deps) == bool(library)
-    assert ("src/naruto_add/training/muon.py" in deps) == (stage in ("autoencoder", "denoiser"))
+    assert ("src/naruto_add/training/muon.py" in deps) == (stage in ("autoencoder", "denoiser", "decoder"))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,8 @@ def test_a_series_of_pictures_is_decided_by_their_numbers(recipe: None) -> None:
 
 
 def test_latents_are_standardized_and_decode_as_before(recipe: None) -> None:
-    from recipe.autoencoder import copies, standardize
+    from recipe.autoencoder import standardize
+    from recipe.copies import copies
 
     vae, pixels = _tiny_autoencoder(), torch.randn(8, 3, 16, 16)
     vae.quant_conv.weight.data[0] *= 5
@@ -203,14 +207,67 @@ def test_a_killed_denoiser_goes_on_as_if_it_had_not_been(
             assert (parts / file).read_bytes() == (Path("whole") / file).read_bytes()
 
 
-def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recipe import autoencoder, check, denoiser, model
+def test_a_killed_decoder_goes_on_as_if_it_had_not_been(
+    recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the decoder is trained: the encoder, on whose latents the denoiser depends, keeps every bit."""
+    from recipe import decoder
 
-    first, second = (
+    plan = decoder.Recipe(**_section("decoder") | _TINY_DECODER)
+    monkeypatch.setattr(decoder, "SAVE_EVERY_STEPS", 2)
+    monkeypatch.setattr(decoder, "NUM_CURVE_PICTURES", 2)
+    monkeypatch.chdir(tmp_path)
+    before = _tiny_trained_parts()
+    decoder.train_decoder(Path("whole"), plan)
+    with killed_in_training(Decoder, call=4), pytest.raises(KilledError):
+        decoder.train_decoder(Path("parts"), plan)
+    assert list(Path(".checkpoints").glob("*.pt"))
+    decoder.train_decoder(Path("parts"), plan)
+    for file in ("vae/diffusion_pytorch_model.safetensors", "curve.tsv"):
+        assert (Path("parts") / file).read_bytes() == (Path("whole") / file).read_bytes()
+    after = load_file("whole/vae/diffusion_pytorch_model.safetensors")
+    changed = {name for name, weight in before.items() if not torch.equal(after[name], weight.half())}
+    assert changed
+    assert {name.partition(".")[0] for name in changed} <= {"decoder", "post_quant_conv"}
+
+
+def test_the_decoder_learns_to_draw_the_original_from_a_prediction(
+    recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps on one batch bring pictures from predicted latents nearer to it, and the denoiser stays as it was."""
+    from recipe import decoder
+    from recipe.pictures import first_pictures
+
+    monkeypatch.setattr(decoder, "NUM_CURVE_PICTURES", 4)
+    monkeypatch.chdir(tmp_path)
+    _tiny_trained_parts()
+    plan = decoder.Recipe(**_section("decoder") | _TINY_DECODER | {"num_steps": 1000, "clean_share": 0.0})
+    run = decoder._Run(plan, torch.device("cpu"))
+    denoiser = {name: weight.clone() for name, weight in run.unet.state_dict().items()}
+    batch = first_pictures(plan.families, 4, seed=3, size_px=32)
+
+    def error() -> float:
+        timesteps = torch.full((4,), plan.max_timestep)
+        latents = run._predict(run._encode(batch[0]), batch[1], timesteps, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return float((run._decode(latents) - batch[0]).abs().mean())
+
+    first = error()
+    for step in range(60):
+        run.train_step(batch, step)
+    assert error() < 0.9 * first
+    assert all(torch.equal(weight, denoiser[name]) for name, weight in run.unet.state_dict().items())
+
+
+def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipe import autoencoder, check, decoder, denoiser, model
+
+    first, second, third = (
         autoencoder.Recipe(**_section("autoencoder") | _TINY),
         denoiser.Recipe(**_section("denoiser") | _TINY_DENOISER),
+        decoder.Recipe(**_section("decoder") | _TINY_DECODER),
     )
-    for module in (autoencoder, denoiser):
+    for module in (autoencoder, denoiser, decoder):
         monkeypatch.setattr(module, "SAVE_EVERY_STEPS", 2)
         monkeypatch.setattr(module, "NUM_CURVE_PICTURES", 4)
     monkeypatch.setattr(autoencoder, "NUM_SCALING_PICTURES", 4)
@@ -218,7 +275,9 @@ def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, mo
     shutil.copytree(BASE / "model/tokenizer", "model/tokenizer")
     autoencoder.train_autoencoder(Path("autoencoder"), first)
     denoiser.train_denoiser(Path("denoiser"), second)
+    decoder.train_decoder(Path("decoder"), third)
     model.assemble_model()
+    assert Path("model/vae/config.json").read_bytes() == Path("decoder/vae/config.json").read_bytes()
     check.check(seed=0, pictures_seed=1, num_pictures=4, num_copies=4, num_steps=2, guidance_scale=2.0)
     figures = json.loads(Path("metrics.json").read_text())
     assert set(figures) == {
@@ -227,6 +286,7 @@ def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, mo
     assert Path("samples.png").exists()
     assert Path("reconstructions.png").exists()
     assert len(Path("curves/denoiser.tsv").read_text().splitlines()) == 3
+    assert len(Path("curves/decoder.tsv").read_text().splitlines()) == 3
     assert not list(Path(".checkpoints").glob("*.pt"))
 
 
@@ -361,6 +421,19 @@ def _tiny_autoencoder() -> Any:
     from recipe import autoencoder
 
     return autoencoder._build(autoencoder.Recipe(**_section("autoencoder") | _TINY))
+
+
+def _tiny_trained_parts() -> dict[str, torch.Tensor]:
+    """Write what the decoder's training starts from, in the current folder; return the autoencoder's weights."""
+    from recipe import denoiser
+
+    shutil.copytree(BASE / "model/tokenizer", "model/tokenizer")
+    vae = _tiny_autoencoder()
+    vae.save_pretrained("autoencoder/vae")
+    run = denoiser._Run(denoiser.Recipe(**_section("denoiser") | _TINY_DENOISER), torch.device("cpu"))
+    run.curve.append({"step": 0})
+    denoiser._save(Path("denoiser"), run)
+    return {name: weight.clone() for name, weight in vae.state_dict().items()}
 
 
 def _noise_ratio(vae: Any, pixels: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ MODEL = Path("model")
 CHECKPOINTS = Path(".checkpoints")
 AUTOENCODER = Path("autoencoder")
 DENOISER = Path("denoiser")
+DECODER = Path("decoder")
 
 
 def section(name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from naruto_add.imaging.pixels import to_uint8
 from naruto_add.runtime.compute import default_device
 from naruto_add.runtime.files import write_json
 from recipe.artifacts import MODEL, section
-from recipe.autoencoder import copies, mean_psnr, shinobi_pixels
+from recipe.copies import copies, mean_psnr, shinobi_pixels
 from recipe.pictures import first_pictures
 
 CELL_PX = 128

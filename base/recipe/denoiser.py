@@ -25,6 +25,7 @@ from naruto_add.training.muon import Muon
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, DENOISER, MODEL, section
 from recipe.pictures import VALIDATION_SEED, Batch, Pictures, batches, first_pictures
 from recipe.resume import Curve, cyclic, fast_passes, load_checkpoint, save_checkpoint
+from recipe.updates import update
 
 SAVE_EVERY_STEPS = 100
 CURVE_EVERY_STEPS = 1000
@@ -161,12 +162,7 @@ class _Run:
     def train_step(self, batch: DenoisingBatch, step: int) -> None:
         """One update of the two networks and of their averages."""
         loss = self._errors(batch).mul(self._weight(batch.timesteps)).mean()
-        self.model.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * self.factor(step)
-        self.optimizer.step()
+        update(self.model, loss, self.optimizer, learning_rate=self.recipe.learning_rate * self.factor(step))
         self.ema.step(self.model.parameters())
 
     @torch.no_grad()
