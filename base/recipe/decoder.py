@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from naruto_add.diffusion.bundle import forget_paths
 from naruto_add.diffusion.noise import x0_from_noise_pred
 from naruto_add.runtime.cache import hash_state
 from naruto_add.runtime.compute import default_device, step_generator
@@ -68,6 +69,7 @@ def train_decoder(out_dir: Path, recipe: Recipe) -> None:
     run.measure(recipe.num_steps)
     run.ema.copy_to(run.decoder.parameters())
     run.vae.half().save_pretrained(out_dir / "vae")
+    forget_paths(out_dir)
     run.curve.save(out_dir / "curve.tsv")
     checkpoint.unlink(missing_ok=True)
 
