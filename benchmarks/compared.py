@@ -1,4 +1,4 @@
-"""What the benchmarks of picture quality share: the pipeline's models, and its pictures of the data set in data/."""
+"""What the benchmarks of picture quality load: the models in models/, and the data set in data/."""
 
 from pathlib import Path
 

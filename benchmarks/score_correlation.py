@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
+from benchmarks.compared import examples
 from naruto_add.comparison.image_sets import draw_set
 from naruto_add.comparison.subjects import Models, Subject, load_subjects
 from naruto_add.config import paths
 from naruto_add.config.load import load_params
 from naruto_add.config.schema import Params
-from naruto_add.data.dataset import Example, load_split
+from naruto_add.data.dataset import Example
 from naruto_add.evaluation.drawings import load_images
 from naruto_add.evaluation.features import FeatureNetwork, extract_features, load_feature_network
 from naruto_add.evaluation.frechet import Features, frechet_distance
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, nargs="+", help="files that the stage add wrote at its validations")
     files = parser.parse_args().checkpoints
     params = load_params(Path("params.yaml"))
-    test = load_split(paths.DATASET, "test", prompt_template=params.base.prompt_template)
+    test = examples(params, "test")
     network = load_feature_network(params.evaluate.features, default_device())
     reference = extract_features(load_images(test), network)
     student = distilled(params)

@@ -1,9 +1,9 @@
 """Frechet distances by networks that no loss has: `python -m benchmarks.unrelated_networks`, after `dvc repro`.
 
 The discriminator of ADD and the losses of the embedded base model use EfficientNet-Lite0, and the evaluation uses Lite1
-of the same family and training data. A model that only pleases this family would not get nearer to the real pictures by
-AlexNet and SqueezeNet, which see pictures in other ways. torchvision loads their weights from the network or from
-torch's cache.
+of the same family. AlexNet and SqueezeNet have other architectures and other weights, although these are trained on
+ImageNet too. A gain that only EfficientNet sees should not appear by them. torchvision loads their weights from torch's
+cache, or downloads them.
 """
 
 from typing import Literal

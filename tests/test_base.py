@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.training_utils import EMAModel
 from ruamel.yaml import YAML
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from naruto_add.pipeline.imports import SOURCES, import_closure
@@ -210,14 +211,11 @@ def test_a_killed_denoiser_goes_on_as_if_it_had_not_been(
 def test_a_killed_decoder_goes_on_as_if_it_had_not_been(
     recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the decoder is trained: the encoder, on whose latents the denoiser depends, keeps every bit."""
     from recipe import decoder
 
     plan = decoder.Recipe(**_section("decoder") | _TINY_DECODER)
     monkeypatch.setattr(decoder, "SAVE_EVERY_STEPS", 2)
-    monkeypatch.setattr(decoder, "NUM_CURVE_PICTURES", 2)
-    monkeypatch.chdir(tmp_path)
-    before = _tiny_trained_parts()
+    _tiny_trained_parts(tmp_path, monkeypatch)
     decoder.train_decoder(Path("whole"), plan)
     with killed_in_training(Decoder, call=4), pytest.raises(KilledError):
         decoder.train_decoder(Path("parts"), plan)
@@ -225,10 +223,68 @@ def test_a_killed_decoder_goes_on_as_if_it_had_not_been(
     decoder.train_decoder(Path("parts"), plan)
     for file in ("vae/diffusion_pytorch_model.safetensors", "curve.tsv"):
         assert (Path("parts") / file).read_bytes() == (Path("whole") / file).read_bytes()
-    after = load_file("whole/vae/diffusion_pytorch_model.safetensors")
+    assert not list(Path(".checkpoints").glob("*.pt"))
+
+
+def test_the_encoder_keeps_its_weights_while_the_decoder_is_trained(
+    recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The denoiser was trained on its latents."""
+    from recipe import decoder
+
+    before = _tiny_trained_parts(tmp_path, monkeypatch)
+    decoder.train_decoder(Path("decoder"), decoder.Recipe(**_section("decoder") | _TINY_DECODER))
+    after = load_file("decoder/vae/diffusion_pytorch_model.safetensors")
     changed = {name for name, weight in before.items() if not torch.equal(after[name], weight.half())}
-    assert changed
-    assert {name.partition(".")[0] for name in changed} <= {"decoder", "post_quant_conv"}
+    assert {name.partition(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+
+
+@pytest.mark.parametrize("clean_share", [0.0, 1.0])
+def test_the_decoder_gets_predicted_latents_except_for_the_clean_share(
+    clean_share: float, recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe import decoder
+    from recipe.pictures import first_pictures
+
+    _tiny_trained_parts(tmp_path, monkeypatch)
+    plan = decoder.Recipe(**_section("decoder") | _TINY_DECODER | {"clean_share": clean_share})
+    run = decoder._Run(plan, torch.device("cpu"))
+    batch = first_pictures(plan.families, 2, seed=3, size_px=32)
+    decoded: list[torch.Tensor] = []
+    decode = run._decode
+    monkeypatch.setattr(run, "_decode", lambda latents: decoded.append(latents) or decode(latents))
+    run.train_step(batch, 0)
+    is_equal = [torch.equal(*pair) for pair in zip(decoded[0], run._encode(batch[0]), strict=True)]
+    assert is_equal == [clean_share == 1.0] * 2
+
+
+def test_a_denoiser_that_knows_the_noise_predicts_the_latents(
+    recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe import decoder
+
+    _tiny_trained_parts(tmp_path, monkeypatch)
+    run = decoder._Run(decoder.Recipe(**_section("decoder") | _TINY_DECODER), torch.device("cpu"))
+    latents = torch.randn(3, 4, 8, 8)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+    monkeypatch.setattr(run.unet, "forward", lambda *_: UNet2DConditionOutput(sample=noise))
+    found = run._predict(latents, ["a boy"] * 3, torch.tensor([0, 100, 250]), torch.Generator().manual_seed(5))
+    torch.testing.assert_close(found, latents, atol=1e-4, rtol=0)
+
+
+def test_a_checkpoint_of_the_decoder_belongs_to_what_it_starts_from(
+    recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe import decoder
+
+    _tiny_trained_parts(tmp_path, monkeypatch)
+    plan = decoder.Recipe(**_section("decoder") | _TINY_DECODER)
+    first = decoder._Run(plan, torch.device("cpu")).inputs()
+    assert vars(plan).items() <= first.items()
+    weights = "denoiser/unet/diffusion_pytorch_model.safetensors"
+    save_file({name: weight + 1 for name, weight in load_file(weights).items()}, weights)
+    other = decoder._Run(plan, torch.device("cpu")).inputs()
+    assert {name for name, value in other.items() if value != first[name]} == {"unet"}
 
 
 def test_the_decoder_learns_to_draw_the_original_from_a_prediction(
@@ -238,9 +294,7 @@ def test_the_decoder_learns_to_draw_the_original_from_a_prediction(
     from recipe import decoder
     from recipe.pictures import first_pictures
 
-    monkeypatch.setattr(decoder, "NUM_CURVE_PICTURES", 4)
-    monkeypatch.chdir(tmp_path)
-    _tiny_trained_parts()
+    _tiny_trained_parts(tmp_path, monkeypatch)
     plan = decoder.Recipe(**_section("decoder") | _TINY_DECODER | {"num_steps": 1000, "clean_share": 0.0})
     run = decoder._Run(plan, torch.device("cpu"))
     denoiser = {name: weight.clone() for name, weight in run.unet.state_dict().items()}
@@ -277,7 +331,9 @@ def test_the_recipe_runs_through_at_a_tiny_size(recipe: None, tmp_path: Path, mo
     denoiser.train_denoiser(Path("denoiser"), second)
     decoder.train_decoder(Path("decoder"), third)
     model.assemble_model()
-    assert Path("model/vae/config.json").read_bytes() == Path("decoder/vae/config.json").read_bytes()
+    weights = "vae/diffusion_pytorch_model.safetensors"
+    assert Path("model", weights).read_bytes() == Path("decoder", weights).read_bytes()
+    assert Path("model", weights).read_bytes() != Path("autoencoder", weights).read_bytes()
     check.check(seed=0, pictures_seed=1, num_pictures=4, num_copies=4, num_steps=2, guidance_scale=2.0)
     figures = json.loads(Path("metrics.json").read_text())
     assert set(figures) == {
@@ -423,15 +479,18 @@ def _tiny_autoencoder() -> Any:
     return autoencoder._build(autoencoder.Recipe(**_section("autoencoder") | _TINY))
 
 
-def _tiny_trained_parts() -> dict[str, torch.Tensor]:
-    """Write what the decoder's training starts from, in the current folder; return the autoencoder's weights."""
-    from recipe import denoiser
+def _tiny_trained_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Go to the folder and write what the decoder's training starts from. Returns the autoencoder's weights."""
+    from recipe import decoder, denoiser
 
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(decoder, "NUM_CURVE_PICTURES", 4)
+    monkeypatch.setattr(denoiser, "NUM_CURVE_PICTURES", 4)
     shutil.copytree(BASE / "model/tokenizer", "model/tokenizer")
     vae = _tiny_autoencoder()
     vae.save_pretrained("autoencoder/vae")
     run = denoiser._Run(denoiser.Recipe(**_section("denoiser") | _TINY_DENOISER), torch.device("cpu"))
-    run.curve.append({"step": 0})
+    run.curve.append({"step": 0})  # it is saved with the networks
     denoiser._save(Path("denoiser"), run)
     return {name: weight.clone() for name, weight in vae.state_dict().items()}
 

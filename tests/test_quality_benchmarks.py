@@ -1,20 +1,20 @@
 """The benchmarks of picture quality: where the distance of the teacher arises, and distances by other networks."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 from torchvision import models
 
 from benchmarks import noise_levels, unrelated_networks
 from naruto_add.comparison.image_sets import draw_set, encode_and_decode
 from naruto_add.comparison.subjects import Subject
-from naruto_add.diffusion.bundle import ModelBundle
+from naruto_add.diffusion.bundle import ModelBundle, encode_pixels
 from naruto_add.diffusion.sampling import dpm_solver_sampler
 from naruto_add.evaluation.features import extract_features
-from naruto_add.imaging.pixels import Images
-from tests.hooks import counted
+from naruto_add.imaging.pixels import Images, as_tensor, to_pixels
 
 PROMPTS = ["a boy", "a girl at night"]
 
@@ -32,25 +32,35 @@ def images() -> Images:
 def test_without_sampling_a_picture_is_the_autoencoders_copy(subject: Subject, images: Images) -> None:
     drawn = noise_levels.redraw(subject, PROMPTS, images, num_sampled=0, seed=0)
     np.testing.assert_array_equal(drawn, encode_and_decode(subject.bundle, images))
-    assert noise_levels.noise_level(subject, 0) == (0, 0.0)
+    assert noise_levels.noise_level(subject, 0) == ("none", 0.0)
 
 
 @pytest.mark.parametrize(("num_sampled", "timestep", "noise"), [(1, 39, 0.193), (25, 999, 0.998)])
-def test_only_the_last_steps_are_sampled(
-    num_sampled: int, timestep: int, noise: float, subject: Subject, images: Images
+def test_only_the_last_steps_are_sampled_from_their_noise(
+    num_sampled: int, timestep: int, noise: float, subject: Subject, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with counted(subject.bundle.unet) as calls:
-        noise_levels.redraw(subject, PROMPTS, images, num_sampled=num_sampled, seed=0)
-    assert len(calls) == num_sampled
-    assert noise_levels.noise_level(subject, num_sampled) == (timestep, pytest.approx(noise, abs=5e-4))
+    """With a model that knows the picture, what is drawn is the autoencoder's copy, whatever was the noise."""
+    latents = encode_pixels(subject.bundle, to_pixels(as_tensor(images)))
+    visited: list[int] = []
+
+    def exact(unet: nn.Module, noisy: Tensor, timesteps: Tensor, **_: Any) -> Tensor:
+        visited.append(int(timesteps[0]))
+        alpha_bar = subject.sampler.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return (noisy - alpha_bar.sqrt() * latents) / (1 - alpha_bar).sqrt()
+
+    monkeypatch.setattr(noise_levels, "guided_noise_pred", exact)
+    drawn = noise_levels.redraw(subject, PROMPTS, images, num_sampled=num_sampled, seed=0)
+    copies = encode_and_decode(subject.bundle, images)
+    np.testing.assert_allclose(drawn.astype(float), copies.astype(float), atol=1)
+    assert (len(visited), visited[0]) == (num_sampled, timestep)
+    assert noise_levels.noise_level(subject, num_sampled) == (str(timestep), pytest.approx(noise, abs=5e-4))
 
 
 def test_all_steps_from_pure_noise_are_sampling(
     subject: Subject, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The benchmark's own loop draws what the pipeline draws."""
-    pure = lambda self, latents, noise, timesteps: noise  # noqa: E731
-    monkeypatch.setattr(type(subject.sampler.scheduler), "add_noise", pure)
+    monkeypatch.setattr(type(subject.sampler.scheduler), "add_noise", lambda self, latents, noise, timesteps: noise)
     drawn = noise_levels.redraw(subject, PROMPTS, images, num_sampled=25, seed=3)
     np.testing.assert_array_equal(drawn, draw_set(subject, PROMPTS, seed=3, batch_size=2))
 

@@ -16,15 +16,14 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.training_utils import EMAModel
 from torch import Tensor
-from tqdm import tqdm
 
 from naruto_add.runtime.compute import default_device
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, section
 from recipe.copies import copies, mean_psnr, validation_pixels
-from recipe.pictures import Pictures, batches, first_pictures
+from recipe.pictures import Batch, Pictures, first_pictures, training_batches
 from recipe.resume import Curve, fast_passes, load_checkpoint, save_checkpoint, trapezoid
 from recipe.sharpness import Sharpness
-from recipe.updates import convolution_optimizer, update
+from recipe.updates import averaged_weights, convolution_optimizer, update
 
 SAVE_EVERY_STEPS = 100
 CURVE_EVERY_STEPS = 500
@@ -68,7 +67,7 @@ def train_autoencoder(out_dir: Path, recipe: Recipe) -> None:
     run = _Run(recipe, default_device())
     checkpoint = CHECKPOINTS / "autoencoder.pt"
     first_step = load_checkpoint(checkpoint, run)
-    for step, pixels in _steps(recipe, first_step, run.device):
+    for step, (pixels, _) in _steps(recipe, first_step, run.device):
         if step % CURVE_EVERY_STEPS == 0:
             run.measure(step)
         torch.manual_seed(step)  # of the posterior's noise
@@ -83,14 +82,15 @@ def train_autoencoder(out_dir: Path, recipe: Recipe) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-def _steps(recipe: Recipe, first_step: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-    """The remaining steps, each with its pictures."""
-    pictures = Pictures(recipe.families, seed=recipe.pictures_seed, size_px=recipe.size_px)
-    steps = range(first_step, recipe.num_steps)
-    drawn = batches(pictures, steps, batch_size=recipe.batch_size, device=device)
-    shown = tqdm(steps, initial=first_step, total=recipe.num_steps, desc="autoencoder", mininterval=30)
-    for step, (pixels, _) in zip(shown, drawn, strict=True):
-        yield step, pixels
+def _steps(recipe: Recipe, first_step: int, device: torch.device) -> Iterator[tuple[int, Batch]]:
+    return training_batches(
+        Pictures(recipe.families, seed=recipe.pictures_seed, size_px=recipe.size_px),
+        range(recipe.num_steps),
+        first_step=first_step,
+        batch_size=recipe.batch_size,
+        device=device,
+        name="autoencoder",
+    )
 
 
 class _Run:
@@ -116,7 +116,7 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        own = {"vae": self.vae, "ema": self.ema, "curve": self.curve, "vae_optimizer": self.optimizer}
+        own = {"vae": self.vae, "ema": self.ema, "curve": self.curve, "optimizer": self.optimizer}
         return own | self.sharpness.state()
 
     def inputs(self) -> dict[str, Any]:
@@ -145,10 +145,9 @@ class _Run:
     @torch.no_grad()
     def measure(self, step: int) -> None:
         """Append the PSNR in dB of the averaged weights, by kind of picture, to the learning curve."""
-        self.ema.store(self.vae.parameters())
-        self.ema.copy_to(self.vae.parameters())
-        figures = {f"psnr_{name}": mean_psnr(copies(self.vae, each), each) for name, each in self.curve_pixels.items()}
-        self.ema.restore(self.vae.parameters())
+        with averaged_weights(self.ema, self.vae):
+            copied = {name: copies(self.vae, pixels) for name, pixels in self.curve_pixels.items()}
+        figures = {f"psnr_{name}": mean_psnr(copied[name], pixels) for name, pixels in self.curve_pixels.items()}
         self.curve.append({"step": step, "pictures": step * self.recipe.batch_size, **figures})
 
     def scaling_pixels(self) -> Tensor:

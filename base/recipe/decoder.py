@@ -1,8 +1,9 @@
 """Train the decoder for latents that the denoiser predicts: `python -m recipe.decoder` in base/.
 
-The autoencoder's decoder has only seen latents of real pictures. Those that a denoiser samples differ from them a
-little, and its pictures show it. Here it learns to draw the original picture from the denoiser's prediction after a
-little noise. The encoder does not change, so neither do the latents nor any U-Net that is trained on them.
+The autoencoder's decoder has only seen latents of real pictures. Latents that a denoiser samples differ from these a
+little, and pictures decoded from them are soft and patchy. Here the decoder learns to draw the original picture from
+the denoiser's one-step prediction of slightly noised latents. The encoder does not change, so neither do the latents,
+nor any U-Net that is trained on them.
 """
 
 from collections.abc import Iterator
@@ -15,19 +16,19 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from naruto_add.diffusion.bundle import forget_paths
 from naruto_add.diffusion.noise import x0_from_noise_pred
 from naruto_add.runtime.cache import hash_state
 from naruto_add.runtime.compute import default_device, step_generator
+from naruto_add.runtime.files import content_hash
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, DECODER, DENOISER, MODEL, section
 from recipe.copies import copies, mean_psnr, validation_pixels
-from recipe.pictures import VALIDATION_SEED, Batch, Pictures, batches, first_pictures
+from recipe.pictures import VALIDATION_SEED, Batch, Pictures, first_pictures, training_batches
 from recipe.resume import Curve, fast_passes, load_checkpoint, save_checkpoint, trapezoid
 from recipe.sharpness import Sharpness
-from recipe.updates import convolution_optimizer, update
+from recipe.updates import averaged_weights, convolution_optimizer, update
 
 SAVE_EVERY_STEPS = 100
 CURVE_EVERY_STEPS = 500
@@ -75,12 +76,14 @@ def train_decoder(out_dir: Path, recipe: Recipe) -> None:
 
 
 def _steps(recipe: Recipe, first_step: int, run: "_Run") -> Iterator[tuple[int, Batch]]:
-    """The remaining steps, each with its pictures and captions."""
-    pictures = Pictures(recipe.families, seed=recipe.pictures_seed, size_px=run.vae.config.sample_size)
-    steps = range(first_step, recipe.num_steps)
-    drawn = batches(pictures, steps, batch_size=recipe.batch_size, device=run.device)
-    shown = tqdm(steps, initial=first_step, total=recipe.num_steps, desc="decoder", mininterval=30)
-    yield from zip(shown, drawn, strict=True)
+    return training_batches(
+        Pictures(recipe.families, seed=recipe.pictures_seed, size_px=run.vae.config.sample_size),
+        range(recipe.num_steps),
+        first_step=first_step,
+        batch_size=recipe.batch_size,
+        device=run.device,
+        name="decoder",
+    )
 
 
 class _Run:
@@ -96,6 +99,8 @@ class _Run:
         for frozen in (self.text_encoder, self.unet, self.vae):
             frozen.requires_grad_(False).to(device)
         self.vae.to(memory_format=torch.channels_last)
+        # The convolution between the latents and the decoder only matters to the decoder, so it is trained with it. By
+        # the names in this list Muon trains its kernel too, which AdamW does in the autoencoder's training.
         self.decoder = nn.ModuleList([self.vae.post_quant_conv, self.vae.decoder]).requires_grad_(True)
         self.sharpness = Sharpness(
             perceptual_weight=recipe.perceptual_weight,
@@ -109,7 +114,9 @@ class _Run:
         self.curve = Curve(CHECKPOINTS / "decoder.tsv")
         self.frozen = {
             "autoencoder": hash_state(self.vae.state_dict()),
-            "denoiser": hash_state({**self.unet.state_dict(), **self.text_encoder.state_dict()}),
+            "unet": hash_state(self.unet.state_dict()),
+            "text_encoder": hash_state(self.text_encoder.state_dict()),
+            "tokenizer": content_hash(MODEL / "tokenizer"),
         }
         self._choose_curve_pictures()
 
@@ -139,17 +146,16 @@ class _Run:
 
     @torch.no_grad()
     def measure(self, step: int) -> None:
-        """Append figures of the averaged weights on pictures that are not trained on to the learning curve.
+        """Append a row to the learning curve: figures of the averaged weights on pictures that are not trained on.
 
-        PSNR in dB of copies, by kind of picture, and the perceptual distance to the original of pictures from predicted
-        latents, with timesteps at equal distances from 0 to `max_timestep`.
+        These are the PSNR in dB of copies, by kind of picture, and the perceptual distance of the original pictures to
+        those decoded from predicted latents, with timesteps at equal distances from 0 to `max_timestep`.
         """
-        self.ema.store(self.decoder.parameters())
-        self.ema.copy_to(self.decoder.parameters())
-        figures = {f"psnr_{name}": mean_psnr(copies(self.vae, each), each) for name, each in self.curve_pixels.items()}
-        parts = zip(self.curve_latents.split(16), self.curve_batch[0].split(16), strict=True)
-        distances = [self.sharpness.distances(pixels, self._decode(latents)) for latents, pixels in parts]
-        self.ema.restore(self.decoder.parameters())
+        parts = zip(self.curve_latents.split(16), self.curve_originals.split(16), strict=True)
+        with averaged_weights(self.ema, self.decoder):
+            copied = {name: copies(self.vae, pixels) for name, pixels in self.curve_pixels.items()}
+            distances = [self.sharpness.distances(pixels, self._decode(latents)) for latents, pixels in parts]
+        figures = {f"psnr_{name}": mean_psnr(copied[name], pixels) for name, pixels in self.curve_pixels.items()}
         figures["distance_predicted"] = float(torch.cat(distances).mean())
         self.curve.append({"step": step, "pictures": step * self.recipe.batch_size, **figures})
 
@@ -161,14 +167,14 @@ class _Run:
         drawn, captions = first_pictures(
             recipe.families, NUM_CURVE_PICTURES, seed=seed + VALIDATION_SEED, size_px=size_px
         )
-        self.curve_batch = drawn.to(self.device, memory_format=torch.channels_last), captions
+        self.curve_originals = drawn.to(self.device, memory_format=torch.channels_last)
         timesteps = torch.linspace(0, recipe.max_timestep, NUM_CURVE_PICTURES).long()
-        latents = self._encode(self.curve_batch[0])
+        latents = self._encode(self.curve_originals)
         self.curve_latents = self._predict(latents, captions, timesteps, step_generator(recipe.seed, 0))
 
     @torch.no_grad()
     def _encode(self, pixels: Tensor) -> Tensor:
-        """Latents of pixels: the posterior's means, as the denoiser was trained on."""
+        """Latents of pixels: the posterior's means, as the denoiser was trained on; the autoencoder's scale is 1."""
         with fast_passes(self.device):
             return self.vae.encode(pixels).latent_dist.mean.float()
 

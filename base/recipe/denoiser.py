@@ -14,7 +14,6 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from naruto_add.diffusion.bundle import forget_paths
@@ -23,9 +22,9 @@ from naruto_add.runtime.compute import default_device, step_generator
 from naruto_add.runtime.files import content_hash
 from naruto_add.training.muon import Muon
 from recipe.artifacts import AUTOENCODER, CHECKPOINTS, DENOISER, MODEL, section
-from recipe.pictures import VALIDATION_SEED, Batch, Pictures, batches, first_pictures
+from recipe.pictures import VALIDATION_SEED, Batch, Pictures, first_pictures, training_batches
 from recipe.resume import Curve, cyclic, fast_passes, load_checkpoint, save_checkpoint
-from recipe.updates import update
+from recipe.updates import averaged_weights, update
 
 SAVE_EVERY_STEPS = 100
 CURVE_EVERY_STEPS = 1000
@@ -109,12 +108,14 @@ def train_denoiser(out_dir: Path, recipe: Recipe) -> None:
 
 
 def _steps(recipe: Recipe, first_step: int, run: "_Run") -> Iterator[tuple[int, Batch]]:
-    """The remaining steps, each with its pictures and captions."""
-    pictures = Pictures(recipe.families, seed=recipe.pictures_seed, size_px=run.vae.config.sample_size)
-    steps = range(first_step, sum(recipe.cycles))
-    drawn = batches(pictures, steps, batch_size=recipe.batch_size, device=run.device)
-    shown = tqdm(steps, initial=first_step, total=sum(recipe.cycles), desc="denoiser", mininterval=30)
-    yield from zip(shown, drawn, strict=True)
+    return training_batches(
+        Pictures(recipe.families, seed=recipe.pictures_seed, size_px=run.vae.config.sample_size),
+        range(sum(recipe.cycles)),
+        first_step=first_step,
+        batch_size=recipe.batch_size,
+        device=run.device,
+        name="denoiser",
+    )
 
 
 class _Run:
@@ -172,11 +173,9 @@ class _Run:
         The 256 timesteps are `linspace(0, 999, 256)`, rounded down. Each column is the mean over a quarter of them:
         `error_0` over 0 to 246, `error_256` over 250 to 497, `error_512` over 501 to 748, `error_768` over 752 to 999.
         """
-        self.ema.store(self.model.parameters())
-        self.ema.copy_to(self.model.parameters())
         parts = zip(*(part.split(32) for part in vars(self.validation).values()), strict=True)
-        errors = torch.cat([self._errors(DenoisingBatch(*part)) for part in parts])
-        self.ema.restore(self.model.parameters())
+        with averaged_weights(self.ema, self.model):
+            errors = torch.cat([self._errors(DenoisingBatch(*part)) for part in parts])
         quarters = {f"error_{256 * i}": float(part.mean()) for i, part in enumerate(errors.chunk(4))}
         self.curve.append({"step": step, "pictures": step * self.recipe.batch_size, **quarters})
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from recipe.avatars import draw_avatar
 from recipe.comics import draw_comic
@@ -39,6 +40,16 @@ class Pictures(Dataset[tuple[Tensor, str]]):
         draw = FAMILIES[self.families[number % len(self.families)]]
         drawing = draw(number, seed=self.seed, size_px=self.size_px)
         return as_pixels(np.asarray(drawing.image)[None])[0], drawing.caption
+
+
+def training_batches(
+    pictures: Pictures, steps: range, *, first_step: int, batch_size: int, device: torch.device, name: str
+) -> Iterator[tuple[int, Batch]]:
+    """The steps from `first_step` on, each with its batch, under a progress bar of this name."""
+    remaining = steps[first_step:]
+    drawn = batches(pictures, remaining, batch_size=batch_size, device=device)
+    shown = tqdm(remaining, initial=first_step, total=len(steps), desc=name, mininterval=30)
+    yield from zip(shown, drawn, strict=True)
 
 
 def batches(pictures: Pictures, steps: range, *, batch_size: int, device: torch.device) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""What the recipe's two trainings share: checkpoints, learning curves, precision and learning rates."""
+"""What the recipe's trainings share: checkpoints, learning curves, precision and learning rates."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
