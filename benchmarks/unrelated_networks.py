@@ -1,4 +1,4 @@
-"""Frechet distances by networks that no loss has: `python -m benchmarks.unrelated_networks`, after `dvc repro`.
+"""Frechet distances by networks that no training uses: `python -m benchmarks.unrelated_networks`, after `dvc repro`.
 
 The discriminator of ADD and the losses of the embedded base model use EfficientNet-Lite0, and the evaluation uses Lite1
 of the same family. AlexNet and SqueezeNet have other architectures and other weights, although these are trained on
