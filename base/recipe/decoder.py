@@ -99,8 +99,8 @@ class _Run:
         for frozen in (self.text_encoder, self.unet, self.vae):
             frozen.requires_grad_(False).to(device)
         self.vae.to(memory_format=torch.channels_last)
-        # The convolution between the latents and the decoder only matters to the decoder, so it is trained with it. By
-        # the names in this list Muon trains its kernel too, which AdamW does in the autoencoder's training.
+        # The convolution between the latents and the decoder is trained too, because only the decoder uses it. In this
+        # list its name is not that of an outer layer, so its optimizer is Muon; in the autoencoder's training it is AdamW.
         self.decoder = nn.ModuleList([self.vae.post_quant_conv, self.vae.decoder]).requires_grad_(True)
         self.sharpness = Sharpness(
             perceptual_weight=recipe.perceptual_weight,
