@@ -100,7 +100,7 @@ class _Run:
             frozen.requires_grad_(False).to(device)
         self.vae.to(memory_format=torch.channels_last)
         # The convolution between the latents and the decoder is trained too, because only the decoder uses it. In this
-        # list its name is not that of an outer layer, so its optimizer is Muon; in the autoencoder's training it is AdamW.
+        # list its name is not that of an outer layer, so Muon trains it; in the autoencoder's training AdamW does.
         self.decoder = nn.ModuleList([self.vae.post_quant_conv, self.vae.decoder]).requires_grad_(True)
         self.sharpness = Sharpness(
             perceptual_weight=recipe.perceptual_weight,
