@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from benchmarks.browser import CHROMIUM, browser
-from benchmarks.score_correlation import distances
 from naruto_add.config import paths
 from naruto_add.config.load import load_params
 from naruto_add.config.schema import ExportFormat, Params
@@ -29,11 +28,13 @@ from naruto_add.diffusion.bundle import ModelBundle, load_pipeline_folder
 from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.evaluation.drawings import load_images
 from naruto_add.evaluation.features import extract_features, load_feature_network
+from naruto_add.evaluation.frechet import Features, frechet_distance
 from naruto_add.export.formats import export_student
 from naruto_add.export.latency import BATCHES
 from naruto_add.generate.onnx_model import Backend
 from naruto_add.generate.onnx_pipeline import OnnxPipeline
 from naruto_add.imaging.pixels import Images
+from naruto_add.losses.kernel import kernel_distance
 from naruto_add.runtime.compute import default_device
 from naruto_add.runtime.files import read_json, write_json
 from stages.export import export_inputs
@@ -103,6 +104,12 @@ def quality(params: Params, export_dir: Path, *, num_images: int, num_seeds: int
             for metric, value in zip((network.frechet_name, network.kernel_name), both, strict=True):
                 found.setdefault(f"{name}.{metric}", []).append(float(value))
     return {"quality.num_images": len(prompts), "quality.num_seeds": num_seeds, **_spread(found)}
+
+
+def distances(features: Features, reference: Features) -> tuple[float, float]:
+    """Frechet and kernel distance."""
+    kernel = kernel_distance(torch.from_numpy(features), torch.from_numpy(reference)).value
+    return frechet_distance(features, reference), kernel
 
 
 def draw(folder: Path, prompts: list[str], like: ModelBundle, *, seed: int, batch_size: int) -> Images:

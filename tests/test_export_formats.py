@@ -34,13 +34,17 @@ def test_the_document_has_what_int8_weights_cost() -> None:
 
 def test_the_documents_sentences_have_the_committed_figures() -> None:
     figures, text = read_json(ROOT / OUTPUT), " ".join(DOCUMENT.read_text(encoding="utf-8").split())
+
+    def int8_loss(statistic: str) -> float:
+        return float(figures[f"int8_loss.fd_efficientnet_lite1.{statistic}"])
+
     for sentence in (
         f"needed {figures['demo.load_s']:.1f} s of CPU time to load the model",
         f"{figures['demo.draw_4_pictures_s']:.1f} s to draw 4 pictures in 4 steps",
-        f"quality: {figures['int8_loss.fd_efficientnet_lite1.mean']:.1f} in the Frechet distance",
+        f"they change the Frechet distance by {int8_loss('mean'):.1f} ± {int8_loss('std'):.1f}",
         f"drew the {figures['quality.num_images']} test captions",
         f"All formats together took {figures['all.export_s']:.0f} s of CPU time",
-        f"(`bk_base`, 5.8 million parameters) the page has {figures['demo.size_mib']:.0f} MiB",
+        f"With mini's student the page has {figures['demo.size_mib']:.0f} MiB",
     ):
         assert sentence in text
 
