@@ -3,8 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from naruto_add.comparison.image_sets import draw_set
 from naruto_add.comparison.subjects import Models, Subject, at_steps, evaluated_subjects, load_subjects
 from naruto_add.config.schema import Base, Sampling
 from naruto_add.diffusion.bundle import ModelBundle
@@ -58,6 +61,27 @@ def test_students_take_few_steps_without_guidance(subjects: dict[str, Subject]) 
 
     assert samplers == {"base": (4, 3.0), "teacher": (4, 3.0), "student": (2, 1.0), "distilled": (2, 1.0)}
     assert subjects["student"].bundle.unet is not subjects["distilled"].bundle.unet
+
+
+def test_every_subject_draws_with_its_channels_last_in_memory(subjects: dict[str, Subject]) -> None:
+    networks = [network for subject in subjects.values() for network in (subject.bundle.unet, subject.bundle.vae)]
+
+    assert all(network.conv_in.weight.is_contiguous(memory_format=torch.channels_last) for network in networks[::2])
+    assert all(
+        network.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last) for network in networks[1::2]
+    )
+
+
+def test_the_memory_layout_changes_pictures_by_rounding_alone(
+    subjects: dict[str, Subject], teacher: Subject, tiny_bundle: ModelBundle
+) -> None:
+    assert tiny_bundle.unet.conv_in.weight.is_contiguous()
+
+    pictures = [
+        draw_set(subject, ["a fox", "a cat"], seed=1, batch_size=2) for subject in (subjects["teacher"], teacher)
+    ]
+
+    assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
 
 
 def test_the_evaluated_teachers_differ_in_scheduler_and_steps_alone(models: Models) -> None:

@@ -4,6 +4,7 @@ import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import diffusers
@@ -33,6 +34,8 @@ from naruto_add.diffusion.v_prediction import attach_v_schedule
 from naruto_add.runtime.compute import Precision, default_device, frozen_dtype, gpu_layout
 
 ENCODE_BATCH = 64
+_TOKENIZER_LOCK = Lock()
+"""A tokenizer stores the options of a call, so two threads must not call it at once."""
 
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
@@ -156,10 +159,11 @@ def forget_paths(folder: Path) -> None:
 
 def tokenize(bundle: ModelBundle, prompts: list[str]) -> Int[Tensor, "batch tokens"]:
     """Token ids, padded or truncated to the tokenizer's length, on the CPU; of all chunks, one after the other."""
-    if bundle.caption_chunks == 1:
-        return bundle.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    empty = bundle.tokenizer("", padding="max_length").input_ids
-    ids = bundle.tokenizer(prompts, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    with _TOKENIZER_LOCK:
+        if bundle.caption_chunks == 1:
+            return bundle.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        empty = bundle.tokenizer("", padding="max_length").input_ids
+        ids = bundle.tokenizer(prompts, add_special_tokens=False, truncation=False, verbose=False).input_ids
     return torch.tensor([token_chunks(each, empty, bundle.caption_chunks) for each in ids])
 
 

@@ -31,6 +31,7 @@ from naruto_add.models.backbones import load_efficientnet, standardized
 from naruto_add.models.hub import load_frozen
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import file_sha256
+from naruto_add.runtime.threads import compute_in_threads
 
 EFFICIENTNET_LITE1_PX = 240
 INCEPTION_PX = 299
@@ -69,11 +70,14 @@ def load_feature_network(
             return dinov2_network(DINOV2_L14, device)
 
 
-@torch.no_grad()
 def extract_features(images: Images, network: FeatureNetwork) -> NDArray[np.float64]:
     """One row per picture."""
-    batches = as_tensor(images).split(NETWORK_BATCH)
-    rows = [network.forward(resize(batch, network.input_px)) for batch in batches]
+
+    @torch.no_grad()
+    def features(batch: Tensor) -> Tensor:
+        return network.forward(resize(batch, network.input_px))
+
+    rows = compute_in_threads(features, as_tensor(images).split(NETWORK_BATCH))
     return torch.cat(rows).double().cpu().numpy()
 
 

@@ -22,6 +22,7 @@ from naruto_add.imaging.pixels import Images, as_tensor, to_pixels
 from naruto_add.losses.perceptual import multi_depth_distance
 from naruto_add.models.backbones import load_efficientnet, resolution_maps
 from naruto_add.runtime.errors import StageError
+from naruto_add.runtime.threads import compute_in_threads
 
 EMBEDDED_PX = 128
 """Side of the pictures that the embedded network compares: half of what it was trained on, because most visible
@@ -46,11 +47,15 @@ def load_perceptual_network(choice: Literal["embedded"] | Trunk, device: torch.d
     return lpips_network(choice, trunk_weights(choice), device)
 
 
-@torch.no_grad()
 def perceptual_distances(images: Images, others: Images, *, network: PerceptualNetwork) -> NDArray[np.float64]:
     """Distance of each picture to the other set's picture with the same index."""
+
+    @torch.no_grad()
+    def distances(pair: tuple[Tensor, Tensor]) -> Tensor:
+        return network.distance(*pair)
+
     pairs = zip(as_tensor(images).split(NETWORK_BATCH), as_tensor(others).split(NETWORK_BATCH), strict=True)
-    parts = [network.distance(batch, other_batch) for batch, other_batch in pairs]
+    parts = compute_in_threads(distances, pairs)
     return torch.cat(parts).double().cpu().numpy()
 
 

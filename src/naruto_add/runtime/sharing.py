@@ -11,16 +11,20 @@ from torch import Tensor
 
 from naruto_add.runtime.cache import read_tensors, write_tensors
 from naruto_add.runtime.compute import default_device
+from naruto_add.runtime.threads import compute_in_threads
 
 T = TypeVar("T")
 
 
 def compute_across_processes(items: Sequence[T], compute: Callable[[T], Any]) -> list[Any]:
-    """`compute(item)` of each item, in order; one process computes it and all processes get it."""
+    """`compute(item)` of each item, in order; one process computes it and all processes get it.
+
+    A process computes its items as `compute_in_threads` does.
+    """
     state = PartialState()
-    results = gather_object(
-        [(index, compute(items[index])) for index in range(state.process_index, len(items), state.num_processes)]
-    )
+    own = range(state.process_index, len(items), state.num_processes)
+    computed = compute_in_threads(lambda index: compute(items[index]), own)
+    results = gather_object([*zip(own, computed, strict=True)])
     return [result for _, result in sorted(results, key=lambda pair: pair[0])]
 
 

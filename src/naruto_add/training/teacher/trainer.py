@@ -129,10 +129,10 @@ class TeacherTrainer:
             self.best.offer(loss, num_done, self._ema.average())
         return {"validation_loss": loss}
 
-    @torch.no_grad()
     def validation_loss(self) -> float:
         """The mean loss of the current weights over all `validation_batches`."""
 
+        @torch.no_grad()
         def summed_loss(batch: Batch) -> float:
             return self._loss(batch).item() * len(batch.latents)
 
