@@ -21,8 +21,9 @@ def num_at_once() -> int:
 def compute_in_threads(compute: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """`compute(item)` of each item, in order; on a CPU several at once, which share torch's threads.
 
-    Operations of small networks are too short to be divided among cores: two cores draw 1.3 times as many pictures if
-    each draws its own. Inside of `compute`, gradients are on unless it turns them off, because that is set per thread.
+    Operations of small networks are too short to be divided among cores: two cores draw 1.2 times as fast if each
+    draws its own batch (`python -m benchmarks.cpu_threads`). Gradients are on in `compute` unless it turns them off
+    itself, because that is set per thread.
     """
     items, num_threads = list(items), torch.get_num_threads()
     num_workers = min(num_at_once(), len(items))
