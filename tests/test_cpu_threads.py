@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.cpu_threads import at_once_or_not, channels_first
+from benchmarks.cpu_threads import channels_first, one_at_a_time_and_in_threads
 from naruto_add.comparison.subjects import Subject
 from naruto_add.diffusion.bundle import ModelBundle
 from naruto_add.diffusion.sampling import dpm_solver_sampler
@@ -15,7 +15,7 @@ def test_the_first_way_does_one_computation_at_a_time(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     found: list[int] = []
 
-    for way in at_once_or_not(lambda: found.append(num_at_once())):
+    for way in one_at_a_time_and_in_threads(lambda: found.append(num_at_once())):
         way()
 
     assert found == [1, 2]

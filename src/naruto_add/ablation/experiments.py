@@ -75,9 +75,9 @@ def run_experiments(experiments: Sequence[Experiment], *, jobs: int) -> None:
         ) from None
 
 
-def read_metrics(revision: str) -> dict[str, float | int]:
-    """The experiment's metrics/evaluate.json."""
-    metrics: dict[str, float | int] = json.loads(_run("git", "show", f"{revision}:{paths.EVALUATE_METRICS.as_posix()}"))
+def read_metrics(revision: str, file: Path = paths.EVALUATE_METRICS) -> dict[str, Any]:
+    """A file of metrics of an experiment."""
+    metrics: dict[str, Any] = json.loads(_run("git", "show", f"{revision}:{file.as_posix()}"))
     return metrics
 
 

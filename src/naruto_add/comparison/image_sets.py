@@ -9,6 +9,7 @@ from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_pixe
 from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.imaging.pixels import Images, as_tensor, to_pixels, to_uint8
 from naruto_add.runtime.sharing import compute_across_processes
+from naruto_add.runtime.threads import num_at_once
 
 DRAWING_CODE = (
     "naruto_add.runtime.compute",
@@ -27,6 +28,7 @@ def draw_set(subject: Subject, prompts: list[str], *, seed: int, batch_size: int
     If there are several processes, they must call this together: each draws some of the batches.
     """
     noise = initial_noise(subject.bundle, len(prompts), seed=seed)
+    batch_size = min(batch_size, -(-len(prompts) // num_at_once()))
 
     def draw(first: int) -> Images:
         batch = slice(first, first + batch_size)

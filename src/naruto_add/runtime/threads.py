@@ -9,28 +9,28 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_AT_ONCE = 4
-"""Each computation holds its own activations, so more of them at once would need more memory."""
+MAX_AT_ONCE = 2
+"""Each computation holds its own activations, so this is also how many times as much memory they need."""
 
 
 def num_at_once() -> int:
-    """How many computations `compute_in_threads` does at once: 1 on a GPU."""
+    """How many computations `compute_in_threads` does at once: 1 on a machine with a GPU, or with one torch thread."""
     return 1 if torch.cuda.is_available() else min(torch.get_num_threads(), MAX_AT_ONCE)
 
 
 def compute_in_threads(compute: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`compute(item)` of each item, in order; on a CPU several at once, which share torch's threads.
+    """`compute(item)` of each item, in order; on a CPU `num_at_once` of them at once, which share torch's threads.
 
-    Operations of small networks are too short to be divided among cores: two cores draw 1.2 times as fast if each
-    draws its own batch (`python -m benchmarks.cpu_threads`). Gradients are on in `compute` unless it turns them off
-    itself, because that is set per thread.
+    Operations of small networks are too short to be divided among cores (`python -m benchmarks.cpu_threads` measures
+    the difference). An item's share of the threads does not depend on the number of items, because some operations
+    round differently with other numbers. Gradient mode, inference mode and autocast are set per thread, so `compute`
+    must set them itself. On an error or Ctrl-C the computations that run are finished, and no other one begins.
     """
-    items, num_threads = list(items), torch.get_num_threads()
-    num_workers = min(num_at_once(), len(items))
-    if num_workers < 2:
+    number, num_threads = num_at_once(), torch.get_num_threads()
+    if number == 1:
         return [compute(item) for item in items]
     try:
-        with ThreadPoolExecutor(num_workers, "compute", torch.set_num_threads, (num_threads // num_workers,)) as pool:
+        with ThreadPoolExecutor(number, "compute", torch.set_num_threads, (num_threads // number,)) as pool:
             return list(pool.map(compute, items))
     finally:
         torch.set_num_threads(num_threads)  # what a worker sets is also the number that new threads begin with

@@ -21,7 +21,7 @@ from naruto_add.runtime.cache import cache_path, hash_model, read_tensors, write
 from naruto_add.runtime.compute import step_generator
 from naruto_add.runtime.errors import StageError
 from naruto_add.runtime.files import content_hash, file_sha256, link_or_copy
-from naruto_add.runtime.sharing import compute_across_processes, is_main, num_processes, wait_for_all
+from naruto_add.runtime.sharing import compute_across_processes, first_decides, is_main, num_processes, wait_for_all
 from naruto_add.runtime.threads import num_at_once
 from naruto_add.training.pool import Pool, load_pool, num_held_out, write_pool
 from naruto_add.training.processes import main_progress
@@ -233,7 +233,7 @@ def _cached_chunks(paths: Mapping[int, Path], draw: Callable[[int], Tensor], key
     """The chunks at these paths, by their first samples. Chunks that are missing are drawn by all processes."""
     missing = [first for first, path in paths.items() if not path.exists()]
     wait_for_all()  # until all processes have looked, none may write
-    num_together = num_processes() * num_at_once()
+    num_together = first_decides(num_processes() * num_at_once())
     for start in main_progress(range(0, len(missing), num_together), desc="pool"):
         together = missing[start : start + num_together]
         for first, states in zip(together, compute_across_processes(together, draw), strict=True):

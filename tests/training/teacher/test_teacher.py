@@ -179,6 +179,16 @@ def test_one_batch_is_overfitted(start: Start) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_a_validation_computes_no_gradients(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its batches may be computed in other threads, which begin with gradients on."""
+    trainer = start()
+    loss = trainer._loss
+    found: list[bool] = []
+    monkeypatch.setattr(trainer, "_loss", lambda batch: (found.append(torch.is_grad_enabled()), loss(batch))[1])
+    trainer.validation_loss()
+    assert found and not any(found)
+
+
 def test_the_validation_loss_does_not_depend_on_the_global_generator(start: Start) -> None:
     trainer = start()
     state = torch.get_rng_state()

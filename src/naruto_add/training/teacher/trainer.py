@@ -134,10 +134,10 @@ class TeacherTrainer:
 
         @torch.no_grad()
         def summed_loss(batch: Batch) -> float:
-            return self._loss(batch).item() * len(batch.latents)
+            with self._accelerator.autocast():
+                return self._loss(batch).item() * len(batch.latents)
 
-        with self._accelerator.autocast():
-            sums = compute_across_processes(self._validation, summed_loss)
+        sums = compute_across_processes(self._validation, summed_loss)
         return float(sum(sums) / sum(len(batch.latents) for batch in self._validation))
 
     def metrics(self) -> dict[str, float | int]:
