@@ -29,6 +29,12 @@ ALL_ON = {
     "rollout_fraction": 0.4,
 }
 
+GRADIENT_ROUNDING = 1e-4
+"""Bound for the norm of the gradient of LCM's loss, which divides the rounding of x0, here up to 57, by HUBER_DELTA.
+
+In fp32 that gradient differs by 5e-5 from the same one in fp64, whether a batch is computed whole or in parts; in fp64
+whole and parts differ by 2e-13.
+"""
 SAVING_MEMORY = ("accumulation_steps", "gradient_checkpointing")
 
 pytestmark = pytest.mark.slow
@@ -91,8 +97,11 @@ def finish(process: "subprocess.Popen[str]") -> str:
     return output
 
 
-def rows(path: Path) -> list[list[float]]:
-    return [[float(cell or "nan") for cell in line.split("\t")] for line in path.read_text().splitlines()[1:]]
+def columns(path: Path) -> dict[str, torch.Tensor]:
+    """The curves by name, fp64."""
+    header, *lines = [line.split("\t") for line in path.read_text().splitlines()]
+    values = torch.tensor([[float(cell or "nan") for cell in line] for line in lines], dtype=torch.float64)
+    return dict(zip(header, values.T, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -113,9 +122,13 @@ def test_two_processes_have_the_losses_of_one_with_the_same_batch(
     in_one = {name: value for name, value in changes.items() if name not in SAVING_MEMORY}
     finish(start(root, stage, tmp_path / "1", num_processes=1, **in_one))
     finish(start(root, stage, tmp_path / "2", num_processes=2, **changes))
+    bounds = {"student_grad_norm": GRADIENT_ROUNDING} if changes.get("method") == "consistency" else {}
     for name in (f"{stage}.tsv", f"{stage}_validation.tsv"):
-        one, two = (torch.tensor(rows(tmp_path / str(number) / name), dtype=torch.float64) for number in (1, 2))
-        torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5)
+        one, two = (columns(tmp_path / str(number) / name) for number in (1, 2))
+        assert one.keys() == two.keys()
+        for column, values in one.items():
+            message = f"{name}, {column}: {{}}".format
+            torch.testing.assert_close(two[column], values, rtol=bounds.get(column, 1e-5), atol=1e-5, msg=message)
     assert names(tmp_path / "1") == names(tmp_path / "2")
 
 
