@@ -1,16 +1,14 @@
 """What a CPU gains by drawing and measuring several batches at once: `python -m benchmarks.cpu_threads`.
 
-Run it after `dvc repro`, on a machine without a GPU that does nothing else: times are of the clock. Every row is done
-in two ways in each round, after a round that is not timed: batch after batch with all of torch's threads, and as
-`compute_in_threads` does it. Prints the median seconds of both ways, and how many times faster the second one is. The
-last row compares memory layouts of the networks: torch's default, and channels last.
+Run it after `dvc repro`, on a machine without a GPU that does nothing else: it measures wall-clock time. Three rows
+compare batch after batch, each with all of torch's threads, to `compute_in_threads`; the last row compares memory
+layouts of the networks. Prints the median times of both ways, and the median ratio of their times in a round.
 """
 
 import argparse
 import copy
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
@@ -18,6 +16,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.compared import examples, load_compared
+from benchmarks.timing import Round, median, median_seconds, time_rounds
 from naruto_add.comparison.image_sets import draw_alone, draw_set
 from naruto_add.comparison.subjects import Subject, with_dpm_solver
 from naruto_add.evaluation.drawings import load_images
@@ -28,7 +27,8 @@ from naruto_add.runtime.compute import default_device
 NUM_PICTURES = 128
 TEACHER_STEPS = 4
 
-Pair = tuple[Callable[[], object], Callable[[], object]]
+Ways = Mapping[str, Callable[[], object]]
+"""Two ways of doing the same, by name; the second is compared with the first."""
 
 
 def main() -> None:
@@ -45,31 +45,38 @@ def main() -> None:
     student, teacher = subjects["distilled"], with_dpm_solver(subjects["teacher"], TEACHER_STEPS)
     draw = partial(draw_set, prompts=prompts, seed=0, batch_size=params.evaluate.batch_size)
     alone = partial(draw_alone, prompts=prompts[:1], seed=0)
-    rows: dict[str, Pair] = {
+    rows = {
         f"teacher, {NUM_PICTURES} pictures": one_at_a_time_and_in_threads(partial(draw, teacher)),
         f"student, {NUM_PICTURES} pictures": one_at_a_time_and_in_threads(partial(draw, student)),
         f"features of {NUM_PICTURES} pictures": one_at_a_time_and_in_threads(
             partial(extract_features, images, network)
         ),
-        "student, 1 picture, memory layout": (partial(alone, channels_first(student)), partial(alone, student)),
+        "student, 1 picture": {
+            "channels first": partial(alone, channels_first(student)),
+            "channels last": partial(alone, student),
+        },
     }
     print(f"{torch.get_num_threads()} threads, medians of {repeats} rounds")
-    print(f"{'':<36}{'before':>11}{'after':>11}")
     for name, ways in rows.items():
-        rounds = [[seconds_of(way) for way in ways] for _ in range(repeats + 1)][1:]
-        before, after = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
-        ratio = statistics.median(one / other for one, other in rounds)
-        print(f"{name:<36}{before:9.3f} s{after:9.3f} s{ratio:7.2f} times as fast", flush=True)
+        rounds = time_rounds(ways, repeats, clock=time.perf_counter)
+        first, second = ways
+        times = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in median_seconds(rounds).items())
+        print(f"{name}: {times}, {median(rounds, ratio(first, second)):.2f} times as fast", flush=True)
 
 
-def one_at_a_time_and_in_threads(call: Callable[[], object]) -> Pair:
+def ratio(numerator: str, denominator: str) -> Callable[[Round], float]:
+    """The ratio of two times of a round."""
+    return lambda seconds: seconds[numerator] / seconds[denominator]
+
+
+def one_at_a_time_and_in_threads(call: Callable[[], object]) -> Ways:
     """The call with one computation at a time, and with several at once."""
 
     def one_at_a_time() -> None:
         with patch.object(threads, "MAX_AT_ONCE", 1):
             call()
 
-    return one_at_a_time, call
+    return {"one at a time": one_at_a_time, "in threads": call}
 
 
 def channels_first(subject: Subject) -> Subject:
@@ -78,13 +85,6 @@ def channels_first(subject: Subject) -> Subject:
     for network in networks.values():
         network.to(memory_format=torch.contiguous_format)
     return replace(subject, bundle=replace(subject.bundle, **networks))
-
-
-def seconds_of(call: Callable[[], object]) -> float:
-    """The seconds of one call, of the clock."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

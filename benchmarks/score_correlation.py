@@ -4,7 +4,7 @@ Run it after `naruto-add ablation`. Of each experiment that exists, whatever its
 validation score of the weights that the stage `add` kept, and that of the student before ADD, beside the distances of
 the pictures that the same weights draw of the test captions. A student before ADD from which several experiments start
 is one row. Prints the table, and to stderr Spearman's correlations of score and Frechet distance: of all students, and
-of those after ADD.
+of those after the stage `add`, by either of its methods.
 """
 
 import sys
@@ -21,7 +21,6 @@ from naruto_add.config import paths
 from naruto_add.config.load import read_yaml
 
 VARIANTS = Path("profiles/ablation/mini.yaml")
-ADD_METRICS = paths.METRICS / "add.json"
 FRECHET, KERNEL = "fd_efficientnet_lite1", "kd_efficientnet_lite1"
 
 Metrics = Mapping[str, Any]
@@ -49,7 +48,8 @@ def main() -> None:
         if revision is None:
             sys.stderr.write(f"not run: {name}\n")
         else:
-            found += students(name, read_metrics(revision, ADD_METRICS), read_metrics(revision))
+            add, evaluation = (read_metrics(revision, path) for path in (paths.ADD_METRICS, paths.EVALUATE_METRICS))
+            found += students(name, add, evaluation)
     rows = without_repeated_starts(found)
     print("\t".join(field.name for field in fields(Student)))
     for row in rows:
@@ -70,7 +70,7 @@ def students(experiment: str, add: Metrics, evaluation: Metrics) -> list[Student
 
 
 def without_repeated_starts(rows: Sequence[Student]) -> list[Student]:
-    """The rows, but of the students before ADD that have equal figures only the first."""
+    """The rows; of several equal students before ADD, only the first."""
     found: dict[Student, Student] = {}
     for row in rows:
         key = replace(row, experiment="") if row.step == 0 else row

@@ -10,13 +10,22 @@ Round = Mapping[str, float]
 """The seconds of each call in one round, by its name."""
 
 
-def time_rounds(calls: Mapping[str, Callable[[], object]], num_rounds: int) -> list[Round]:
-    """The seconds of every call in each of these rounds, after one round that is not counted.
+def wall_or_cpu_time() -> float:
+    """Seconds: wall-clock time after all queued work of a GPU is done; without a GPU, CPU time of this process.
 
-    On a GPU they are seconds of the clock. Without one they are CPU time of this process, which other programs change
-    little.
+    Other programs change CPU time little.
     """
-    return [{name: seconds_of(call) for name, call in calls.items()} for _ in range(num_rounds + 1)][1:]
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def time_rounds(
+    calls: Mapping[str, Callable[[], object]], num_rounds: int, *, clock: Callable[[], float] = wall_or_cpu_time
+) -> list[Round]:
+    """The seconds of every call in each of these rounds, after one round that is not counted."""
+    return [{name: seconds_of(call, clock=clock) for name, call in calls.items()} for _ in range(num_rounds + 1)][1:]
 
 
 def median(rounds: Sequence[Round], figure: Callable[[Round], float]) -> float:
@@ -37,16 +46,8 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (CPU time)"
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """The seconds of one call: of the clock on a GPU, and of this process's CPU time without one."""
-    started = _now()
+def seconds_of(call: Callable[[], object], *, clock: Callable[[], float] = wall_or_cpu_time) -> float:
+    """The seconds of one call."""
+    started = clock()
     call()
-    return _now() - started
-
-
-def _now() -> float:
-    """Seconds, after all queued work of a GPU is done; without one, of CPU time."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+    return clock() - started

@@ -34,7 +34,7 @@ def main(params: "Params") -> None:
             pool_path=paths.POOL,
             pool_cache_dir=shared_cache_dir("pool", *POOL_CODE),
             out_dir=paths.DISTILLED,
-            metrics_path=paths.METRICS / "add.json",
+            metrics_path=paths.ADD_METRICS,
             validation_grid_path=paths.GRIDS / "add.png",
             run=TrainingRun(checkpoint_dir=checkpoints, curves_path=paths.CURVES / "add.tsv", tracking=params.tracking),
         )

@@ -35,7 +35,7 @@ def export_inputs() -> "ExportInputs":
         distilled_dir=paths.DISTILLED,
         dataset_dir=paths.DATASET,
         evaluate_metrics_path=paths.EVALUATE_METRICS,
-        add_metrics_path=paths.METRICS / "add.json",
+        add_metrics_path=paths.ADD_METRICS,
         sweep_path=paths.CURVES / "sweep.tsv",
         demo_dir=paths.DEMO,
     )

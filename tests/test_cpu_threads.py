@@ -15,7 +15,7 @@ def test_the_first_way_does_one_computation_at_a_time(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     found: list[int] = []
 
-    for way in one_at_a_time_and_in_threads(lambda: found.append(num_at_once())):
+    for way in one_at_a_time_and_in_threads(lambda: found.append(num_at_once())).values():
         way()
 
     assert found == [1, 2]

@@ -1,7 +1,7 @@
-"""What is computed in threads on a CPU is what one thread computes: pictures, pool samples, features, validations."""
+"""What is computed in threads on a CPU is what one thread computes: pictures, pool samples, features."""
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,13 +28,7 @@ T = TypeVar("T")
 PROMPTS = ["a man with a sword", "a girl at night", "a boy", "a woman in a village", "a cat"]
 
 
-@pytest.fixture(autouse=True)
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def one_at_a_time(compute: Callable[[], T]) -> T:

@@ -63,7 +63,7 @@ def test_students_take_few_steps_without_guidance(subjects: dict[str, Subject]) 
     assert subjects["student"].bundle.unet is not subjects["distilled"].bundle.unet
 
 
-def test_every_subject_draws_with_its_channels_last_in_memory(subjects: dict[str, Subject]) -> None:
+def test_the_convolutions_of_every_subject_have_channels_last_weights(subjects: dict[str, Subject]) -> None:
     for subject in subjects.values():
         for layer in (subject.bundle.unet.conv_in, subject.bundle.vae.decoder.conv_in):
             assert layer.weight.is_contiguous(memory_format=torch.channels_last)

@@ -75,9 +75,9 @@ def run_experiments(experiments: Sequence[Experiment], *, jobs: int) -> None:
         ) from None
 
 
-def read_metrics(revision: str, file: Path = paths.EVALUATE_METRICS) -> dict[str, Any]:
-    """A file of metrics of an experiment."""
-    metrics: dict[str, Any] = json.loads(_run("git", "show", f"{revision}:{file.as_posix()}"))
+def read_metrics(revision: str, metrics_path: Path) -> dict[str, Any]:
+    """The metrics of an experiment that this file holds, such as `paths.EVALUATE_METRICS`."""
+    metrics: dict[str, Any] = json.loads(_run("git", "show", f"{revision}:{metrics_path.as_posix()}"))
     return metrics
 
 

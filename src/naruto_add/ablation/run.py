@@ -68,7 +68,7 @@ def _find_all(planned: Mapping[str, Experiment], values: Mapping[str, Any], *, a
 def _write_figures(
     variants: Mapping[str, Variant], planned: Mapping[str, Sequence[Experiment]], found: Mapping[str, str]
 ) -> None:
-    metrics = {name: experiments.read_metrics(revision) for name, revision in found.items()}
+    metrics = {name: experiments.read_metrics(revision, paths.EVALUATE_METRICS) for name, revision in found.items()}
     runs = {
         name: [quality_of(variant.subject, metrics[item.name]) for item in planned[name] if item.name in metrics]
         for name, variant in variants.items()

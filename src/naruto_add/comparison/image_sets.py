@@ -8,11 +8,12 @@ from naruto_add.comparison.subjects import Subject
 from naruto_add.diffusion.bundle import ModelBundle, decode_latents, encode_pixels, encode_prompts
 from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.imaging.pixels import Images, as_tensor, to_pixels, to_uint8
-from naruto_add.runtime.sharing import compute_across_processes
+from naruto_add.runtime.sharing import compute_across_processes, first_decides, num_processes
 from naruto_add.runtime.threads import num_at_once
 
 DRAWING_CODE = (
     "naruto_add.runtime.compute",
+    "naruto_add.runtime.threads",
     "naruto_add.imaging.pixels",
     "naruto_add.diffusion",
     "naruto_add.comparison.draw",
@@ -25,10 +26,12 @@ DRAWING_CODE = (
 def draw_set(subject: Subject, prompts: list[str], *, seed: int, batch_size: int) -> Images:
     """One image per prompt; image i starts from the initial noise of (seed, i), whatever the subject.
 
-    If there are several processes, they must call this together: each draws some of the batches.
+    If there are several processes, they must call this together: each draws some of the batches. Batches have at most
+    `batch_size` images, and fewer if otherwise some processes or threads would have nothing to draw.
     """
     noise = initial_noise(subject.bundle, len(prompts), seed=seed)
-    batch_size = min(batch_size, -(-len(prompts) // num_at_once()))
+    num_together = first_decides(num_processes() * num_at_once())  # all processes must divide the set alike
+    batch_size = min(batch_size, -(-len(prompts) // num_together))
 
     def draw(first: int) -> Images:
         batch = slice(first, first + batch_size)

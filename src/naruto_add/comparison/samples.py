@@ -22,7 +22,7 @@ from naruto_add.diffusion.sampling import initial_noise
 from naruto_add.imaging.grid import CELL_PX, GridColumn, GridRow, make_grid, to_images
 from naruto_add.imaging.similarity import nearest, thumbnails
 from naruto_add.runtime.files import new_folder
-from naruto_add.runtime.sharing import is_main, num_processes
+from naruto_add.runtime.sharing import is_main
 
 NUM_SEEDS = 6
 NUM_INTERPOLATED = 7
@@ -61,8 +61,7 @@ class _GridDrawer:
         """One picture per prompt; picture i starts from the initial noise of (seed, i), whatever the subject."""
         key = repr((subject.key(), prompts, seed))
         if key not in self._images:
-            size = -(-len(prompts) // num_processes())  # processes draw equally many each
-            drawn = draw_set(subject, prompts, seed=seed, batch_size=size)
+            drawn = draw_set(subject, prompts, seed=seed, batch_size=len(prompts))
             self._images[key] = [Image.fromarray(image) for image in drawn]
         return self._images[key]
 

@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from naruto_add.config.schema import Base, Sampling
 from naruto_add.diffusion.bundle import ModelBundle, load_bundle, load_pipeline_folder, load_unet
 from naruto_add.diffusion.half_decoder import decoder_dtype, halve_decoder
 from naruto_add.diffusion.placement import move_to_cpu, on_device
 from naruto_add.diffusion.sampling import Sampler, dpm_solver_sampler, student_sampler, teacher_sampler
+from naruto_add.runtime.compute import channels_last
 from naruto_add.runtime.files import content_hash
 from naruto_add.runtime.units import MIB
 
@@ -89,8 +87,8 @@ def load_subjects(models: Models) -> dict[str, Subject]:
         models.teacher_dir, precision=base.frozen_precision, caption_chunks=base.caption_chunks
     )
     move_to_cpu(*teacher.networks)
-    for bundle in (base_bundle, teacher):
-        _put_channels_last(bundle.unet, bundle.vae)
+    for network in (base_bundle.unet, base_bundle.vae, teacher.unet, teacher.vae):
+        channels_last(network)  # on a CPU too (`python -m benchmarks.cpu_threads` compares the layouts)
     if teacher.device.type == "cuda" and base.frozen_precision != "fp32":
         for bundle in (base_bundle, teacher):
             halve_decoder(bundle.vae)
@@ -113,7 +111,7 @@ def load_student(models: Models, teacher: ModelBundle, folder: Path) -> Subject:
         teacher, unet=load_unet(folder, precision=models.base.frozen_precision, scheduler=teacher.scheduler)
     )
     move_to_cpu(bundle.unet)
-    _put_channels_last(bundle.unet)
+    channels_last(bundle.unet)
     other_mib = _stored_mib(models.teacher_dir) - _stored_mib(models.teacher_dir / "unet")
     sampler = student_sampler(teacher, models.sampling, models.sampling.student_steps)
     return Subject(bundle, sampler, content_hash(models.teacher_dir, folder), other_mib + _stored_mib(folder))
@@ -153,16 +151,6 @@ def evaluated_subjects(models: Models, *, dpm_steps: int) -> dict[str, Subject]:
 def student_at_steps(student: Subject, sampling: Sampling, num_steps: int) -> Subject:
     """The student with a scheduler whose `num_steps` timesteps are evenly spaced (trailing)."""
     return replace(student, sampler=student_sampler(student.bundle, sampling, num_steps))
-
-
-def _put_channels_last(*networks: nn.Module) -> None:
-    """Give the weights of convolutions the memory layout in which drawing is fastest, on a CPU too.
-
-    Trainings on a CPU keep the default layout, because their steps gain nothing (`python -m benchmarks.cpu_threads`
-    compares the layouts for one picture).
-    """
-    for network in networks:
-        network.to(memory_format=torch.channels_last)
 
 
 def _base_weights(base: Base) -> str:

@@ -31,6 +31,7 @@ EXPORT = Path("models/export")
 METRICS = Path("metrics")
 CURVES = METRICS / "curves"
 GRIDS = METRICS / "grids"
+ADD_METRICS = METRICS / "add.json"
 EVALUATE_METRICS = METRICS / "evaluate.json"
 SUBJECT_METRICS = METRICS / "subject.json"
 ABLATION_METRICS = METRICS / "ablation.json"

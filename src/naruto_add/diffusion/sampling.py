@@ -152,7 +152,7 @@ def noise_pred(
     prompt_embeds: Float[Tensor, "batch tokens width"],
 ) -> Float[Tensor, "batch c h w"]:
     """Epsilon, fp32, from inputs in the U-Net's dtype; also of a U-Net that predicts v."""
-    dtype = next(unet.parameters()).dtype  # the property `dtype` of diffusers looks through all modules first
+    dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through all modules
     predicted = unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype), return_dict=False)[0].float()
     schedule = getattr(unet, V_SCHEDULE, None)
     if schedule is None:

@@ -37,8 +37,12 @@ def default_device() -> torch.device:
 
 def gpu_layout(module: Module) -> Module:
     """The module with its channels last in memory if it is on a GPU, whose convolutions are faster so."""
-    if next(module.parameters()).is_cuda:
-        module.to(memory_format=torch.channels_last)
+    return channels_last(module) if next(module.parameters()).is_cuda else module
+
+
+def channels_last(module: Module) -> Module:
+    """The module with the channels of its convolutions' weights last in memory."""
+    module.to(memory_format=torch.channels_last)
     return module
 
 

@@ -233,7 +233,7 @@ def _cached_chunks(paths: Mapping[int, Path], draw: Callable[[int], Tensor], key
     """The chunks at these paths, by their first samples. Chunks that are missing are drawn by all processes."""
     missing = [first for first, path in paths.items() if not path.exists()]
     wait_for_all()  # until all processes have looked, none may write
-    num_together = first_decides(num_processes() * num_at_once())
+    num_together = first_decides(num_processes() * num_at_once())  # all processes must gather equally often
     for start in main_progress(range(0, len(missing), num_together), desc="pool"):
         together = missing[start : start + num_together]
         for first, states in zip(together, compute_across_processes(together, draw), strict=True):

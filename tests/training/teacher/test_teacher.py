@@ -1,6 +1,7 @@
 """The teacher's finetuning: which weights are trained, which are kept, exact resume, and the stage's outputs."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from naruto_add.models.lora import lora_layers
 from naruto_add.runtime.errors import StageError
 from naruto_add.training.learner import MAX_SKIPPED_IN_A_ROW
 from naruto_add.training.loop import TrainingRun
-from naruto_add.training.teacher.batch import VALIDATION_TIMESTEPS, draw_batch, validation_batches
+from naruto_add.training.teacher.batch import VALIDATION_TIMESTEPS, Batch, draw_batch, validation_batches
 from naruto_add.training.teacher.dataset import TeacherData, load_data
 from naruto_add.training.teacher.train import train_teacher
 from naruto_add.training.teacher.trainer import TeacherTrainer
@@ -179,14 +180,25 @@ def test_one_batch_is_overfitted(start: Start) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_a_validation_computes_no_gradients(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its batches may be computed in other threads, which begin with gradients on."""
-    trainer = start()
+def test_a_validation_in_threads_computes_no_gradients_and_the_same_loss(
+    start: Start, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new thread begins with gradients on."""
+    trainer = start(batch_size=1)
     loss = trainer._loss
-    found: list[bool] = []
-    monkeypatch.setattr(trainer, "_loss", lambda batch: (found.append(torch.is_grad_enabled()), loss(batch))[1])
-    trainer.validation_loss()
-    assert found and not any(found)
+    found: list[tuple[str, bool]] = []
+
+    def recorded_loss(batch: Batch) -> torch.Tensor:
+        found.append((threading.current_thread().name, torch.is_grad_enabled()))
+        return loss(batch)
+
+    monkeypatch.setattr(trainer, "_loss", recorded_loss)
+    in_threads = trainer.validation_loss()
+    names, gradients = zip(*found, strict=True)
+    assert all(name.startswith("compute") for name in names)
+    assert not any(gradients)
+    torch.set_num_threads(1)
+    assert trainer.validation_loss() == pytest.approx(in_threads, rel=1e-5)
 
 
 def test_the_validation_loss_does_not_depend_on_the_global_generator(start: Start) -> None:
