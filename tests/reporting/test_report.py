@@ -139,6 +139,7 @@ def test_the_ablation_has_a_table_if_there_are_results(project: Path) -> None:
     text = _Page((project / paths.REPORT).read_text()).text
     assert re.search(r"metric\s*full\s*fd_lite1.*250\.2\s*1 seed", text, re.DOTALL)
     assert "full.num_seeds" not in text
+    assert "Ablation: fd_lite1 of “full” 250.2 1 seed" in text
 
 
 def test_it_states_the_values_of_the_files(page: Path) -> None:

@@ -12,6 +12,7 @@ FILES = (
     (paths.GRIDS, "grids of pictures: same prompts and seeds for base, teacher and student"),
     (paths.CURVES, "training curves; `dvc plots show` draws them"),
     (paths.EVALUATE_METRICS, "all metrics of all models and controls; docs/figures.md explains them"),
+    (paths.ABLATION_METRICS, "means and spreads over seeds, of the last `naruto-add ablation`"),
     (paths.SUBJECT_METRICS, "headline metrics of one model, for `dvc metrics show` and `dvc metrics diff`"),
     (paths.REPORT, "all of this on one page; opens in a browser, offline"),
     (paths.REJECTS, "pictures that ingest rejected, with reasons"),
