@@ -37,8 +37,8 @@ def compute_in_threads(compute: Callable[[T], R], items: Iterable[T]) -> list[R]
             initializer=torch.set_num_threads,
             initargs=(num_threads // number,),
         ) as pool:
-            futures = [pool.submit(compute, item) for item in items]
             try:
+                futures = [pool.submit(compute, item) for item in items]
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
